@@ -1,0 +1,32 @@
+"""Fused NPR kernels: uint8 decode-normalise, neighbouring pixel relationships and the first convolution in one pass.
+
+    import npr_kernels as nk
+    y = nk.npr_conv2d(images, weight)          # images uint8 [N, 3, H, W], weight [64, 3, 3, 3]
+    layer = nk.NPRConv(3, 64)                  # the same as a module
+
+Public: the functions :func:`npr_residual` and :func:`npr_conv2d`; the layer :class:`NPRConv`; their specification
+:mod:`npr_kernels.reference`; :func:`available_backends`, :class:`backend` and :func:`info`.
+"""
+
+from npr_kernels import ops, reference
+from npr_kernels.backends import NPRFallbackWarning, available_backends, backend
+from npr_kernels.constants import IMAGENET_MEAN, IMAGENET_STD, NPR_SCALE
+from npr_kernels.functional import npr_conv2d, npr_residual
+from npr_kernels.info import __version__, info
+from npr_kernels.layers import NPRConv
+
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "NPR_SCALE",
+    "NPRConv",
+    "NPRFallbackWarning",
+    "__version__",
+    "available_backends",
+    "backend",
+    "info",
+    "npr_conv2d",
+    "npr_residual",
+    "ops",
+    "reference",
+]

@@ -1,0 +1,111 @@
+"""Which implementation runs, and why.
+
+A backend is available when it could be loaded on this machine; it is chosen for a call when it is available, serves
+the images' device and covers the call. The order of preference is cuda, triton on CUDA devices and cpu on the CPU;
+what is left runs on the reference.
+"""
+
+from __future__ import annotations
+
+import warnings
+from types import TracebackType
+
+import torch
+
+from npr_kernels.backends import native, triton
+
+BACKENDS = ("reference", "cpu", "triton", "cuda")
+
+_PREFERENCE = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
+
+# The backend that `with backend(...)` asks for; process-wide.
+_requested: str | None = None
+
+
+class NPRFallbackWarning(UserWarning):
+    """A call ran on the reference because no fused kernel covers it; said once for each reason."""
+
+
+def unavailable_reason(name: str) -> str | None:
+    """Why the backend cannot run on this machine; None when it can."""
+    if name == "reference":
+        return None
+    if name == "triton":
+        return triton.unavailable_reason()
+    return native.unavailable_reason(name)
+
+
+def available_backends() -> dict[str, bool]:
+    """Backends by name: True for each one that can run on this machine."""
+    return {name: unavailable_reason(name) is None for name in BACKENDS}
+
+
+class backend:
+    """Context manager that asks for one backend: ``with npr_kernels.backend("reference"): ...``.
+
+    Process-wide, and nestable. A call that the backend does not cover, or images on a device that it does not serve,
+    raise instead of falling back. Backward passes run on the backend of their forward.
+
+    Raises:
+        ValueError: unknown name. RuntimeError: the backend is not available on this machine, with the reason.
+    """
+
+    def __init__(self, name: str) -> None:
+        if name not in BACKENDS:
+            raise ValueError(f"backend must be one of {', '.join(BACKENDS)}; got {name!r}")
+        reason = unavailable_reason(name)
+        if reason is not None:
+            raise RuntimeError(f"backend {name!r} is not available: {reason}")
+        self.name = name
+
+    def __enter__(self) -> backend:
+        global _requested
+        self._outer = _requested
+        _requested = self.name
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        global _requested
+        _requested = self._outer
+
+
+def choose(op: str, device: torch.device, uncovered: str | None) -> str:
+    """The backend for a call of ``op`` on ``device``; ``uncovered`` says why no fused kernel covers it, if none does."""
+    if _requested is not None:
+        if _requested == "reference":
+            return "reference"
+        if uncovered is not None:
+            raise ValueError(f"{op}: backend {_requested!r} was asked for, but {uncovered}")
+        if not _serves(_requested, device):
+            raise ValueError(f"{op}: backend {_requested!r} was asked for, but the images are on {device}")
+        return _requested
+    if uncovered is None:
+        for name in _PREFERENCE.get(device.type, ()):
+            if unavailable_reason(name) is None and _serves(name, device):
+                return name
+        uncovered = _nothing_serves(device)
+    if not torch.compiler.is_compiling():
+        _say_once(op, uncovered)
+    return "reference"
+
+
+def _serves(name: str, device: torch.device) -> bool:
+    if name == "triton":
+        return triton.serves(device)
+    return name == device.type
+
+
+def _nothing_serves(device: torch.device) -> str:
+    reasons = [f"{name}: {unavailable_reason(name)}" for name in _PREFERENCE.get(device.type, ())]
+    return f"no fused backend runs on {device.type}" + (f" ({'; '.join(reasons)})" if reasons else "")
+
+
+_said: set[tuple[str, str]] = set()
+
+
+def _say_once(op: str, reason: str) -> None:
+    if (op, reason) not in _said:
+        _said.add((op, reason))
+        warnings.warn(f"{op} runs on the PyTorch reference: {reason}", NPRFallbackWarning, stacklevel=4)

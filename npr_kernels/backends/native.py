@@ -1,0 +1,37 @@
+"""The compiled extension: its ops (``torch.ops.npr``) on the CPU and, where it was built with nvcc, on CUDA devices."""
+
+from __future__ import annotations
+
+import functools
+from types import ModuleType
+
+import torch
+
+extension: ModuleType | None
+_import_error: str | None
+try:
+    from npr_kernels import _C as extension  # type: ignore[attr-defined, no-redef]
+
+    _import_error = None
+except ImportError as error:
+    extension = None
+    _import_error = f"the extension npr_kernels._C cannot be imported ({error})"
+
+
+@functools.cache
+def unavailable_reason(name: str) -> str | None:
+    """Why ``"cpu"`` or ``"cuda"`` cannot run; None when it can."""
+    if extension is None:
+        return _import_error
+    if name == "cpu":
+        return None
+    targets = extension.build_info()["cuda_targets"]
+    if not targets:
+        return "the extension was built without CUDA"
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA device"
+    lowest = min(int(target.removeprefix("sm_")) for target in targets)
+    major, minor = torch.cuda.get_device_capability()
+    if major * 10 + minor < lowest:
+        return f"the device is sm_{major}{minor}, the kernels were compiled for {', '.join(targets)}"
+    return None

@@ -1,0 +1,262 @@
+"""The public functions: they check their input, choose a backend and call its op."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from npr_kernels import backends, reference
+from npr_kernels.constants import IMAGENET_STD, NPR_SCALE
+
+MODES = ("pixel", "mean", "max")
+PRECISIONS = ("full", "fast")
+
+
+def npr_residual(
+    images: Tensor,  # [N, C, H, W]
+    *,
+    patch: int = 2,
+    anchor: int = 0,
+    mode: str = "pixel",
+) -> Tensor:  # [N, C, H - H % patch, W - W % patch]
+    """Neighbouring pixel relationships: every pixel minus a representative of its patch x patch cell.
+
+    Args:
+        images: [N, C, H, W], uint8 or floating, H and W >= patch.
+        patch: side of the cell; the paper's l, default 2.
+        anchor: which pixel of the cell represents it, 0 .. patch^2 - 1 in row-major order; the paper's j. 0, the
+            top-left one, by default. Only for ``mode="pixel"``.
+        mode: "pixel", or "mean" or "max" of the cell (the paper's Table 7).
+
+    Returns:
+        The residual; odd last rows and columns (H % patch, W % patch) are dropped. int16 in [-255, 255] for uint8
+        images (float32 for ``mode="mean"``), otherwise the images' dtype.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what it got and what it wants.
+
+    Source: Tan et al., CVPR 2024, Section 3.
+    """
+    _check_images("npr_residual", images, patch)
+    _check_residual("npr_residual", patch, anchor, mode)
+    return reference.npr_residual(images, patch=patch, anchor=anchor, mode=mode)
+
+
+def npr_conv2d(
+    images: Tensor,  # [N, C, H, W]
+    weight: Tensor,  # [O, C, KH, KW]
+    bias: Tensor | None = None,  # [O]
+    *,
+    stride: int | tuple[int, int] = 2,
+    padding: int | tuple[int, int] = 1,
+    std: Sequence[float] | None = IMAGENET_STD,
+    scale: float = NPR_SCALE,
+    patch: int = 2,
+    anchor: int = 0,
+    mode: str = "pixel",
+    out_dtype: torch.dtype | None = None,
+    precision: str = "full",
+) -> Tensor:  # [N, O, OH, OW]
+    """Decode-normalise, NPR and convolution in one pass: ``conv2d(scale * NPR((images - mean) / std), weight, bias)``.
+
+    The mean cancels in the residual. Differentiable in ``weight`` and ``bias``, and in floating ``images``. The fused
+    kernels cover uint8 images with the paper's geometry (3x3, stride 2, padding 1, patch 2, anchor 0, "pixel");
+    everything else runs on :mod:`npr_kernels.reference` and says so once.
+
+    Args:
+        images: [N, C, H, W], uint8, or floating in [0, 1]; NCHW or channels_last or any strides; N >= 0; H, W >= patch.
+            Odd last rows and columns are dropped before the residual.
+        weight: [O, C, KH, KW], floating.
+        bias: [O] of the weight's dtype, or None.
+        stride, padding: as in :func:`torch.nn.functional.conv2d`; the padding pads the residual with zeros.
+        std: one positive number per channel, in units of [0, 1] images; None says that floating images are already
+            normalised.
+        scale: multiplies the residual; 2/3 in the paper's code.
+        patch, anchor, mode: see :func:`npr_residual`.
+        out_dtype: dtype of the result; by default the weight's, or autocast's where it is on.
+        precision: "full" is as accurate as float32 arithmetic on every backend; "fast" lets GPU tensor cores round the
+            weights to one float16 term (about 2e-4 relative).
+
+    Returns:
+        [N, O, OH, OW] in the images' memory format.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what it got and what it wants.
+
+    Source: Tan et al., CVPR 2024, Section 3 and their code; the folding is exact (see docs).
+    """
+    op = "npr_conv2d"
+    _check_images(op, images, patch)
+    _check_residual(op, patch, anchor, mode)
+    _check_weight(op, images, weight)
+    if bias is not None:
+        _check_vector(op, "bias", bias, weight)
+    stride, padding = _pair(op, "stride", stride, 1), _pair(op, "padding", padding, 0)
+    _check_window(op, images, weight, padding, patch)
+    _check_std(op, images, std)
+    _check_number(op, "scale", scale)
+    _check_choice(op, "precision", precision, PRECISIONS)
+    out_dtype = _out_dtype(op, out_dtype, images, weight)
+
+    uncovered = _uncovered(images, weight, stride, padding, patch, anchor, mode)
+    if backends.choose(op, images.device, uncovered) == "reference":
+        out = reference.npr_conv2d(
+            images, weight, bias, stride=stride, padding=padding, std=std, scale=scale,
+            patch=patch, anchor=anchor, mode=mode, out_dtype=out_dtype,
+        )  # fmt: skip
+        return out.contiguous(memory_format=_memory_format(images))
+    return torch.ops.npr.conv2d(
+        images, weight, bias, _channel_scale(std, scale), out_dtype, _is_channels_last(images), precision == "fast"
+    )
+
+
+def _channel_scale(std: Sequence[float] | None, scale: float) -> list[float]:
+    """What multiplies the integer residual of each channel of uint8 images."""
+    assert std is not None
+    return [scale / (255 * s) for s in std]
+
+
+def _is_channels_last(images: Tensor) -> bool:
+    """The layout that outputs follow: channels_last when neighbouring elements are channels and columns are not."""
+    return images.stride(1) == 1 and images.stride(3) != 1
+
+
+def _memory_format(images: Tensor) -> torch.memory_format:
+    return torch.channels_last if _is_channels_last(images) else torch.contiguous_format
+
+
+def _uncovered(
+    images: Tensor,
+    weight: Tensor,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    patch: int,
+    anchor: int,
+    mode: str,
+) -> str | None:
+    """Why no fused kernel covers a convolution; None when they do."""
+    if images.dtype != torch.uint8:
+        return f"fused kernels read uint8 images, these are {images.dtype}"
+    if (patch, anchor, mode) != (2, 0, "pixel"):
+        return f"fused kernels subtract the top-left pixel of 2x2 cells, not {mode} {anchor} of {patch}x{patch}"
+    if tuple(weight.shape[2:]) != (3, 3) or stride != (2, 2) or padding != (1, 1):
+        size = "x".join(map(str, weight.shape[2:]))
+        return f"fused kernels are 3x3, stride 2, padding 1, not {size}, stride {stride}, padding {padding}"
+    return None
+
+
+def _out_dtype(op: str, out_dtype: torch.dtype | None, images: Tensor, weight: Tensor) -> torch.dtype:
+    if out_dtype is None:
+        device = images.device.type
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+    if not isinstance(out_dtype, torch.dtype):
+        raise TypeError(f"{op}: out_dtype must be a torch.dtype, got {type(out_dtype).__name__}")
+    if not out_dtype.is_floating_point:
+        raise ValueError(f"{op}: out_dtype must be a floating dtype, got {out_dtype}")
+    return out_dtype
+
+
+# The checks: one for each argument. They name the function, the argument, what came and what is wanted.
+
+
+def _check_images(op: str, images: Tensor, patch: int) -> None:
+    if not isinstance(images, Tensor):
+        raise TypeError(f"{op}: images must be a Tensor, got {type(images).__name__}")
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise TypeError(f"{op}: images must be uint8 or floating, got {images.dtype}")
+    if images.dim() != 4:
+        raise ValueError(f"{op}: images must be [N, C, H, W], got shape {list(images.shape)}")
+    smallest = patch if isinstance(patch, int) and patch > 0 else 1
+    if images.shape[1] < 1 or images.shape[2] < smallest or images.shape[3] < smallest:
+        raise ValueError(
+            f"{op}: images must have at least 1 channel and {smallest} rows and columns, got shape {list(images.shape)}"
+        )
+
+
+def _check_residual(op: str, patch: int, anchor: int, mode: str) -> None:
+    _check_choice(op, "mode", mode, MODES)
+    for name, value in (("patch", patch), ("anchor", anchor)):
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError(f"{op}: {name} must be an int, got {type(value).__name__}")
+    if patch < 2:
+        raise ValueError(f"{op}: patch must be at least 2, got {patch}")
+    if not 0 <= anchor < patch * patch:
+        raise ValueError(f"{op}: anchor must be in 0..{patch * patch - 1} for patch {patch}, got {anchor}")
+
+
+def _check_weight(op: str, images: Tensor, weight: Tensor) -> None:
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"{op}: weight must be a Tensor, got {type(weight).__name__}")
+    if not weight.is_floating_point():
+        raise TypeError(f"{op}: weight must be floating, got {weight.dtype}")
+    if weight.dim() != 4 or 0 in weight.shape:
+        raise ValueError(f"{op}: weight must be [O, C, KH, KW] and not empty, got shape {list(weight.shape)}")
+    if weight.shape[1] != images.shape[1]:
+        raise ValueError(
+            f"{op}: weight must have the images' {images.shape[1]} channels, got shape {list(weight.shape)}"
+        )
+    _check_device(op, "weight", weight, images)
+
+
+def _check_vector(op: str, name: str, vector: Tensor, weight: Tensor) -> None:
+    if not isinstance(vector, Tensor):
+        raise TypeError(f"{op}: {name} must be a Tensor or None, got {type(vector).__name__}")
+    if vector.dtype != weight.dtype:
+        raise TypeError(f"{op}: {name} must have the weight's dtype {weight.dtype}, got {vector.dtype}")
+    if vector.shape != weight.shape[:1]:
+        raise ValueError(f"{op}: {name} must have shape [{weight.shape[0]}], got {list(vector.shape)}")
+    _check_device(op, name, vector, weight)
+
+
+def _check_device(op: str, name: str, tensor: Tensor, other: Tensor) -> None:
+    if tensor.device != other.device:
+        raise ValueError(f"{op}: {name} must be on the images' device {other.device}, got {tensor.device}")
+
+
+def _check_window(op: str, images: Tensor, weight: Tensor, padding: tuple[int, int], patch: int) -> None:
+    for axis, name in ((0, "rows"), (1, "columns")):
+        size = images.shape[2 + axis] // patch * patch + 2 * padding[axis]
+        if size < weight.shape[2 + axis]:
+            raise ValueError(
+                f"{op}: images must have as many padded {name} as the kernel's {weight.shape[2 + axis]}, got {size}"
+            )
+
+
+def _check_std(op: str, images: Tensor, std: Sequence[float] | None) -> None:
+    if std is None:
+        if images.dtype == torch.uint8:
+            raise ValueError(f"{op}: std must be given for uint8 images; None says that they are already normalised")
+        return
+    if isinstance(std, (str, bytes)) or not isinstance(std, Sequence):
+        raise TypeError(f"{op}: std must be a sequence of numbers or None, got {type(std).__name__}")
+    if len(std) != images.shape[1]:
+        raise ValueError(f"{op}: std must have one value for each of the {images.shape[1]} channels, got {len(std)}")
+    for value in std:
+        _check_number(op, "std", value)
+        if value <= 0:
+            raise ValueError(f"{op}: std must be positive, got {value}")
+
+
+def _check_number(op: str, name: str, value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{op}: {name} must be a number, got {type(value).__name__}")
+    if value != value or value in (float("inf"), float("-inf")):
+        raise ValueError(f"{op}: {name} must be finite, got {value}")
+
+
+def _check_choice(op: str, name: str, value: str, choices: tuple[str, ...]) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{op}: {name} must be a string, got {type(value).__name__}")
+    if value not in choices:
+        raise ValueError(f"{op}: {name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
+
+
+def _pair(op: str, name: str, value: int | tuple[int, int], smallest: int) -> tuple[int, int]:
+    pair = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, (tuple, list)) else None
+    if pair is None or any(not isinstance(v, int) or isinstance(v, bool) for v in pair):
+        raise TypeError(f"{op}: {name} must be an int or a pair of ints, got {value!r}")
+    if len(pair) != 2 or min(pair) < smallest:
+        raise ValueError(f"{op}: {name} must be one or two values of at least {smallest}, got {value!r}")
+    return pair[0], pair[1]

@@ -1,0 +1,106 @@
+"""The specification: NPR, its fused first convolution and stem, in plain PyTorch.
+
+Every backend is held to these functions. They are differentiable by autograd, run on any device and in any
+floating dtype, and cover what no fused kernel does: other kernel sizes, strides, cells, anchors and modes.
+
+Source: Tan et al., "Rethinking the Up-Sampling Operations in CNN-based Generative Network for Generalizable
+Deepfake Detection", CVPR 2024 (arXiv 2312.10461), Section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from npr_kernels.constants import IMAGENET_STD, NPR_SCALE
+
+
+def npr_residual(
+    images: Tensor,  # [N, C, H, W]
+    *,
+    patch: int = 2,
+    anchor: int = 0,
+    mode: str = "pixel",
+) -> Tensor:  # [N, C, H - H % patch, W - W % patch]
+    """Neighbouring pixel relationships: every pixel minus a representative of its patch x patch cell.
+
+    The representative is the cell's pixel number ``anchor`` in row-major order (``mode="pixel"``, the paper's
+    choice), its mean or its maximum (the paper's Table 7). Rows and columns beyond the last whole cell are dropped.
+    Floating images give their own dtype. uint8 images give the exact integers as int16, or float32 for the mean.
+    """
+    n, c, h, w = images.shape
+    rows, cols = h // patch, w // patch
+    x = images[:, :, : rows * patch, : cols * patch]
+    if x.dtype == torch.uint8:
+        x = x.to(torch.float32 if mode == "mean" else torch.int16)
+    cells = x.reshape(n, c, rows, patch, cols, patch)
+    if mode == "pixel":
+        row, col = divmod(anchor, patch)
+        representative = cells[:, :, :, row : row + 1, :, col : col + 1]
+    elif mode == "mean":
+        representative = cells.mean(dim=(3, 5), keepdim=True)
+    elif mode == "max":
+        representative = cells.amax(dim=(3, 5), keepdim=True)
+    else:
+        raise ValueError(f"mode must be 'pixel', 'mean' or 'max', got {mode!r}")
+    return (cells - representative).reshape(n, c, rows * patch, cols * patch)
+
+
+def npr_conv2d(
+    images: Tensor,  # [N, C, H, W], uint8, or floating in [0, 1]
+    weight: Tensor,  # [O, C, KH, KW]
+    bias: Tensor | None = None,  # [O]
+    *,
+    stride: int | tuple[int, int] = 2,
+    padding: int | tuple[int, int] = 1,
+    std: Sequence[float] | None = IMAGENET_STD,
+    scale: float = NPR_SCALE,
+    patch: int = 2,
+    anchor: int = 0,
+    mode: str = "pixel",
+    out_dtype: torch.dtype | None = None,
+) -> Tensor:  # [N, O, OH, OW]
+    """``conv2d(scale * NPR((images - mean) / std), weight, bias)``.
+
+    The mean cancels in the residual, so only ``std`` remains; ``None`` says that the images are already normalised.
+    The padding pads the residual with zeros. Computes in the widest of the inputs' dtypes and float32.
+    """
+    floating = images.dtype if images.is_floating_point() else torch.float32
+    dtype = torch.promote_types(torch.promote_types(floating, weight.dtype), torch.float32)
+    residual = npr_residual(images, patch=patch, anchor=anchor, mode=mode).to(dtype)
+    if images.dtype == torch.uint8:
+        residual = residual / 255
+    if std is not None:
+        residual = residual / torch.tensor(std, dtype=dtype, device=images.device).view(-1, 1, 1)
+    with torch.autocast(images.device.type, enabled=False):
+        out = F.conv2d(
+            residual * scale, weight.to(dtype), None if bias is None else bias.to(dtype), stride=stride, padding=padding
+        )
+    return out.to(weight.dtype if out_dtype is None else out_dtype)
+
+
+def npr_stem(
+    images: Tensor,  # [N, C, H, W], uint8, or floating in [0, 1]
+    weight: Tensor,  # [O, C, 3, 3]
+    bn_weight: Tensor | None,  # [O]
+    bn_bias: Tensor | None,  # [O]
+    running_mean: Tensor | None,  # [O], updated in place in training
+    running_var: Tensor | None,  # [O], updated in place in training
+    *,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    std: Sequence[float] | None = IMAGENET_STD,
+    scale: float = NPR_SCALE,
+    out_dtype: torch.dtype | None = None,
+) -> Tensor:  # [N, O, ceil(H // 2 / 2), ceil(W // 2 / 2)]
+    """The detector's stem: ``max_pool2d(relu(batch_norm(npr_conv2d(images, weight))), 3, stride=2, padding=1)``."""
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    y = npr_conv2d(images, weight, std=std, scale=scale, out_dtype=dtype)
+    with torch.autocast(images.device.type, enabled=False):
+        y = F.batch_norm(y, running_mean, running_var, bn_weight, bn_bias, training, momentum, eps)
+        y = F.max_pool2d(F.relu(y), kernel_size=3, stride=2, padding=1)
+    return y.to(weight.dtype if out_dtype is None else out_dtype)
