@@ -1,0 +1,39 @@
+"""Real and generated images: decoding, folder layouts, preprocessing, and the dataset that a DataLoader reads."""
+
+from detector.data.dataset import BadImage, Batch, EpochSampler, ImageDataset, collate
+from detector.data.decode import MAX_PIXELS, ImageError, decode
+from detector.data.layouts import (
+    FAKE,
+    IMAGE_SUFFIXES,
+    REAL,
+    SPLITS,
+    Collection,
+    DataError,
+    Sample,
+    find_images,
+    has_split,
+    list_images,
+)
+from detector.data.preprocessing import Preprocessing
+
+__all__ = [
+    "FAKE",
+    "IMAGE_SUFFIXES",
+    "MAX_PIXELS",
+    "REAL",
+    "SPLITS",
+    "BadImage",
+    "Batch",
+    "Collection",
+    "DataError",
+    "EpochSampler",
+    "ImageDataset",
+    "ImageError",
+    "Preprocessing",
+    "Sample",
+    "collate",
+    "decode",
+    "find_images",
+    "has_split",
+    "list_images",
+]
