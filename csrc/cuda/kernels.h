@@ -1,0 +1,127 @@
+// The CUDA kernels, as their caller sees them: device pointers, sizes, a workspace and a stream.
+//
+// Everything is enqueued on `stream` of the current device; nothing here synchronises with the host
+// or allocates. An operation writes its outputs completely and nothing else but `workspace`, device
+// memory of at least the bytes that its *_workspace function asks for, aligned to 16, free to be
+// reused once the stream has passed. Pointers to arrays that do not exist are null.
+#pragma once
+
+#include <cstddef>
+
+#include "npr.h"
+
+struct CUstream_st;
+
+namespace npr::cuda {
+
+using Stream = CUstream_st*;  // cudaStream_t
+
+enum class Type { f32, bf16, f16, f64 };
+
+constexpr int64_t size_of(Type type) { return type == Type::f64 ? 8 : type == Type::f32 ? 4 : 2; }
+
+// What became of an operation: the kernel that could not be launched and the runtime's message.
+struct Status {
+  const char* kernel = nullptr;
+  const char* error = nullptr;
+  bool ok() const { return error == nullptr; }
+};
+
+// A contiguous array of parameters.
+struct Array {
+  const void* data = nullptr;
+  Type type = Type::f32;
+};
+
+// A gradient [N, O, rows, cols] of any strides, in elements.
+struct Gradient {
+  const void* data;
+  Type type;
+  int64_t stride_n, stride_o, stride_h, stride_w;
+};
+
+// Taps are ordered k = 8 channel + tap. `channel_scale` is a host array: what multiplies the integer
+// differences of each channel.
+
+// out = conv(differences, weight * channel_scale) + bias.
+struct ConvForward {
+  Images images;
+  int64_t outputs;
+  Array weight;  // [outputs, channels, 3, 3]
+  Array bias;    // [outputs]
+  const double* channel_scale;
+  void* out;  // [N, O, rows, cols], or [N, rows, cols, O] if channels_last
+  Type type;
+  bool channels_last;
+  bool fast;  // round the weights to one float16 term
+};
+int64_t conv_forward_workspace(const ConvForward&);
+Status conv_forward(const ConvForward&, void* workspace, Stream stream);
+
+// The gradients of the weight and the bias.
+struct ConvBackward {
+  Images images;
+  int64_t outputs;
+  Gradient grad;
+  const double* channel_scale;
+  void* grad_weight;  // [outputs, channels, 3, 3]
+  void* grad_bias;    // [outputs]
+  Type type;          // of both results
+};
+int64_t conv_backward_workspace(const ConvBackward&);
+Status conv_backward(const ConvBackward&, void* workspace, Stream stream);
+
+// moments = N, sum d [K], sum d d^T [K, K], exactly.
+struct Moments {
+  Images images;
+  int64_t* moments;
+};
+int64_t moments_workspace(const Moments&);
+Status moments(const Moments&, void* workspace, Stream stream);
+
+// out = max_pool(relu(batch_norm(conv))), by the statistics of `moments`, or by mean and var as given.
+struct StemForward {
+  Images images;
+  int64_t outputs;
+  const int64_t* moments;  // null: use mean and var
+  Array weight;            // [outputs, channels, 3, 3]
+  Array bn_weight, bn_bias;
+  Array mean, var;  // [outputs], read only without moments
+  double eps;
+  const double* channel_scale;
+  void* out;  // [N, pooled rows, pooled cols, O]
+  Type type;
+  uint8_t* code;                 // null, or like out: position of the maximum, 0..8, or 9 where it is not positive
+  double *used_mean, *used_var;  // [outputs]
+  bool fast;
+};
+int64_t stem_forward_workspace(const StemForward&);
+Status stem_forward(const StemForward&, void* workspace, Stream stream);
+
+// sums[o] = S[o, K], s0[o]: the gradient times the differences at the maxima, and the gradient alone.
+struct StemBackwardSums {
+  Images images;
+  int64_t outputs;
+  Gradient grad;        // of the pooled map
+  const uint8_t* code;  // [N, pooled rows, pooled cols, O]
+  double* sums;         // [outputs, K + 1]
+};
+int64_t stem_backward_sums_workspace(const StemBackwardSums&);
+Status stem_backward_sums(const StemBackwardSums&, void* workspace, Stream stream);
+
+// The gradients of the stem's parameters. `local` and `global` are the sums of this process and of all
+// that share the batch statistics; without moments the statistics are constants.
+struct StemBackwardFinish {
+  int64_t channels, outputs;
+  const double *local, *global;  // [outputs, K + 1]
+  const int64_t* moments;
+  Array weight, bn_weight;
+  const double *mean, *var;  // [outputs]
+  double eps;
+  const double* channel_scale;
+  void *grad_weight, *grad_bn_weight, *grad_bn_bias;
+  Type type;  // of the results
+};
+Status stem_backward_finish(const StemBackwardFinish&, Stream stream);
+
+}  // namespace npr::cuda
