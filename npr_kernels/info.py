@@ -27,8 +27,8 @@ def _version_of(package: str) -> str | None:
 def info() -> dict[str, Any]:
     """Facts for bug reports, as JSON-serialisable values.
 
-    Keys: ``version``; ``versions`` of python, torch, numpy, pillow and triton; ``backends``, each with ``available`` and,
-    when it is not, the ``reason``; ``build``, facts of the extension or None; ``cpu`` with its ``machine``, the
+    Keys: ``version``; ``versions`` of python, torch, numpy, pillow and triton; ``backends``, each with ``available``
+    and, when it is not, the ``reason``; ``build``, facts of the extension or None; ``cpu`` with its ``machine``, the
     instruction set in use and those that could be; ``threads``; ``devices``, the CUDA devices that torch sees.
     """
     extension = native.extension

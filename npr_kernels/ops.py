@@ -7,9 +7,9 @@
     npr::conv2d_backward(Tensor grad, Tensor images, float[] channel_scale,
                          ScalarType weight_dtype, bool bias) -> (Tensor, Tensor)
 
-``images`` is uint8 [N, C, H, W] of any strides, ``weight`` [O, C, 3, 3], and ``channel_scale[c]`` multiplies the integer
-residual of channel c: scale / (255 std_c). The convolution is linear in its weight, so ``conv2d_backward`` is its own
-transpose's transpose: differentiating it again is another ``conv2d``.
+``images`` is uint8 [N, C, H, W] of any strides, ``weight`` [O, C, 3, 3], and ``channel_scale[c]`` multiplies the
+integer residual of channel c: scale / (255 std_c). The convolution is linear in its weight, so differentiating
+``conv2d_backward`` again is another ``conv2d``.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def fake_conv2d_backward(grad, images, channel_scale, weight_dtype, bias):
 
 
 def save_for_backward(ctx, inputs, output):
-    images, weight, bias, channel_scale, out_dtype, channels_last, fast = inputs
+    images, weight, bias, channel_scale = inputs[:4]
     ctx.save_for_backward(images)
     ctx.channel_scale, ctx.weight_dtype, ctx.bias = channel_scale, weight.dtype, bias is not None
 

@@ -72,7 +72,7 @@ class backend:
 
 
 def choose(op: str, device: torch.device, uncovered: str | None) -> str:
-    """The backend for a call of ``op`` on ``device``; ``uncovered`` says why no fused kernel covers it, if none does."""
+    """The backend for a call of ``op`` on ``device``; ``uncovered`` says why no fused kernel covers it, or is None."""
     if _requested is not None:
         if _requested == "reference":
             return "reference"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 from types import ModuleType
 
 import torch
@@ -10,12 +11,12 @@ import torch
 extension: ModuleType | None
 _import_error: str | None
 try:
-    from npr_kernels import _C as extension  # type: ignore[attr-defined, no-redef]
-
+    extension = importlib.import_module("npr_kernels._C")
     _import_error = None
+except ModuleNotFoundError:
+    extension, _import_error = None, "the extension npr_kernels._C was not built"
 except ImportError as error:
-    extension = None
-    _import_error = f"the extension npr_kernels._C cannot be imported ({error})"
+    extension, _import_error = None, f"the extension npr_kernels._C cannot be loaded: {error}"
 
 
 @functools.cache

@@ -1,0 +1,55 @@
+// Which instruction sets the processor supports, and which of their tables is in use.
+#include <atomic>
+#include <cstring>
+
+#include "cpu/kernels.h"
+
+namespace npr::cpu {
+
+namespace baseline {
+extern const Kernels table;
+}
+#if defined(NPR_X86)
+namespace avx2 {
+extern const Kernels table;
+}
+namespace avx512 {
+extern const Kernels table;
+}
+#endif
+
+const Supported& supported() {
+  static const Supported found = [] {
+    Supported list{{&baseline::table}, 1};
+#if defined(NPR_X86)
+    __builtin_cpu_init();
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (avx2) list.tables[list.count++] = &avx2::table;
+    if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+      list.tables[list.count++] = &avx512::table;
+    }
+#endif
+    return list;
+  }();
+  return found;
+}
+
+static std::atomic<const Kernels*>& current() {
+  static std::atomic<const Kernels*> table{supported().tables[supported().count - 1]};
+  return table;
+}
+
+const Kernels& kernels() { return *current().load(std::memory_order_relaxed); }
+
+bool select(const char* name) {
+  for (int i = 0; i < supported().count; ++i) {
+    if (std::strcmp(supported().tables[i]->name, name) == 0) {
+      current().store(supported().tables[i], std::memory_order_relaxed);
+      return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace npr::cpu

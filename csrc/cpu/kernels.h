@@ -1,0 +1,75 @@
+// The CPU kernels, as their caller sees them.
+//
+// Every operation is compiled once per instruction set, into namespaces of their own, and reached
+// through a table; the best table that the processor supports is chosen at run time. A kernel works
+// on a range of independent units, so that the caller decides about threads; no result depends on
+// how the units are divided.
+#pragma once
+
+#include <cstddef>
+
+#include "npr.h"
+
+namespace npr::cpu {
+
+enum class Type { f32, bf16, f16, f64 };
+
+constexpr int64_t size_of(Type type) { return type == Type::f64 ? 8 : type == Type::f32 ? 4 : 2; }
+
+// Arithmetic is float, or double where the result is double.
+constexpr Type compute_type(Type type) { return type == Type::f64 ? Type::f64 : Type::f32; }
+
+// Weights in the order in which the kernels read them: [taps][outputs], each row padded with zeros
+// to a multiple of kPadding, element type compute_type(type of the result).
+constexpr int64_t kPadding = 64;
+constexpr int64_t padded(int64_t size) { return (size + kPadding - 1) / kPadding * kPadding; }
+
+struct ConvForward {
+  Images images;
+  int64_t outputs;
+  const void* weight;  // [taps][padded(outputs)]
+  const void* bias;    // [padded(outputs)]
+  void* out;           // [N, O, rows, cols], or [N, rows, cols, O] if channels_last
+  Type type;
+  bool channels_last;
+
+  int64_t units() const { return images.batch * images.rows(); }  // output rows
+};
+
+struct ConvBackward {
+  Images images;
+  int64_t outputs;
+  const void* grad;  // [N, O, rows, cols] with these strides, in elements
+  int64_t stride_n, stride_o, stride_h, stride_w;
+  Type type;
+  double* partial;  // [units()][outputs][taps + 1]: one sum per unit; the last column is the bias's
+
+  // A unit is so many output rows that its partial sum is smaller than the pixels it covers.
+  static constexpr int64_t kBlockRows = 16;
+  int64_t unit_rows() const {
+    const int64_t cells = 2048 * ((outputs + 63) / 64);
+    const int64_t row_blocks = (cells + images.cols() * kBlockRows - 1) / (images.cols() * kBlockRows);
+    return kBlockRows * (row_blocks > 0 ? row_blocks : 1);
+  }
+  int64_t units() const { return (images.batch * images.rows() + unit_rows() - 1) / unit_rows(); }
+};
+
+struct Kernels {
+  const char* name;
+  void (*conv_forward)(const ConvForward&, int64_t first, int64_t last);
+  void (*conv_backward)(const ConvBackward&, int64_t first, int64_t last);
+};
+
+// The tables in this binary that the processor supports, from the plainest to the best.
+struct Supported {
+  const Kernels* tables[4];
+  int count;
+};
+const Supported& supported();
+
+// The table in use: the best one, or the one that select() named. select() returns false for an
+// unknown or unsupported name.
+const Kernels& kernels();
+bool select(const char* name);
+
+}  // namespace npr::cpu

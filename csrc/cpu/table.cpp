@@ -1,0 +1,14 @@
+// The table of one instruction set.
+#include "cpu/kernels.h"
+
+namespace npr::cpu::NPR_ISA {
+
+void conv_forward(const ConvForward&, int64_t first, int64_t last);
+void conv_backward(const ConvBackward&, int64_t first, int64_t last);
+
+#define NPR_STRING_(x) #x
+#define NPR_STRING(x) NPR_STRING_(x)
+extern const Kernels table;
+const Kernels table = {NPR_STRING(NPR_ISA), conv_forward, conv_backward};
+
+}  // namespace npr::cpu::NPR_ISA

@@ -1,0 +1,213 @@
+"""Builds the extension ``npr_kernels._C``.
+
+Everything is compiled by one ninja file: the bindings, the CPU kernels once per instruction set and, where nvcc is
+found, the CUDA kernels, which know nothing of torch, so that a CPU build of torch does as well.
+
+Environment:
+    CXX                   the C++ compiler; without one the package installs without its extension.
+    NPR_CUDA              1: fail without nvcc; 0: leave CUDA out; unset: use nvcc where it is found.
+    TORCH_CUDA_ARCH_LIST  GPU targets, such as "8.0;9.0"; by default 8.0, 9.0 and 10.0.
+    CUDA_HOME             where nvcc is, if not on PATH.
+    MAX_JOBS              parallel compilations; by default one per processor.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
+
+ROOT = Path(__file__).parent.resolve()
+CSRC = ROOT / "csrc"
+
+# torch's stable ABI from this version on: the oldest torch that the built extension runs under.
+TORCH_TARGET_VERSION = "0x020b000000000000"  # 2.11
+CUDA_TARGETS = ("80", "90", "100")
+
+X86 = platform.machine().lower() in ("x86_64", "amd64")
+CPU_KERNELS = sorted(path for path in (CSRC / "cpu").glob("*.cpp") if path.name != "dispatch.cpp")
+INSTRUCTION_SETS = {"baseline": ""}
+if X86:
+    INSTRUCTION_SETS["avx2"] = "-mavx2 -mfma -mf16c"
+    INSTRUCTION_SETS["avx512"] = "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c"
+
+
+def say(message: str) -> None:
+    print(f"npr-kernels: {message}", file=sys.stderr, flush=True)
+
+
+def find_compiler() -> str | None:
+    """The C++ compiler to use; None when there is none."""
+    asked = os.environ.get("CXX")
+    candidates = [asked] if asked else ["c++", "g++", "clang++"]
+    return next((name for name in candidates if shutil.which(shlex.split(name)[0])), None)
+
+
+def find_cuda() -> Path | None:
+    """The CUDA toolkit to use, as NPR_CUDA wants it; None to leave CUDA out."""
+    wanted = os.environ.get("NPR_CUDA", "")
+    if wanted not in ("", "0", "1"):
+        raise CompileError(f"NPR_CUDA must be 0 or 1, got {wanted!r}")
+    if wanted == "0":
+        return None
+    homes = [os.environ.get("CUDA_HOME"), "/usr/local/cuda"]
+    if nvcc := shutil.which("nvcc"):
+        homes.insert(1, str(toolkit_of(nvcc)))
+    for home in homes:
+        if home and (Path(home) / "bin" / "nvcc").exists():
+            return Path(home)
+    if wanted == "1":
+        raise CompileError("NPR_CUDA=1, but nvcc was found neither on PATH nor in CUDA_HOME")
+    say("nvcc not found: building for the CPU only")
+    return None
+
+
+def toolkit_of(nvcc: str) -> Path:
+    """The toolkit that an nvcc on PATH belongs to, also when it is a wrapper script."""
+    dry_run = subprocess.run([nvcc, "--dryrun", "-c", "-x", "cu", os.devnull], capture_output=True, text=True)
+    top = re.search(r"^#\$ TOP=(.+)$", dry_run.stderr, re.MULTILINE)
+    return Path(top.group(1)).resolve() if top else Path(nvcc).resolve().parent.parent
+
+
+def cuda_targets() -> list[str]:
+    """Compute capabilities without their dot, such as 90."""
+    listed = os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(";", " ").split()
+    targets = [re.sub(r"\+PTX$", "", item).replace(".", "") for item in listed] or list(CUDA_TARGETS)
+    for target in targets:
+        if not re.fullmatch(r"\d{2,3}[af]?", target):
+            raise CompileError(f"TORCH_CUDA_ARCH_LIST must name targets such as 8.0 or 9.0, got {target!r}")
+    return targets
+
+
+class BuildWithNinja(build_ext):
+    """Writes a ninja file for the extension and runs it."""
+
+    def run(self) -> None:
+        if find_compiler() is None:
+            say("no C++ compiler found: installing without the extension; everything runs on the PyTorch reference")
+            return
+        super().run()
+
+    def get_outputs(self) -> list[str]:
+        return [path for path in super().get_outputs() if Path(path).exists()]
+
+    def copy_extensions_to_source(self) -> None:
+        if find_compiler() is not None:
+            super().copy_extensions_to_source()
+
+    def build_extension(self, ext: Extension) -> None:
+        import ninja
+        import pybind11
+        import torch
+        from torch.utils.cpp_extension import include_paths, library_paths
+
+        build = Path(self.build_temp).resolve()
+        build.mkdir(parents=True, exist_ok=True)
+        target = Path(self.get_ext_fullpath(ext.name)).resolve()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        cuda = find_cuda()
+        kernels = sorted((CSRC / "cuda").glob("*.cu")) if cuda else []
+        targets = cuda_targets() if kernels else []
+
+        common = "-std=c++20 -O3 -fPIC -fvisibility=hidden -Wall -Wextra"
+        includes = [str(CSRC), pybind11.get_include(), sysconfig.get_paths()["include"], *include_paths()]
+        defines = {
+            "TORCH_TARGET_VERSION": TORCH_TARGET_VERSION,
+            "TORCH_STABLE_ONLY": "",
+            "NPR_BUILD_TORCH": f'"{torch.__version__}"',
+            "NPR_BUILD_CUDA": f'"{cuda_version(cuda) if kernels else ""}"',
+            "NPR_CUDA_TARGETS": '"' + ",".join(f"sm_{t}" for t in targets) + '"',
+        }
+        libraries = [f"-L{path}" for path in library_paths()] + ["-lc10", "-ltorch", "-ltorch_cpu"]
+        if kernels:
+            defines["NPR_WITH_CUDA"] = ""
+            includes.append(str(cuda / "include"))
+            libraries += [f"-L{cuda / 'lib64'}", "-lcudart_static", "-lrt", "-ldl", "-lpthread"]
+        if sys.platform == "darwin":
+            libraries.append("-undefined dynamic_lookup")
+
+        file = NinjaFile()
+        file.variable("cxx", find_compiler())
+        file.variable("common", common)
+        file.variable("bindings", " ".join(
+            [f"-isystem {shlex.quote(path)}" for path in includes[1:]] + [f"-I{shlex.quote(str(CSRC))}"]
+            + [shlex.quote(f"-D{name}={value}" if value else f"-D{name}") for name, value in defines.items()]
+        ))  # fmt: skip
+        file.rule("cxx", "$cxx $common $flags -MMD -MF $out.d -c $in -o $out", depfile=True)
+        x86 = " -DNPR_X86" if X86 else ""
+        file.compile("cxx", CSRC / "bindings.cpp", "bindings.o", "$bindings")
+        file.compile("cxx", CSRC / "cpu" / "dispatch.cpp", "cpu_dispatch.o", f"-I{CSRC}{x86}")
+        for name, flags in INSTRUCTION_SETS.items():
+            for source in CPU_KERNELS:
+                file.compile("cxx", source, f"cpu_{source.stem}_{name}.o", f"-I{CSRC} -DNPR_ISA={name} {flags}")
+        if kernels:
+            codes = " ".join(f"-gencode=arch=compute_{t},code=sm_{t}" for t in targets)
+            file.variable("nvcc", str(cuda / "bin" / "nvcc"))
+            file.rule(
+                "nvcc",
+                f"$nvcc -std=c++20 -O3 -Xcompiler -fPIC,-fvisibility=hidden -I{CSRC} {codes} "
+                "-MMD -MF $out.d -c $in -o $out",
+                depfile=True,
+            )
+            for source in kernels:
+                file.compile("nvcc", source, f"cuda_{source.stem}.o", "")
+        file.rule("link", f"$cxx -shared $in -o $out {' '.join(libraries)}")
+        file.link(target)
+        (build / "build.ninja").write_text(file.text())
+
+        jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
+        command = [str(Path(ninja.BIN_DIR) / "ninja"), "-C", str(build), "-j", jobs]
+        if subprocess.run(command).returncode != 0:
+            raise CompileError(f"compiling {ext.name} failed; the compiler's messages are above")
+
+
+def cuda_version(cuda: Path) -> str:
+    text = subprocess.run([cuda / "bin" / "nvcc", "--version"], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"release ([\d.]+)", text)
+    return found.group(1) if found else "unknown"
+
+
+class NinjaFile:
+    """The few statements of a ninja file that the build needs."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._objects: list[str] = []
+
+    def variable(self, name: str, value: str) -> None:
+        self._lines.append(f"{name} = {value}")
+
+    def rule(self, name: str, command: str, depfile: bool = False) -> None:
+        self._lines += [f"rule {name}", f"  command = {command}", f"  description = {name} $out"]
+        if depfile:
+            self._lines += ["  depfile = $out.d", "  deps = gcc"]
+
+    def compile(self, rule: str, source: Path, out: str, flags: str) -> None:
+        self._lines += [f"build {out}: {rule} {self._escaped(source)}", f"  flags = {flags}"]
+        self._objects.append(out)
+
+    def link(self, target: Path) -> None:
+        self._lines.append(f"build {self._escaped(target)}: link {' '.join(self._objects)}")
+
+    def text(self) -> str:
+        return "\n".join(self._lines) + "\n"
+
+    @staticmethod
+    def _escaped(path: Path) -> str:
+        return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
+
+
+setup(
+    ext_modules=[Extension("npr_kernels._C", sources=[])],
+    cmdclass={"build_ext": BuildWithNinja},
+)
