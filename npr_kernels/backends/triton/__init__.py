@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 
 
+@functools.cache
 def unavailable_reason() -> str | None:
     """Why the backend cannot run; None when it can."""
     return "its kernels are not part of this release"

@@ -1,0 +1,121 @@
+"""conv2d: decode-normalise, NPR and the first convolution in one pass.
+
+    out[n, o, y, x] = factor[o] sum_k W[o, k] d[n, y, x, k] + shift[o],    K = 8 C
+
+An implicit product [positions, K] x [K, O]. The patches d are exact integers, built in registers from the bytes
+(:mod:`.patches`); the weights are two float16 terms (:mod:`.fold`), so the result is as accurate as float32 arithmetic.
+
+Cost an output position: 4 C bytes read, O values written; 2 (terms) x 8 C' O multiply-adds on tensor cores, C' = C
+rounded up to 2 or a multiple of 4. Writing bounds it. Programs are resident: each folds its way through every
+`programs`-th tile, so that the weights are fetched once a program.
+
+Source: Tan et al., CVPR 2024, Section 3; the residual of bytes as exact integers and the splitting of the weights are
+the project's (docs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from npr_kernels.backends.triton import compat, tuning
+from npr_kernels.backends.triton.fold import block_of_outputs, channels_per_group, fold
+from npr_kernels.backends.triton.patches import patches, split_index
+from npr_kernels.backends.triton.products import multiply
+
+
+@triton.jit
+def _conv2d(
+    images, stride_n, stride_c, stride_h, stride_w,  # uint8 [N, C, H, W]
+    terms, factor, shift,
+    out, out_stride_n, out_stride_o, out_stride_q,  # [N, O, rows * cols]
+    rows, cols, O,
+    tiles_per_image, tiles,
+    C: tl.constexpr,
+    GROUP: tl.constexpr,
+    OP: tl.constexpr,
+    TERMS: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_O: tl.constexpr,
+):  # fmt: skip
+    stride_c, stride_h, stride_w = tl.cast(stride_c, tl.int64), tl.cast(stride_h, tl.int64), tl.cast(stride_w, tl.int64)
+    K: tl.constexpr = 8 * GROUP
+    o = tl.program_id(1) * BLOCK_O + tl.arange(0, BLOCK_O)
+    scale, offset = tl.load(factor + o), tl.load(shift + o)
+    high_at = terms + tl.arange(0, K)[:, None] * OP + o[None, :]
+    low_at = high_at + (TERMS - 1) * tl.cdiv(C, GROUP) * K * OP
+    high, low = tl.load(high_at), tl.load(low_at)
+
+    for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
+        n = (tile // tiles_per_image).to(tl.int64)
+        start = (tile % tiles_per_image).to(tl.int64) * BLOCK_P
+        q = start + tl.arange(0, BLOCK_P)
+        here = q < tl.cast(rows, tl.int64) * cols
+        y, x = split_index(start, cols, BLOCK_P)
+        pixel = images + n * stride_n + 2 * y * stride_h + 2 * x * stride_w
+
+        acc = tl.zeros([BLOCK_P, BLOCK_O], scale.dtype)
+        patch = patches(pixel, stride_c, stride_h, stride_w, y > 0, x > 0, here, 0, C, GROUP)
+        acc = multiply(patch, high, low, acc, TERMS)
+        for channel in range(GROUP, C, GROUP):
+            patch = patches(pixel, stride_c, stride_h, stride_w, y > 0, x > 0, here, channel, C, GROUP)
+            at = 8 * channel * OP
+            acc = multiply(patch, tl.load(high_at + at), tl.load(low_at + at), acc, TERMS)
+        value = acc * scale[None, :] + offset[None, :]
+
+        target = out + n * out_stride_n + q[:, None] * out_stride_q + o[None, :].to(tl.int64) * out_stride_o
+        tl.store(target, value.to(out.dtype.element_ty), mask=here[:, None] & (o < O)[None, :])
+
+
+def conv2d(
+    images: Tensor,  # uint8 [N, C, H, W]
+    weight: Tensor,  # [O, C, 3, 3]
+    bias: Tensor | None,  # [O]
+    channel_scale: Sequence[float],
+    out_dtype: torch.dtype,
+    channels_last: bool,
+    fast: bool,
+) -> Tensor:  # [N, O, H // 2, W // 2]
+    """The op ``npr::conv2d`` (npr_kernels/ops.py) in Triton."""
+    n, channels, height, width = images.shape
+    outputs, rows, cols = weight.shape[0], height // 2, width // 2
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    out = torch.empty((n, outputs, rows, cols), dtype=out_dtype, device=images.device, memory_format=memory_format)
+    if out.numel() == 0:
+        return out
+    folded = fold(weight, bias, channel_scale, out_dtype=out_dtype, fast=fast)
+    plane_strides = (outputs * rows * cols, 1, outputs) if channels_last else (outputs * rows * cols, rows * cols, 1)
+    block_o = block_of_outputs(outputs)
+
+    def launch(config: tuning.Config) -> None:
+        tiles_per_image = triton.cdiv(rows * cols, config.block)
+        tiles = n * tiles_per_image
+        programs = min(tiles, config.programs * compat.multiprocessors(images.device))
+        _conv2d[(programs, triton.cdiv(outputs, block_o))](
+            images, *images.stride(), *folded[:3], out, *plane_strides, rows, cols, outputs, tiles_per_image, tiles,
+            C=channels, GROUP=channels_per_group(channels), OP=folded.terms.shape[2], TERMS=folded.terms.shape[0],
+            BLOCK_P=config.block, BLOCK_O=block_o, num_warps=config.num_warps,
+        )  # fmt: skip
+
+    tuning.run(
+        "conv2d",
+        (out_dtype, channels_last, folded.terms.shape[0], channels, outputs, images.stride(3) == 1),
+        out.numel() // outputs,
+        _CONFIGS,
+        launch,
+    )
+    return out
+
+
+# The first is the heuristic.
+_CONFIGS = (
+    tuning.Config(block=128, programs=8, num_warps=4),
+    tuning.Config(block=128, programs=4, num_warps=4),
+    tuning.Config(block=64, programs=8, num_warps=4),
+    tuning.Config(block=256, programs=4, num_warps=8),
+    tuning.Config(block=128, programs=4, num_warps=8),
+)

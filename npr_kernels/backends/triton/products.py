@@ -1,0 +1,51 @@
+"""Device code for products: float32-accurate matrix products on tensor cores.
+
+The differences are integers below 2^8, exact in float16 and bfloat16. So only the other factor is split into terms, and
+every product of a term with a difference is exact in the float32 accumulator.
+"""
+
+import triton
+import triton.language as tl
+
+from npr_kernels.backends.triton import compat
+
+_BFLOAT16 = tl.constexpr(compat.BFLOAT16_OPERAND)
+
+
+@triton.jit
+def multiply(patch, high, low, acc, TERMS: tl.constexpr):
+    """acc + patch @ (high + low): [P, K] float16 by [K, O] of one or two float16 terms, or one float64 term."""
+    operand = patch.to(high.dtype)
+    if TERMS == 2:
+        acc = tl.dot(operand, low, acc)
+    return tl.dot(operand, high, acc, out_dtype=acc.dtype)
+
+
+@triton.jit
+def contract(grad, patch):
+    """grad^T @ patch: [P, O] of any floating dtype by [P, K] float16 -> [O, K], float64 for float64.
+
+    float16 and bfloat16 are one term. float32 is three of bfloat16, 24 bits with float32's range: a gradient's scale is
+    not known beforehand.
+    """
+    if grad.dtype == tl.float64:
+        return tl.dot(tl.trans(grad), patch.to(tl.float64), out_dtype=tl.float64)
+    elif grad.dtype == tl.float16:
+        return tl.dot(tl.trans(grad), patch)
+    elif grad.dtype == tl.bfloat16:
+        return tl.dot(tl.trans(grad.to(_BFLOAT16)), patch.to(_BFLOAT16))
+    else:
+        operand = patch.to(_BFLOAT16)
+        high = grad.to(tl.bfloat16)
+        grad -= high.to(tl.float32)
+        middle = grad.to(tl.bfloat16)
+        low = (grad - middle.to(tl.float32)).to(tl.bfloat16)
+        acc = tl.dot(tl.trans(low.to(_BFLOAT16)), operand)
+        acc = tl.dot(tl.trans(middle.to(_BFLOAT16)), operand, acc)
+        return tl.dot(tl.trans(high.to(_BFLOAT16)), operand, acc)
+
+
+@triton.jit
+def rounded(value, dtype: tl.constexpr):
+    """A float64 value in ``dtype``, by way of float32: no version converts float64 to every 16-bit type."""
+    return value if dtype == tl.float64 else value.to(tl.float32).to(dtype)
