@@ -135,7 +135,7 @@ def build(
     """
     workers = torch.get_num_threads() if workers is None else workers
     _check_numbers(size=size, count=count, train_count=train_count, scenes=scenes, seed=seed, workers=workers)
-    out = Path(out)
+    out = Path(out).resolve()  # through a link, to the folder that is to be replaced
     _check_out(out, force)
     rng = np.random.default_rng([seed, 0])
     sources: list[Photo]
@@ -294,7 +294,7 @@ def _appearing(out: Path, replace: bool) -> Iterator[Path]:
         out.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
     except OSError as error:
-        raise DataError(f"cannot write {out}: {error.strerror}") from error
+        raise DataError(f"cannot write {out}: {error.strerror or error}") from error
     try:
         new = folder / "new"
         new.mkdir()
@@ -303,7 +303,7 @@ def _appearing(out: Path, replace: bool) -> Iterator[Path]:
             out.rename(folder / "old")
         new.rename(out)  # onto nothing or an empty folder
     except OSError as error:
-        raise DataError(f"cannot write {out}: {error.strerror}") from error
+        raise DataError(f"cannot write {out}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
