@@ -1,0 +1,244 @@
+"""Implementations of the low-level ops, so that one test of an op runs over all of them.
+
+The ops and their signatures (docs: npr_kernels/ops.py): conv2d, conv2d_backward, patch_moments, stem,
+stem_backward_sums, stem_backward_finish. Each implementation takes and gives CPU tensors. `Reference` writes the ops
+down once more, as unfolding and matrix products in float64, independently of the kernels.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from npr_kernels.backends import native
+
+OPS = ("conv2d", "conv2d_backward", "patch_moments", "stem", "stem_backward_sums", "stem_backward_finish")
+
+CPU_INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
+
+NAMES = (
+    "reference",
+    *(f"cpu-{name}" for name in CPU_INSTRUCTION_SETS),
+    "triton-interpreter",
+    "cuda-emulator",
+    "triton",
+    "cuda",
+)
+
+
+class Implementation:
+    """One way to run the ops; asking for an op that it lacks skips the test."""
+
+    def __init__(self, name: str, ops: Any, device: str = "cpu") -> None:
+        self.name = name
+        self._ops = ops
+        self._device = device
+
+    @property
+    def interpreted(self) -> bool:
+        """Runs so slowly that tests give it small images only."""
+        return self.name in ("triton-interpreter", "cuda-emulator")
+
+    def __getattr__(self, op: str) -> Callable:
+        if op not in OPS:
+            raise AttributeError(op)
+        function = getattr(self._ops, op, None)
+        if function is None:
+            pytest.skip(f"{self.name} has no {op}")
+
+        def call(*args: Any) -> Any:
+            result = function(*(a.to(self._device) if isinstance(a, Tensor) else a for a in args))
+            return result.cpu() if isinstance(result, Tensor) else tuple(r.cpu() for r in result)
+
+        return call
+
+
+@contextmanager
+def loaded(name: str) -> Iterator[Implementation]:
+    """The named implementation, or a skip that says why it does not run here."""
+    if name == "reference":
+        yield Implementation(name, Reference)
+    elif name.startswith("cpu-"):
+        with instruction_set(name.removeprefix("cpu-")):
+            yield Implementation(name, torch.ops.npr)
+    elif name == "cuda-emulator":
+        try:
+            emulator = importlib.import_module("tests.emulator")
+        except ModuleNotFoundError as error:
+            pytest.skip(f"no CUDA emulator: {error}")
+        yield Implementation(name, emulator.implementation())
+    elif name == "cuda":
+        reason = native.unavailable_reason("cuda")
+        if reason:
+            pytest.skip(reason)
+        yield Implementation(name, torch.ops.npr, device="cuda")
+    else:
+        yield triton(name)
+
+
+def triton(name: str) -> Implementation:
+    pytest.importorskip("triton")
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if interpreted != (name == "triton-interpreter"):
+        pytest.skip("Triton interprets in this process" if interpreted else "Triton compiles in this process")
+    kernels = importlib.import_module("npr_kernels.backends.triton")
+    return Implementation(name, kernels, device="cpu" if interpreted else "cuda")
+
+
+@contextmanager
+def instruction_set(name: str) -> Iterator[None]:
+    """The CPU kernels compiled for one instruction set; the one in use before comes back."""
+    if native.extension is None:
+        pytest.skip(str(native.unavailable_reason("cpu")))
+    if name not in native.extension.instruction_sets():
+        pytest.skip(f"this processor or build has no {name}")
+    before = native.extension.instruction_set()
+    native.extension.select_instruction_set(name)
+    try:
+        yield
+    finally:
+        native.extension.select_instruction_set(before)
+
+
+# ---- The ops in plain PyTorch, float64 ----------------------------------------------------------------
+
+# Positions of the 3x3 kernel but for its centre, which always meets a residual of zero.
+TAPS = [0, 1, 2, 3, 5, 6, 7, 8]
+CENTRE = 4
+CLOSED = 9
+
+
+def patches(images: Tensor) -> Tensor:  # [N, 8 C, rows, cols], float64
+    """The residuals that each output of the convolution reads, k = c * 8 + tap."""
+    n, c, h, w = images.shape
+    rows, cols = h // 2, w // 2
+    pixels = images[:, :, : 2 * rows, : 2 * cols].double()
+    anchors = pixels[:, :, ::2, ::2].repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    unfolded = F.unfold(pixels - anchors, kernel_size=3, padding=1, stride=2)
+    return unfolded.view(n, c, 9, rows, cols)[:, :, TAPS].reshape(n, 8 * c, rows, cols)
+
+
+def folded(weight: Tensor, channel_scale: list[float]) -> Tensor:  # [O, 8 C], float64
+    scale = torch.tensor(channel_scale, dtype=torch.float64).view(-1, 1)
+    return (weight.double().flatten(2)[:, :, TAPS] * scale).flatten(1)
+
+
+def centre(weight: Tensor) -> Tensor:  # [O], float64
+    """What the centre taps add: zero times each, which is NaN where one is not finite."""
+    return (weight.double()[:, :, 1, 1] * 0).sum(1)
+
+
+def layout(channels_last: bool) -> torch.memory_format:
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def convolve(images: Tensor, weight: Tensor, channel_scale: list[float]) -> Tensor:
+    out = torch.einsum("ok,nkyx->noyx", folded(weight, channel_scale), patches(images))
+    return out + centre(weight).view(-1, 1, 1)
+
+
+class Reference:
+    @staticmethod
+    def conv2d(images, weight, bias, channel_scale, out_dtype, channels_last, fast):
+        out = convolve(images, weight, channel_scale)
+        if bias is not None:
+            out = out + bias.double().view(-1, 1, 1)
+        return out.to(out_dtype).contiguous(memory_format=layout(channels_last))
+
+    @staticmethod
+    def conv2d_backward(grad, images, channel_scale, weight_dtype, bias):
+        per_tap = torch.einsum("noyx,nkyx->ok", grad.double(), patches(images))
+        grad_bias = grad.double().sum((0, 2, 3)) if bias else torch.zeros(0)
+        return unfolded_gradient(per_tap, channel_scale).to(weight_dtype), grad_bias.to(weight_dtype)
+
+    @staticmethod
+    def patch_moments(images):
+        d = patches(images).movedim(1, -1).flatten(0, 2)  # [L, K]; float64 holds these integers exactly
+        return torch.cat([torch.tensor([len(d)]), d.sum(0).long(), (d.T @ d).long().flatten()])
+
+    @staticmethod
+    def stem(
+        images, moments, weight, bn_weight, bn_bias, mean, var, eps, channel_scale, out_dtype, save, fast, group
+    ):  # fmt: skip
+        if moments is not None:
+            mean, var = statistics(moments, folded(weight, channel_scale))
+            mean = mean + centre(weight)
+        mean, var = mean.double(), var.double()
+        y = convolve(images, weight, channel_scale)
+        y = F.batch_norm(y, mean, var, optional_double(bn_weight), optional_double(bn_bias), False, 0.0, eps)
+        out, index = F.max_pool2d(F.relu(y), 3, 2, 1, return_indices=True)
+        code = torch.zeros(0, dtype=torch.uint8)
+        if save:
+            cols = y.shape[3]
+            row = index // cols - 2 * torch.arange(out.shape[2]).view(-1, 1) + 1
+            col = index % cols - 2 * torch.arange(out.shape[3]) + 1
+            code = torch.where(out > 0, 3 * row + col, CLOSED).to(torch.uint8)
+            code = code.contiguous(memory_format=torch.channels_last)
+        return out.to(out_dtype).contiguous(memory_format=torch.channels_last), code, mean, var
+
+    @staticmethod
+    def stem_backward_sums(grad, images, code):
+        d = F.pad(patches(images), (1, 1, 1, 1))  # windows of the pooling start one row and column outside
+        n, k = d.shape[:2]
+        rows = 2 * torch.arange(code.shape[2]).view(-1, 1) + code.long() // 3
+        cols = 2 * torch.arange(code.shape[3]) + code.long() % 3
+        where = torch.where(code == CLOSED, 0, rows * d.shape[3] + cols).flatten(2)  # [N, O, Hp Wp]
+        open_grad = torch.where(code == CLOSED, 0, grad.double()).flatten(2)
+        sums = torch.zeros(code.shape[1], k + 1, dtype=torch.float64)
+        for image in range(n):
+            chosen = d[image].flatten(1)[:, where[image]]  # [K, O, Hp Wp]
+            sums[:, :k] += torch.einsum("kop,op->ok", chosen, open_grad[image])
+            sums[:, k] += open_grad[image].sum(1)
+        return sums
+
+    @staticmethod
+    def stem_backward_finish(sums_local, sums_global, moments, weight, bn_weight, mean, var, eps, channel_scale):
+        w = folded(weight, channel_scale)
+        inv = torch.rsqrt(var.double() + eps).view(-1, 1)
+        mean = mean.double().view(-1, 1)
+
+        def dgamma_dbeta(sums):
+            s, s0 = sums[:, :-1], sums[:, -1:]
+            return inv * ((w * s).sum(1, keepdim=True) - mean * s0), s0
+
+        grad = sums_local[:, :-1]
+        if moments is not None:
+            count, m1, m2 = split_moments(moments, w.shape[1])
+            s1, s0 = dgamma_dbeta(sums_global)
+            grad = grad - s0 * m1 / count - s1 * inv * (w @ m2 - mean * m1) / count
+        if bn_weight is not None:
+            inv = inv * bn_weight.double().view(-1, 1)
+        grad_weight = unfolded_gradient(inv * grad, channel_scale)
+        inv = torch.rsqrt(var.double() + eps).view(-1, 1)
+        s1, s0 = dgamma_dbeta(sums_local)
+        return grad_weight.to(weight.dtype), s1.view(-1).to(weight.dtype), s0.view(-1).to(weight.dtype)
+
+
+def unfolded_gradient(per_tap: Tensor, channel_scale: list[float]) -> Tensor:  # [O, 8 C] -> [O, C, 3, 3]
+    channels = len(channel_scale)
+    grad = torch.zeros(per_tap.shape[0], channels, 9, dtype=torch.float64)
+    grad[:, :, TAPS] = per_tap.view(-1, channels, 8) * torch.tensor(channel_scale, dtype=torch.float64).view(-1, 1)
+    return grad.view(-1, channels, 3, 3)
+
+
+def split_moments(moments: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    return moments[0].double(), moments[1 : 1 + k].double(), moments[1 + k :].view(k, k).double()
+
+
+def statistics(moments: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:  # [O], [O]
+    """Mean and biased variance of each output channel, linear in the patches."""
+    count, m1, m2 = split_moments(moments, weight.shape[1])
+    covariance = m2 / count - torch.outer(m1, m1) / count**2
+    return weight @ m1 / count, torch.einsum("ok,kl,ol->o", weight, covariance, weight)
+
+
+def optional_double(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.double()
