@@ -1,0 +1,1 @@
+"""Detectors of generated images: models, data, training, evaluation and the command `npr`."""

@@ -1,0 +1,198 @@
+"""Checkpoints: safetensors files that say what they are, and the original implementations' .pth files, read safely.
+
+A checkpoint holds a model's state dict and, as metadata, strings of JSON: `architecture` (the model's name and
+arguments), `preprocessing`, `recipe` and whatever else the writer adds. No file is ever unpickled into anything but
+tensors and plain containers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from detector.data import Preprocessing
+from detector.files import whole_file
+from detector.models.npr_detector import NPRDetector
+from npr_kernels import __version__
+
+FORMAT = "npr-kernels checkpoint"
+FORMAT_VERSION = 1
+
+MODELS = {"NPRDetector": NPRDetector}
+
+# How the original implementation tests most of its sets: the preprocessing of checkpoints that bring none.
+ORIGINAL_PREPROCESSING = Preprocessing(policy="resize", resize=256, crop=224)
+
+
+class CheckpointError(ValueError):
+    """A file that is no checkpoint, is damaged, would execute code, or does not fit the model."""
+
+
+def save_checkpoint(path: str | os.PathLike[str], model: NPRDetector, **metadata: Any) -> None:
+    """Writes the model whole or not at all.
+
+    Args:
+        path: a `.safetensors` file.
+        model: its state dict, architecture and preprocessing are written.
+        metadata: further JSON-able values, such as `recipe`.
+    """
+    values = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "npr_kernels": __version__,
+        "architecture": {"name": type(model).__name__, **model.architecture},
+        "preprocessing": model.preprocessing.to_dict(),
+        **metadata,
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with whole_file(path) as part:
+        save_file(tensors, part, {name: json.dumps(value) for name, value in values.items()})
+
+
+def load_checkpoint(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> NPRDetector:
+    """The model of a checkpoint, in evaluation mode, with its preprocessing.
+
+    Reads this project's safetensors files; the original implementation's .pth files, a state dict or one under "model",
+    with or without the "module." of DataParallel; and safetensors files of such state dicts. What brings no
+    preprocessing gets the original's: resized to 256x256.
+
+    Raises:
+        OSError: the file cannot be read.
+        CheckpointError: see there; the message names the file.
+    """
+    path = Path(path)
+    metadata: dict[str, Any] = {}
+    if _is_torch_file(path):
+        tensors = _state_dict(path, _read_torch_file(path))
+    else:
+        tensors, metadata = _read_safetensors(path)
+    model = _build(path, metadata)
+    _check_fit(path, tensors, model)
+    model.load_state_dict(tensors)
+    return model.to(device).eval()
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a checkpoint says about itself; empty for .pth files.
+
+    Raises:
+        OSError: the file cannot be read. CheckpointError: it is no safetensors file.
+    """
+    path = Path(path)
+    return {} if _is_torch_file(path) else _read_safetensors(path)[1]
+
+
+def _is_torch_file(path: Path) -> bool:
+    """Told by content: torch.save writes zip archives and, before 1.6, bare pickles. Safetensors files start with
+    the length of a JSON object, and that object."""
+    with open(path, "rb") as file:
+        head = file.read(16)
+    return head.startswith((b"PK", b"\x80")) and head[8:9] != b"{"
+
+
+def _read_torch_file(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks on pickle protocols; what matters is raised
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: refused, because it is more than tensors and loading it could execute code "
+            f"({_first_sentence(error)})"
+        ) from error
+    except OSError:
+        raise
+    except Exception as error:  # torch answers to damaged archives with exceptions of many kinds
+        raise CheckpointError(f"{path}: damaged, or no checkpoint ({_first_sentence(error)})") from error
+
+
+def _first_sentence(error: Exception) -> str:
+    """The essence of torch's long error messages."""
+    text = " ".join(str(error).split())
+    marker = "WeightsUnpickler error: "
+    if marker in text:
+        text = text[text.index(marker) + len(marker) :]
+    return text.split(". ")[0].split(" Please")[0].rstrip(".") or type(error).__name__
+
+
+def _state_dict(path: Path, content: Any) -> dict[str, Tensor]:
+    """The tensors of what a .pth file holds: a state dict, or a dictionary with one under "model"."""
+    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
+        content = content["model"]
+    if (
+        not isinstance(content, Mapping)
+        or not content
+        or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
+    ):
+        raise CheckpointError(f"{path}: holds no state dict, neither itself nor under 'model'")
+    return {name.removeprefix("module."): value for name, value in content.items()}
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name.removeprefix("module."): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            strings = file.metadata() or {}
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path}: neither a safetensors nor a PyTorch checkpoint, or damaged ({error})"
+        ) from error
+    if "format_version" not in strings:
+        return tensors, {}
+    try:
+        metadata = {name: json.loads(value) for name, value in strings.items()}
+    except ValueError as error:
+        raise CheckpointError(f"{path}: its metadata are damaged ({error})") from error
+    if metadata["format_version"] != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: has format version {metadata['format_version']}, this release reads {FORMAT_VERSION}"
+        )
+    return tensors, metadata
+
+
+def _build(path: Path, metadata: dict[str, Any]) -> NPRDetector:
+    """A fresh model of the architecture and preprocessing that the metadata name."""
+    if not metadata:
+        return NPRDetector(ORIGINAL_PREPROCESSING)
+    try:
+        arguments = dict(metadata["architecture"])
+        name = arguments.pop("name")
+        if name not in MODELS:
+            raise ValueError(f"unknown model {name!r}; known are {', '.join(MODELS)}")
+        return MODELS[name](Preprocessing.from_dict(metadata["preprocessing"]), **arguments)
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else error
+        raise CheckpointError(f"{path}: its metadata do not describe a model ({reason})") from error
+
+
+def _check_fit(path: Path, tensors: Mapping[str, Tensor], model: nn.Module) -> None:
+    wanted = model.state_dict()
+    faults = {
+        "missing": [name for name in wanted if name not in tensors],
+        "unexpected": [name for name in tensors if name not in wanted],
+        "of another shape": [
+            f"{name} {list(tensors[name].shape)} instead of {list(value.shape)}"
+            for name, value in wanted.items()
+            if name in tensors and tensors[name].shape != value.shape
+        ],
+    }
+    # Checkpoints from before batch norm counted its batches lack the counters, which only averaging would use.
+    faults["missing"] = [name for name in faults["missing"] if not name.endswith("num_batches_tracked")]
+    found = [f"{kind}: {_listed(names)}" for kind, names in faults.items() if names]
+    if found:
+        raise CheckpointError(f"{path}: not a checkpoint of {type(model).__name__}; {'; '.join(found)}")
+
+
+def _listed(names: list[str], shown: int = 4) -> str:
+    rest = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,110 @@
+"""Logits of images of any size and number, in bounded memory.
+
+Small images of one size go through the model together. A large image goes through in tiles, and gives the same logit as
+uncut: a feature depends on a bounded neighbourhood, so every tile is read with a margin of that width, the features of
+the margin are dropped, and what is left are the uncut image's own features. Their mean is all that the classifier sees.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from detector.models.npr_detector import NPRDetector
+
+MAX_PIXELS = 2**20
+"""Most pixels that go through the model at once. The network needs about 400 bytes for each."""
+
+MAX_WAITING_PIXELS = 2**25
+"""Most pixels (3 bytes each) that wait for others of their size before they are scored without them."""
+
+Key = TypeVar("Key")
+
+
+@torch.inference_mode()
+def logits(model: NPRDetector, images: Tensor, *, max_pixels: int = MAX_PIXELS) -> Tensor:
+    """The model's logits, however large the images.
+
+    Args:
+        model: in evaluation mode.
+        images: uint8, or floating in [0, 1], [N, 3, H, W], on any device; moved to the model's piece by piece.
+        max_pixels: of one pass through the model.
+
+    Returns:
+        float64 [N] on the CPU. Those of images cut into tiles differ from the uncut ones' by rounding alone.
+    """
+    _, _, height, width = images.shape
+    if height * width > max_pixels:
+        rows = [_tiled_logit(model, image[None], max_pixels) for image in images]
+        return torch.stack(rows) if rows else torch.empty(0, dtype=torch.float64)
+    device = next(model.parameters()).device
+    batch = max(1, max_pixels // (height * width)) if height * width else 1
+    parts = [model(part.to(device)).double().flatten().cpu() for part in images.split(batch)]
+    return torch.cat(parts)
+
+
+def score_stream(
+    model: NPRDetector, views: Iterable[tuple[Key, Tensor]], batch_size: int
+) -> Iterator[tuple[Key, float]]:
+    """Scores images as they come, those of one size together.
+
+    Args:
+        model: in evaluation mode.
+        views: (key, uint8 [3, H, W]).
+        batch_size: images of one size that are gathered before they are scored.
+
+    Yields:
+        (key, score), the sigmoid of the logit in 0..1, in the order in which batches fill.
+    """
+    waiting: dict[torch.Size, list[tuple[Key, Tensor]]] = {}
+    waiting_pixels = 0
+    for key, image in views:
+        pixels = image.shape[1] * image.shape[2]
+        group = waiting.setdefault(image.shape, [])
+        group.append((key, image))
+        waiting_pixels += pixels
+        if len(group) >= batch_size or len(group) * pixels >= MAX_PIXELS:
+            del waiting[image.shape]
+            waiting_pixels -= len(group) * pixels
+            yield from _scores(model, group)
+        elif waiting_pixels > MAX_WAITING_PIXELS:
+            groups, waiting, waiting_pixels = list(waiting.values()), {}, 0
+            for group in groups:
+                yield from _scores(model, group)
+    for group in waiting.values():
+        yield from _scores(model, group)
+
+
+def _scores(model: NPRDetector, group: list[tuple[Key, Tensor]]) -> Iterator[tuple[Key, float]]:
+    keys, images = zip(*group, strict=True)
+    # A large image comes alone and is not copied; several are stacked as channels_last, the layout they have.
+    stacked = images[0][None] if len(images) == 1 else torch.stack([image.permute(1, 2, 0) for image in images])
+    if len(images) > 1:
+        stacked = stacked.permute(0, 3, 1, 2)
+    return zip(keys, logits(model, stacked).sigmoid().tolist(), strict=True)
+
+
+def _tiled_logit(model: NPRDetector, image: Tensor, max_pixels: int) -> Tensor:
+    """float64 scalar, the logit of [1, 3, H, W]."""
+    parameter = next(model.parameters())
+    step = model.tile_alignment
+    margin = math.ceil(model.feature_reach / step) * step
+    core = max(step, (math.isqrt(max_pixels) - 2 * margin) // step * step)
+    height, width = image.shape[2:]
+    total = torch.zeros(())
+    count = 0
+    for top in range(0, height, core):
+        for left in range(0, width, core):
+            # At the image's own border there is no margin: the network's padding is the true one.
+            above, before = min(margin, top), min(margin, left)
+            tile = image[:, :, top - above : top + core + margin, left - before : left + core + margin]
+            features = model.features(tile.to(parameter.device))
+            y, x, side = above // model.feature_stride, before // model.feature_stride, core // model.feature_stride
+            features = features[:, :, y : y + side, x : x + side]
+            total = total.to(parameter.device) + features.double().sum(dim=(2, 3))
+            count += features.shape[2] * features.shape[3]
+    return model.classify((total / count).to(parameter.dtype)).double().flatten()[0].cpu()

@@ -1,0 +1,91 @@
+"""The NPR network: a ResNet-50 cut after its second layer, on neighbouring pixel relationships.
+
+Source: Tan et al., "Rethinking the Up-Sampling Operations in CNN-based Generative Network for Generalizable Deepfake
+Detection", CVPR 2024 (arXiv 2312.10461), Section 4.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detector.data import Preprocessing
+from detector.models.resnet import bottleneck_layer, initialise
+from npr_kernels import NPRConv
+
+
+class NPRDetector(nn.Module):
+    """Real or generated, from the residual of 2x2 cells: 1,437,761 parameters, one logit.
+
+    The state dict is the original implementation's: conv1, bn1, layer1, layer2, fc1. Normalisation and residual are
+    part of conv1, so the model is fed with images, and gives the logits that the original gives for the normalised
+    images (cropped to even sizes, without which the original raises).
+
+    Args:
+        preprocessing: how images are resized and cropped before the model, and the constants (std, scale) of conv1.
+        patch, anchor, mode: the residual's variants of the paper's Table 7, see :func:`npr_kernels.npr_residual`.
+
+    Shape: uint8, or floating in [0, 1], [N, 3, H, W], H and W >= 2 -> logits [N, 1]; positive means generated.
+    """
+
+    #: Pixels between neighbouring features.
+    feature_stride = 8
+
+    def __init__(
+        self, preprocessing: Preprocessing | None = None, *, patch: int = 2, anchor: int = 0, mode: str = "pixel"
+    ) -> None:
+        super().__init__()
+        self.preprocessing = preprocessing or Preprocessing()
+        self.conv1 = NPRConv(
+            3,
+            64,
+            std=self.preprocessing.std,
+            scale=self.preprocessing.scale,
+            patch=patch,
+            anchor=anchor,
+            mode=mode,
+        )
+        self.bn1 = nn.BatchNorm2d(64)
+        self.layer1 = bottleneck_layer(64, 64, blocks=3)
+        self.layer2 = bottleneck_layer(256, 128, blocks=4, stride=2)
+        self.fc1 = nn.Linear(512, 1)
+        initialise(self)
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """The arguments, beside the preprocessing, that make a model of the same architecture."""
+        return {"patch": self.conv1.patch, "anchor": self.conv1.anchor, "mode": self.conv1.mode}
+
+    @property
+    def tile_alignment(self) -> int:
+        """Images cut at multiples of it have the features of the uncut image, wherever the cut is out of reach."""
+        return math.lcm(self.feature_stride, self.conv1.patch)
+
+    @property
+    def feature_reach(self) -> int:
+        """How many pixels around pixel 8i the feature i depends on, to either side.
+
+        Going back from feature i: the 3x3 convolutions of layer2 (three at stride 8, one that halves) and of layer1
+        (three at stride 4) reach 2i - 10 .. 2i + 10 on the pooled map, pooling and conv1 the pixels 8i - 43 .. 8i + 43,
+        and the residual the rest of those pixels' cells.
+        """
+        return 43 + self.conv1.patch - 1
+
+    def stem(self, images: Tensor) -> Tensor:
+        """uint8 or floating [N, 3, H, W] -> [N, 64, ceil(H // 2 / 2), ceil(W // 2 / 2)]."""
+        x = F.relu(self.bn1(self.conv1(images)), inplace=True)
+        return F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
+
+    def features(self, images: Tensor) -> Tensor:
+        """What is averaged and classified: [N, 3, H, W] -> [N, 512, ceil(H // 2 / 4), ceil(W // 2 / 4)]."""
+        return self.layer2(self.layer1(self.stem(images)))
+
+    def classify(self, mean_features: Tensor) -> Tensor:
+        """Logits [N, 1] of the features' spatial means [N, 512]."""
+        return self.fc1(mean_features)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classify(self.features(images).mean(dim=(2, 3)))

@@ -1,0 +1,1 @@
+"""Training: `recipes` says what is trained and how, `trainer` does it, `state` resumes it and `log` writes it down."""

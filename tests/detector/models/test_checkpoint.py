@@ -1,0 +1,167 @@
+import json
+import pickle
+import struct
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from detector.data import Preprocessing
+from detector.models import CheckpointError, NPRDetector, load_checkpoint, read_metadata, save_checkpoint
+from tests.detector.models.original import randomise
+
+
+@pytest.fixture
+def model():
+    return randomise(NPRDetector(Preprocessing(crop=64, std=(0.2, 0.3, 0.4)), patch=4, anchor=3))
+
+
+@pytest.fixture
+def original_state():
+    return randomise(NPRDetector()).state_dict()
+
+
+def assert_same_weights(model, state):
+    got = model.state_dict()
+    assert got.keys() == state.keys()
+    for name, value in state.items():
+        assert torch.equal(got[name], value), name
+
+
+def test_round_trip(tmp_path, model):
+    path = tmp_path / "a.safetensors"
+    save_checkpoint(path, model.to(memory_format=torch.channels_last), recipe={"name": "x"}, epoch=3)
+    loaded = load_checkpoint(path)
+    assert_same_weights(loaded, model.state_dict())
+    assert loaded.preprocessing == model.preprocessing
+    assert loaded.architecture == {"patch": 4, "anchor": 3, "mode": "pixel"}
+    assert not loaded.training
+    metadata = read_metadata(path)
+    assert metadata["recipe"] == {"name": "x"}
+    assert metadata["epoch"] == 3
+    assert metadata["architecture"]["name"] == "NPRDetector"
+    assert [file.name for file in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"model": s, "total_steps": 7}])
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_original_files(tmp_path, original_state, wrap, prefix, zipped):
+    state = {prefix + name: value for name, value in original_state.items()}
+    torch.save(wrap(state), tmp_path / "NPR.pth", _use_new_zipfile_serialization=zipped)
+    loaded = load_checkpoint(tmp_path / "NPR.pth")
+    assert_same_weights(loaded, original_state)
+    assert loaded.preprocessing == Preprocessing(policy="resize", resize=256, crop=224)
+    assert read_metadata(tmp_path / "NPR.pth") == {}
+
+
+def test_bare_safetensors(tmp_path, original_state):
+    save_file(original_state, tmp_path / "w.safetensors")
+    assert_same_weights(load_checkpoint(tmp_path / "w.safetensors"), original_state)
+
+
+class Exploit:
+    def __init__(self, witness):
+        self.witness = witness
+
+    def __reduce__(self):
+        return (open, (str(self.witness), "w"))
+
+
+@pytest.mark.parametrize("form", ["torch", "torch-legacy", "pickle", "pickle-0"])
+def test_code_is_never_executed(tmp_path, original_state, form):
+    path, witness = tmp_path / "evil.pth", tmp_path / "executed"
+    content = {"model": original_state, "extra": Exploit(witness)}
+    if form.startswith("torch"):
+        torch.save(content, path, _use_new_zipfile_serialization=form == "torch")
+    else:
+        path.write_bytes(pickle.dumps(content["extra"], protocol=0 if form == "pickle-0" else 4))
+    with pytest.raises(CheckpointError, match=r"evil\.pth: (refused, because .*could execute code|neither)") as error:
+        load_checkpoint(path)
+    assert "\n" not in str(error.value)
+    assert not witness.exists()
+
+
+def damage(path, state, kind):
+    if kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "text":
+        path.write_text("a photograph of a cat")
+    elif kind == "truncated zip":
+        torch.save(state, path)
+        path.write_bytes(path.read_bytes()[:100_000])
+    elif kind == "truncated safetensors":
+        save_file(state, path)
+        path.write_bytes(path.read_bytes()[:-1000])
+    elif kind == "huge header":
+        path.write_bytes(struct.pack("<Q", 2**60) + b"{}")
+    elif kind == "no state dict":
+        torch.save([1, 2, 3], path)
+    elif kind == "empty dict":
+        torch.save({}, path)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["empty", "text", "truncated zip", "truncated safetensors", "huge header", "no state dict", "empty dict"],
+)
+def test_damaged_files_are_named(tmp_path, original_state, kind):
+    path = tmp_path / "weights.bin"
+    damage(path, original_state, kind)
+    with pytest.raises(CheckpointError, match=r"weights\.bin: ") as error:
+        load_checkpoint(path)
+    assert "\n" not in str(error.value)
+
+
+def test_mismatches_are_named(tmp_path, original_state):
+    state = dict(original_state)
+    state["layer3.0.conv1.weight"] = state.pop("fc1.bias")
+    state["conv1.weight"] = torch.zeros(64, 3, 7, 7)
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError) as error:
+        load_checkpoint(tmp_path / "w.pth")
+    message = str(error.value)
+    assert "missing: fc1.bias" in message
+    assert "unexpected: layer3.0.conv1.weight" in message
+    assert "conv1.weight [64, 3, 7, 7] instead of [64, 3, 3, 3]" in message
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "match"),
+    [
+        ("format_version", 99, "format version 99"),
+        ("architecture", {"name": "Oracle"}, "unknown model 'Oracle'"),
+        ("architecture", {"name": "NPRDetector", "depth": 3}, "depth"),
+        ("preprocessing", {"policy": "stretch"}, "stretch"),
+    ],
+)
+def test_metadata_that_do_not_describe_a_model(tmp_path, model, key, value, match):
+    path = tmp_path / "w.safetensors"
+    save_checkpoint(path, model)
+    metadata = read_metadata(path) | {key: value}
+    save_file(load_file(path), path, {name: json.dumps(value) for name, value in metadata.items()})
+    with pytest.raises(CheckpointError, match=match):
+        load_checkpoint(path)
+
+
+def test_missing_file_and_folder(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        load_checkpoint(tmp_path / "nowhere.pth")
+    with pytest.raises(IsADirectoryError):
+        load_checkpoint(tmp_path)
+
+
+def test_failed_write_leaves_the_old_file(tmp_path, model, monkeypatch):
+    path = tmp_path / "w.safetensors"
+    save_checkpoint(path, model)
+    before = path.read_bytes()
+
+    def fail(tensors, part, metadata):
+        part.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr("detector.models.checkpoint.save_file", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_checkpoint(path, model)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["w.safetensors"]
