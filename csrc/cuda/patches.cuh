@@ -1,0 +1,232 @@
+// Patches of differences in shared memory: the operand that every tensor-core kernel multiplies.
+//
+// The patch of a convolution output is, for each of 3 channels, the eight differences of npr.h, as
+// eight 16-bit floating-point numbers, exact: one 16-byte row of an 8x8 matrix, which ldmatrix reads
+// along the taps (forward) or, transposed, along the outputs (backward). A block works on a tile of
+// outputs at a time:
+//
+//     stage   copies the bytes under the tile to shared memory, asynchronously, 16 at a time where
+//             the images are aligned so; bytes outside the image become zero, which makes every
+//             difference that the padding touches zero
+//     build   forms the differences. Under 0x64 a byte p is the float16 number 1024 + p, so that
+//             (1024 + p) - (1024 + a) = p - a, without rounding, two at a time
+//
+// A kernel's loop is: wait for the bytes, build, stage the next tile, multiply. The bytes of one tile
+// are on their way while the one before is multiplied.
+#pragma once
+
+#include "cuda/launch.cuh"
+#include "cuda/ptx.cuh"
+
+namespace npr::cuda {
+
+constexpr int kChannels = 3;  // of the tensor-core kernels; other images take the plain ones
+
+// How the bytes of a batch can be copied.
+struct ImageSource {
+  Images images;
+  int unit;          // bytes at a time: 16 or 4, or 1: one by one, at any strides
+  bool interleaved;  // channels_last: the bytes of a pixel are neighbours, in shared memory too
+};
+
+inline ImageSource image_source(const Images& images) {
+  const bool planar = images.stride_w == 1, interleaved = images.stride_c == 1 && images.stride_w == kChannels;
+  uint64_t bits = reinterpret_cast<uintptr_t>(images.data) | uint64_t(images.stride_n) | uint64_t(images.stride_h);
+  if (planar) bits |= uint64_t(images.stride_c);
+  if ((!planar && !interleaved) || bits % 4) return {images, 1, false};
+  return {images, bits % 16 ? 4 : 16, interleaved};
+}
+
+// How tiles of outputs cover a batch: the tile's number counts across, then down, then by image. Tiles
+// number less than 2^31, since the results of so many would not fit any memory.
+struct Tiling {
+  ImageSource source;
+  int rows, cols;    // outputs of an image
+  int down, across;  // tiles of an image
+  int count;
+
+  struct Position {
+    int image, row, col;  // of the tile's first output
+  };
+
+  template <class Tile>
+  static Tiling of(const Images& images) {
+    const int64_t down = ceil_div(images.rows(), Tile::kRows), across = ceil_div(images.cols(), Tile::kCols);
+    return {image_source(images), int(images.rows()),
+            int(images.cols()),   int(down),
+            int(across),          int(images.batch * down * across)};
+  }
+
+  template <class Tile>
+  __device__ Position position(int tile) const {
+    const unsigned index = tile, row = index / unsigned(across);
+    return {int(row / unsigned(down)), int(row % unsigned(down)) * Tile::kRows,
+            int(index % unsigned(across)) * Tile::kCols};
+  }
+};
+
+// A 16-byte row per position, ordered so that the eight rows of a matrix lie in different banks when
+// the positions are consecutive, when they are every other one, and when they are four pairs eight apart.
+__device__ inline int patch_row(int position) {
+  const int block = (position >> 3) & 3;
+  return position ^ block ^ (block << 1);
+}
+
+// Patches of kRows x kCols outputs, of number type T (Half or BFloat).
+template <class T, int kRows_, int kCols_>
+struct PatchTile {
+  static constexpr int kRows = kRows_, kCols = kCols_, kPositions = kRows * kCols;
+  static_assert(kRows % 2 == 0 && kCols % kWarp == 0);
+
+  // Pixels under the tile, with the row and column of cells above and to the left of it; copies begin
+  // at multiples of 16.
+  static constexpr int kPixelRows = 2 * kRows + 2, kPixelCols = 2 * kCols + 2;
+  static constexpr int kPitch = (kPixelCols + 15 + 15) / 16 * 16;
+  static constexpr int kInterleavedPitch = (kChannels * kPixelCols + 15 + 15) / 16 * 16;
+  static_assert(kInterleavedPitch <= kChannels * kPitch);
+
+  uint4 patches[kChannels][kPositions];
+  uint8_t bytes[kChannels * kPixelRows * kPitch];
+
+  __device__ const uint4* patch(int channel, int position) const { return &patches[channel][patch_row(position)]; }
+
+  // First byte, in its row, of what is staged for a tile that begins at output column `col`.
+  __device__ static int first_byte(int col, int pixel_bytes) { return (2 * col - 2) * pixel_bytes & ~15; }
+
+  // Starts the copy of the bytes under the tile at `tile`, by all threads.
+  __device__ void stage(const ImageSource& source, const Tiling::Position& tile) {
+    const uint8_t* data = source.images.data + tile.image * source.images.stride_n;
+    const int row = tile.row, col = tile.col;
+    if (source.unit == 16) {
+      source.interleaved ? stage_units<16, true>(source.images, data, row, col)
+                         : stage_units<16, false>(source.images, data, row, col);
+    } else if (source.unit == 4) {
+      source.interleaved ? stage_units<4, true>(source.images, data, row, col)
+                         : stage_units<4, false>(source.images, data, row, col);
+    } else {
+      stage_bytes(source.images, data, row, col);
+    }
+  }
+
+  // Forms the patches of the staged tile, by all threads.
+  __device__ void build(const ImageSource& source, int col) {
+    source.interleaved ? build_from<true>(col) : build_from<false>(col);
+  }
+
+ private:
+  template <int kUnit, bool interleaved>
+  __device__ void stage_units(const Images& images, const uint8_t* data, int row, int col) {
+    constexpr int kPlanes = interleaved ? 1 : kChannels, kPixelBytes = interleaved ? kChannels : 1;
+    constexpr int kRowBytes = interleaved ? kInterleavedPitch : kPitch, kUnits = kRowBytes / kUnit;
+    const int first = first_byte(col, kPixelBytes), row_bytes = int(images.cols()) * kCell * kPixelBytes;
+    for (int i = threadIdx.x; i < kPlanes * kPixelRows * kUnits; i += blockDim.x) {
+      const int unit = i % kUnits, plane_row = i / kUnits, plane = plane_row / kPixelRows;
+      const int x = first + unit * kUnit, y = 2 * row - 2 + plane_row % kPixelRows;
+      const bool inside = x >= 0 && x < row_bytes && y >= 0 && y < images.rows() * kCell;
+      const int valid = inside ? min(row_bytes - x, kUnit) : 0;
+      const uint8_t* from = inside ? data + plane * images.stride_c + y * images.stride_h + x : images.data;
+      copy_async<kUnit>(bytes + plane_row * kRowBytes + unit * kUnit, from, valid);
+    }
+  }
+
+  __device__ void stage_bytes(const Images& images, const uint8_t* data, int row, int col) {
+    const int first = first_byte(col, 1);
+    for (int i = threadIdx.x; i < kChannels * kPixelRows * kPitch; i += blockDim.x) {
+      const int plane_row = i / kPitch, plane = plane_row / kPixelRows;
+      const int x = first + i % kPitch, y = 2 * row - 2 + plane_row % kPixelRows;
+      const bool inside = x >= 0 && x < images.cols() * kCell && y >= 0 && y < images.rows() * kCell;
+      bytes[i] = inside ? data[plane * images.stride_c + y * images.stride_h + x * images.stride_w] : 0;
+    }
+  }
+
+  // The differences of one cell that its neighbours need: (right, corner) and (below, corner).
+  struct Cell {
+    uint32_t right_corner, below_corner;
+  };
+
+  template <bool interleaved>
+  __device__ Cell cell(int channel, int row, int offset) const {
+    uint32_t pixels;  // anchor, right, below, corner
+    if constexpr (interleaved) {
+      const uint8_t* top = bytes + 2 * row * kInterleavedPitch + offset + channel;
+      const uint8_t* bottom = top + kInterleavedPitch;
+      pixels = top[0] | top[kChannels] << 8 | bottom[0] << 16 | uint32_t{bottom[kChannels]} << 24;
+    } else {
+      const uint8_t* top = bytes + (channel * kPixelRows + 2 * row) * kPitch + offset;
+      const uint32_t bottom = *reinterpret_cast<const uint16_t*>(top + kPitch);
+      pixels = *reinterpret_cast<const uint16_t*>(top) | bottom << 16;
+    }
+    constexpr uint32_t k1024 = 0x64646464;
+    const uint32_t anchors = permute_bytes(pixels, k1024, 0x4040);
+    return {number(subtract_halves(permute_bytes(pixels, k1024, 0x4341), anchors)),
+            number(subtract_halves(permute_bytes(pixels, k1024, 0x4342), anchors))};
+  }
+
+  // Two float16 numbers as numbers of type T; integers up to 255 fit bfloat16 too.
+  __device__ static uint32_t number(uint32_t halves) {
+    if constexpr (std::is_same_v<T, Half>) {
+      return halves;
+    } else {
+      return pack<T>(to_float(Half{uint16_t(halves)}), to_float(Half{uint16_t(halves >> 16)}));
+    }
+  }
+
+  // A thread walks down two outputs of one channel, so that it forms six cells for two patches. Its
+  // neighbours in a warp are neighbouring columns.
+  template <bool interleaved>
+  __device__ void build_from(int col) {
+    constexpr int kPixelBytes = interleaved ? kChannels : 1;
+    const int start = (2 * col - 2) * kPixelBytes - first_byte(col, kPixelBytes);
+    for (int i = threadIdx.x; i < kChannels * kPositions / 2; i += blockDim.x) {
+      const int x = i % kCols, row = i / kCols % (kRows / 2) * 2, channel = i / (kPositions / 2);
+      const int left_offset = start + 2 * x * kPixelBytes, offset = left_offset + 2 * kPixelBytes;
+      Cell upper_left = cell<interleaved>(channel, row, left_offset);
+      Cell upper = cell<interleaved>(channel, row, offset);
+#pragma unroll
+      for (int y = 0; y < 2; ++y) {
+        const Cell left = cell<interleaved>(channel, row + y + 1, left_offset);
+        const Cell own = cell<interleaved>(channel, row + y + 1, offset);
+        patches[channel][patch_row((row + y) * kCols + x)] = {
+            permute_bytes(upper_left.below_corner, upper.below_corner, 0x5432),  // corner, below
+            permute_bytes(upper.below_corner, left.right_corner, 0x5432),        // corner, right
+            permute_bytes(own.right_corner, left.right_corner, 0x7610),          // right, corner
+            own.below_corner,                                                    // below, corner
+        };
+        upper_left = left;
+        upper = own;
+      }
+    }
+  }
+};
+
+// Calls multiply(position of the tile) for each tile of this block once its patches are built. After the last one,
+// threads may still be reading the patches.
+template <class Tile, class Multiply>
+__device__ void for_each_tile(const Tiling& tiling, Tile& patches, const Multiply& multiply) {
+  if (int(blockIdx.x) >= tiling.count) return;
+  Tiling::Position next = tiling.position<Tile>(blockIdx.x);
+  patches.stage(tiling.source, next);
+  for (int tile = blockIdx.x; tile < tiling.count; tile += gridDim.x) {
+    const Tiling::Position position = next;
+    wait_for_copies();
+    __syncthreads();  // the bytes have arrived, and the patches before are used up
+    patches.build(tiling.source, position.col);
+    __syncthreads();  // the patches are built, and the bytes used up
+    if (tile + int(gridDim.x) < tiling.count) {
+      next = tiling.position<Tile>(tile + gridDim.x);
+      patches.stage(tiling.source, next);
+    }
+    multiply(position);
+  }
+}
+
+// The four words that build() writes are the eight taps of npr.h.
+constexpr bool same(Tap tap, Difference difference, int row, int col) {
+  return tap.difference == difference && tap.row == row && tap.col == col;
+}
+static_assert(same(tap_source(0), Difference::corner, -1, -1) && same(tap_source(1), Difference::below, -1, 0) &&
+              same(tap_source(2), Difference::corner, -1, 0) && same(tap_source(3), Difference::right, 0, -1) &&
+              same(tap_source(4), Difference::right, 0, 0) && same(tap_source(5), Difference::corner, 0, -1) &&
+              same(tap_source(6), Difference::below, 0, 0) && same(tap_source(7), Difference::corner, 0, 0));
+
+}  // namespace npr::cuda

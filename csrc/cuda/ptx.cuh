@@ -1,0 +1,128 @@
+// The instructions that C++ has no words for, each with what it does on the host emulator beside it.
+//
+// Fragments are as PTX defines them for mma.m16n8k16: with g = lane / 4 and t = lane % 4, a word holds
+// two neighbouring k of one row of A, or of one column of B:
+//
+//     a[0] = A[g][2t, 2t+1]  a[1] = A[g+8][2t, 2t+1]  a[2] = A[g][2t+8, 2t+9]  a[3] = A[g+8][2t+8, 2t+9]
+//     b[0] = B[2t, 2t+1][g]  b[1] = B[2t+8, 2t+9][g]
+//     d[0, 1] = D[g][2t, 2t+1]  d[2, 3] = D[g+8][2t, 2t+1]
+#pragma once
+
+#include "cuda/numbers.cuh"
+
+namespace npr::cuda {
+
+__device__ inline int lane_index() { return threadIdx.x % 32; }
+__device__ inline int warp_index() { return threadIdx.x / 32; }
+
+// Four bytes of `low` (numbers 0 to 3) and `high` (4 to 7), chosen by the nibbles of `selector`.
+__device__ inline uint32_t permute_bytes(uint32_t low, uint32_t high, uint32_t selector) {
+  return __byte_perm(low, high, selector);
+}
+
+// a - b of two packed float16 numbers.
+__device__ inline uint32_t subtract_halves(uint32_t a, uint32_t b) {
+#if defined(__CUDACC__)
+  uint32_t result;
+  asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
+  return result;
+#else
+  const auto subtract = [](uint16_t x, uint16_t y) {
+    return emulator::float_to_half(emulator::half_to_float(x) - emulator::half_to_float(y));
+  };
+  return subtract(a, b) | uint32_t(subtract(a >> 16, b >> 16)) << 16;
+#endif
+}
+
+// Loads four 8x8 matrices of 16-bit numbers from shared memory. Lane l gives the address of row l % 8
+// (16 bytes) of matrix l / 8, and receives of each matrix M: M[g][2t, 2t+1], or, transposed,
+// M[2t, 2t+1][g].
+template <bool transposed>
+__device__ void load_matrices(uint32_t (&words)[4], const void* row) {
+#if defined(__CUDACC__)
+  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  if constexpr (transposed) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+                 : "r"(address)
+                 : "memory");
+  } else {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+                 : "r"(address)
+                 : "memory");
+  }
+#else
+  struct Row {
+    uint16_t elements[8];
+  };
+  const auto& rows = emulator::gather(*static_cast<const Row*>(row));
+  const int g = lane_index() / 4, t = lane_index() % 4;
+  for (int m = 0; m < 4; ++m) {
+    const auto element = [&](int i) -> uint32_t {
+      return transposed ? rows[8 * m + 2 * t + i].elements[g] : rows[8 * m + g].elements[2 * t + i];
+    };
+    words[m] = element(0) | element(1) << 16;
+  }
+#endif
+}
+
+// d += A B with float32 sums, for A [16, 16] and B [16, 8] of type T.
+template <class T>
+__device__ void multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+#if defined(__CUDACC__)
+  if constexpr (std::is_same_v<T, Half>) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+  } else {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+  }
+#else
+  struct Operands {
+    uint32_t a[4], b[2];
+  };
+  const auto& lanes = emulator::gather(Operands{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}});
+  const auto number = [](uint32_t word, int k) { return to_float(T{uint16_t(word >> (16 * (k % 2)))}); };
+  const int g = lane_index() / 4, t = lane_index() % 4;
+  for (int i = 0; i < 4; ++i) {
+    const int row = i / 2, column = 2 * t + i % 2;
+    emulator::multiply_accumulate(d[i], [&](int k) {
+      const int word = k / 8, lane = k % 8 / 2;
+      return double(number(lanes[4 * g + lane].a[2 * word + row], k)) * number(lanes[4 * column + lane].b[word], k);
+    });
+  }
+#endif
+}
+
+// Starts to copy kBytes (4 or 16) from global to shared memory, both aligned to kBytes; only the first
+// `valid` bytes are read, the rest become zero.
+template <int kBytes>
+__device__ void copy_async(void* shared, const void* global, int valid) {
+#if defined(__CUDACC__)
+  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  if constexpr (kBytes == 16) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(global), "r"(valid) : "memory");
+  } else {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(address), "l"(global), "n"(kBytes), "r"(valid)
+                 : "memory");
+  }
+#else
+  emulator::copy_async(shared, global, kBytes, valid);
+#endif
+}
+
+// Waits for the copies that this thread started. Others see them after the next barrier.
+__device__ inline void wait_for_copies() {
+#if defined(__CUDACC__)
+  asm volatile("cp.async.wait_all;" ::: "memory");
+#else
+  emulator::wait_for_copies();
+#endif
+}
+
+}  // namespace npr::cuda
