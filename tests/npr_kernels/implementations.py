@@ -1,8 +1,7 @@
 """Implementations of the low-level ops, so that one test of an op runs over all of them.
 
-The ops and their signatures (docs: npr_kernels/ops.py): conv2d, conv2d_backward, patch_moments, stem,
-stem_backward_sums, stem_backward_finish. Each implementation takes and gives CPU tensors. `Reference` writes the ops
-down once more, as unfolding and matrix products in float64, independently of the kernels.
+npr_kernels/ops.py documents the ops and their signatures. Each implementation takes and gives CPU tensors. `Reference`
+writes the ops down once more, as unfolding and matrix products in float64, independently of the kernels.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from npr_kernels.backends import native
 
-OPS = ("conv2d", "conv2d_backward", "patch_moments", "stem", "stem_backward_sums", "stem_backward_finish")
+OPS = ("conv2d", "conv2d_backward", "patch_moments", "stem", "stem_backward")
 
 CPU_INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
 
@@ -165,15 +164,13 @@ class Reference:
         return torch.cat([torch.tensor([len(d)]), d.sum(0).long(), (d.T @ d).long().flatten()])
 
     @staticmethod
-    def stem(
-        images, moments, weight, bn_weight, bn_bias, mean, var, eps, channel_scale, out_dtype, save, fast, group
-    ):  # fmt: skip
+    def stem(images, moments, weight, bn_weight, bn_bias, mean, var, eps, channel_scale, out_dtype, save, fast):
         if moments is not None:
             mean, var = statistics(moments, folded(weight, channel_scale))
             mean = mean + centre(weight)
         mean, var = mean.double(), var.double()
         y = convolve(images, weight, channel_scale)
-        y = F.batch_norm(y, mean, var, optional_double(bn_weight), optional_double(bn_bias), False, 0.0, eps)
+        y = F.batch_norm(y, mean, var, as_double(bn_weight), as_double(bn_bias), False, 0.0, eps)
         out, index = F.max_pool2d(F.relu(y), 3, 2, 1, return_indices=True)
         code = torch.zeros(0, dtype=torch.uint8)
         if save:
@@ -185,41 +182,31 @@ class Reference:
         return out.to(out_dtype).contiguous(memory_format=torch.channels_last), code, mean, var
 
     @staticmethod
-    def stem_backward_sums(grad, images, code):
-        d = F.pad(patches(images), (1, 1, 1, 1))  # windows of the pooling start one row and column outside
-        n, k = d.shape[:2]
-        rows = 2 * torch.arange(code.shape[2]).view(-1, 1) + code.long() // 3
-        cols = 2 * torch.arange(code.shape[3]) + code.long() % 3
-        where = torch.where(code == CLOSED, 0, rows * d.shape[3] + cols).flatten(2)  # [N, O, Hp Wp]
-        open_grad = torch.where(code == CLOSED, 0, grad.double()).flatten(2)
-        sums = torch.zeros(code.shape[1], k + 1, dtype=torch.float64)
-        for image in range(n):
-            chosen = d[image].flatten(1)[:, where[image]]  # [K, O, Hp Wp]
-            sums[:, :k] += torch.einsum("kop,op->ok", chosen, open_grad[image])
-            sums[:, k] += open_grad[image].sum(1)
-        return sums
-
-    @staticmethod
-    def stem_backward_finish(sums_local, sums_global, moments, weight, bn_weight, mean, var, eps, channel_scale):
+    def stem_backward(grad, images, code, moments, weight, bn_weight, mean, var, eps, channel_scale):
         w = folded(weight, channel_scale)
-        inv = torch.rsqrt(var.double() + eps).view(-1, 1)
-        mean = mean.double().view(-1, 1)
-
-        def dgamma_dbeta(sums):
-            s, s0 = sums[:, :-1], sums[:, -1:]
-            return inv * ((w * s).sum(1, keepdim=True) - mean * s0), s0
-
-        grad = sums_local[:, :-1]
+        inv, mean = torch.rsqrt(var.double() + eps).view(-1, 1), mean.double().view(-1, 1)
+        s, s0 = gathered_sums(grad, images, code)
+        s1 = inv * ((w * s).sum(1, keepdim=True) - mean * s0)
         if moments is not None:
             count, m1, m2 = split_moments(moments, w.shape[1])
-            s1, s0 = dgamma_dbeta(sums_global)
-            grad = grad - s0 * m1 / count - s1 * inv * (w @ m2 - mean * m1) / count
-        if bn_weight is not None:
-            inv = inv * bn_weight.double().view(-1, 1)
-        grad_weight = unfolded_gradient(inv * grad, channel_scale)
-        inv = torch.rsqrt(var.double() + eps).view(-1, 1)
-        s1, s0 = dgamma_dbeta(sums_local)
-        return grad_weight.to(weight.dtype), s1.view(-1).to(weight.dtype), s0.view(-1).to(weight.dtype)
+            s = s - s0 * m1 / count - s1 * inv * (w @ m2 - mean * m1) / count
+        gamma = torch.ones_like(inv) if bn_weight is None else bn_weight.double().view(-1, 1)
+        grad_weight = unfolded_gradient(gamma * inv * s, channel_scale)
+        return tuple(g.to(weight.dtype) for g in (grad_weight, s1.view(-1), s0.view(-1)))
+
+
+def gathered_sums(grad: Tensor, images: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:  # [O, 8 C], [O, 1]
+    """Sums of g d and of g over the open gates, d being the patch at the window's maximum."""
+    d = F.pad(patches(images), (1, 1, 1, 1))  # the pooling's windows start one row and column outside
+    n, k = d.shape[:2]
+    rows = 2 * torch.arange(code.shape[2]).view(-1, 1) + code.long() // 3
+    cols = 2 * torch.arange(code.shape[3]) + code.long() % 3
+    where = torch.where(code == CLOSED, 0, rows * d.shape[3] + cols).flatten(2)  # [N, O, Hp Wp]
+    g = torch.where(code == CLOSED, 0, grad.double()).flatten(2)
+    s = torch.zeros(code.shape[1], k, dtype=torch.float64)
+    for image in range(n):
+        s += torch.einsum("kop,op->ok", d[image].flatten(1)[:, where[image]], g[image])
+    return s, g.sum((0, 2)).view(-1, 1)
 
 
 def unfolded_gradient(per_tap: Tensor, channel_scale: list[float]) -> Tensor:  # [O, 8 C] -> [O, C, 3, 3]
@@ -240,5 +227,5 @@ def statistics(moments: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:  # [O]
     return weight @ m1 / count, torch.einsum("ok,kl,ol->o", weight, covariance, weight)
 
 
-def optional_double(tensor: Tensor | None) -> Tensor | None:
+def as_double(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.double()
