@@ -113,17 +113,14 @@ class Collection:
         """What was found, for a reader: layout, counts, and a line for each generator and class."""
         counts = Counter((sample.generator, sample.category, sample.label) for sample in self.samples)
         groups = sorted({(generator, category) for generator, category, _ in counts})
-        names = ["/".join(filter(None, group)) for group in groups]
-        width = max(map(len, names), default=0)
+        width = max((len("/".join(group)) for group in groups), default=0)
         split = f"split {self.split}" if self.split else "all splits"
-        labels = Counter(self.labels)
-        lines = [
-            f"{self.root}: {self.layout} layout, {split}, {len(self)} images ({labels[REAL]} real, {labels[FAKE]} fake)"
-        ]
-        lines += [
-            f"  {name:<{width}}  {counts[(*group, REAL)]:>7} real  {counts[(*group, FAKE)]:>7} fake"
-            for name, group in zip(names, groups, strict=True)
-        ]
+        reals, fakes = self.labels.count(REAL), self.labels.count(FAKE)
+        lines = [f"{self.root}: {self.layout} layout, {split}, {len(self)} images ({reals} real, {fakes} fake)"]
+        for generator, category in groups:
+            name = f"{generator}/{category}" if category else generator
+            reals, fakes = counts[generator, category, REAL], counts[generator, category, FAKE]
+            lines.append(f"  {name:<{width}}  {reals:>7} real  {fakes:>7} fake")
         if self.ignored:
             lines.append(f"  {self.ignored} other files ignored")
         return "\n".join(lines)

@@ -106,7 +106,7 @@ def build(
     seed: int = 0,
     force: bool = False,
     workers: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Builds a data set; it appears under `out` only when it is complete.
 
@@ -115,7 +115,7 @@ def build(
     Args:
         out: the folder to make; it must not exist or be empty.
         families: generators to test on.
-        train_families: generators to train and validate on.
+        train_families: generators to train and validate on, some or none of them among `families`.
         photos: a folder of photographs; None makes procedural ones.
         scenes: number of procedural photographs.
         size: side of the images in pixels, a multiple of 8.
@@ -124,7 +124,7 @@ def build(
         seed: of everything that is drawn.
         force: replace `out` if it is a data set made by this function.
         workers: threads; by default as many as torch uses.
-        progress: called with the number of images written and their total.
+        progress: called now and then with the number of images written since the last call.
 
     Returns:
         The manifest, as stored in synth.json.
@@ -188,7 +188,7 @@ def _write_parts(
     size: int,
     seed: int,
     executor: ThreadPoolExecutor,
-    progress: Callable[[int, int], None] | None,
+    progress: Callable[[int], None] | None,
 ) -> dict[str, _Tally]:
     """Writes all images, a photograph a job, and returns the tally of each generator."""
     for part in parts:
@@ -201,15 +201,14 @@ def _write_parts(
             # Image k of a part is cut from photograph k modulo their number.
             turns = [(part, range(i, part.count, len(photos))) for part in members]
             futures.append(executor.submit(_write_photo, folder, photo, turns, size, seed))
-    tallies: dict[str, _Tally] = {}
-    total, done = sum(part.images for part in parts), 0
+    totals: dict[str, _Tally] = {}
     for future in futures:
-        for name, tally in future.result().items():
-            tallies[name] = tallies.get(name, _Tally()) + tally
-            done += tally.images
+        tallies = future.result()
+        for name, tally in tallies.items():
+            totals[name] = totals.get(name, _Tally()) + tally
         if progress is not None:
-            progress(done, total)
-    return tallies
+            progress(sum(tally.images for tally in tallies.values()))
+    return totals
 
 
 def _write_photo(

@@ -163,9 +163,8 @@ def test_procedural_photographs(tmp_path):
     options = {"scenes": 4, "size": SIZE, "count": 1, "train_count": 2}
     manifest = build(tmp_path / "a", FAMILIES, TRAIN, **options, workers=1)
     assert manifest["photos"] == "procedural"
-    assert sorted(functools.reduce(operator.iadd, manifest["photographs"].values(), [])) == [
-        f"scene-{i:04d}" for i in range(4)
-    ]
+    names = [name for group in manifest["photographs"].values() for name in group]
+    assert sorted(names) == [f"scene-{i:04d}" for i in range(4)]
     build(tmp_path / "b", FAMILIES, TRAIN, **options, workers=2)
     assert tree(tmp_path / "a") == tree(tmp_path / "b")
 
@@ -173,10 +172,10 @@ def test_procedural_photographs(tmp_path):
 def test_progress_and_thread_count(tmp_path, photos):
     calls = []
     threads = torch.get_num_threads()
-    make(tmp_path / "set", photos, progress=lambda *call: calls.append(call))
+    make(tmp_path / "set", photos, progress=calls.append)
     assert torch.get_num_threads() == threads
-    assert calls[-1] == (42, 42)
-    assert [done for done, _ in calls] == sorted(done for done, _ in calls)
+    assert sum(calls) == 42
+    assert len(calls) > 3
 
 
 def test_existing_folders_are_kept(tmp_path, photos):

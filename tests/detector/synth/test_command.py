@@ -1,19 +1,15 @@
 """`npr synth`: its options, its output, its errors."""
 
-import argparse
 import json
 
 import pytest
 
-from detector.commands import synth
+from detector.cli import main
 from detector.synth import FAMILIES, MANIFEST
 
 
 def run(*arguments):
-    parser = argparse.ArgumentParser(prog="npr")
-    synth.add_parser(parser.add_subparsers())
-    args = parser.parse_args(["synth", *map(str, arguments)])
-    return args.run(args)
+    return main(["synth", *map(str, arguments)])
 
 
 SMALL = ("--scenes", 4, "--size", 32, "--count", 1, "--train-count", 2)
@@ -21,7 +17,7 @@ SMALL = ("--scenes", 4, "--size", 32, "--count", 1, "--train-count", 2)
 
 def test_makes_a_data_set(tmp_path, capsys):
     out = tmp_path / "data"
-    assert run("--out", out, *SMALL, "--families", "fir", "unpool", "--train-family", "bilinear") == 0
+    assert run("--out", out, *SMALL, "--families", "fir,unpool", "--train-family", "bilinear") == 0
     text = capsys.readouterr().out
     assert all(name in text for name in ("fir", "unpool", "bilinear"))
     assert "simulated" in text
@@ -59,18 +55,38 @@ def test_help(capsys):
 
 @pytest.mark.parametrize(
     "arguments",
-    [(), ("--list", "--out", "x"), ("--out", "x", "--size", "big"), ("--out", "x", "--families", "dalle"), ("--out",)],
+    [
+        (),
+        ("--list", "--out", "x"),
+        ("--out",),
+        ("--out", "x", "--size", "big"),
+        ("--out", "x", "--count", 0),
+        ("--out", "x", "--seed", -1),
+        ("--out", "x", "--families", "dalle"),
+        ("--out", "x", "--train-family", "fir,fir"),
+    ],
 )
-def test_usage_errors_exit_2(arguments, capsys):
+def test_usage_errors_exit_2(arguments, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as caught:
         run(*arguments)
     assert caught.value.code == 2
-    assert "usage: npr synth" in capsys.readouterr().err
+    assert "usage: npr" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_bad_input_is_a_value_error_of_one_line(tmp_path):
-    for arguments in (("--photos", tmp_path / "none"), ("--size", 33), ("--families", "fir", "fir"), ("--scenes", 2)):
-        with pytest.raises(ValueError) as caught:  # noqa: PT011 - the messages are tested where they arise
-            run("--out", tmp_path / "data", *SMALL, *arguments)
-        assert "\n" not in str(caught.value)
-        assert not (tmp_path / "data").exists()
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--photos", "none"), "none does not exist"),
+        (("--size", 33), "size must be a multiple of 8, got 33"),
+        (("--scenes", 2), "at least 4 photographs are needed, got 2"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_1(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run("--out", "data", *SMALL, *arguments) == 1
+    captured = capsys.readouterr()
+    assert captured.err == f"npr: error: {message}\n"
+    assert captured.out == ""
+    assert list(tmp_path.iterdir()) == []
