@@ -3,17 +3,19 @@
     import npr_kernels as nk
     y = nk.npr_conv2d(images, weight)          # images uint8 [N, 3, H, W], weight [64, 3, 3, 3]
     layer = nk.NPRConv(3, 64)                  # the same as a module
+    stem = nk.NPRStem(64)                      # and with batch norm, ReLU and max-pooling
 
-Public: the functions :func:`npr_residual` and :func:`npr_conv2d`; the layer :class:`NPRConv`; their specification
+Public: the functions :func:`npr_residual`, :func:`npr_conv2d` and :func:`npr_stem`; the layers :class:`NPRConv` and
+:class:`NPRStem`, and :func:`fused_stem` for models with layers of their own; their specification
 :mod:`npr_kernels.reference`; :func:`available_backends`, :class:`backend` and :func:`info`.
 """
 
 from npr_kernels import ops, reference
 from npr_kernels.backends import NPRFallbackWarning, available_backends, backend
 from npr_kernels.constants import IMAGENET_MEAN, IMAGENET_STD, NPR_SCALE
-from npr_kernels.functional import npr_conv2d, npr_residual
+from npr_kernels.functional import npr_conv2d, npr_residual, npr_stem
 from npr_kernels.info import __version__, info
-from npr_kernels.layers import NPRConv
+from npr_kernels.layers import NPRConv, NPRStem, fused_stem
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -21,12 +23,15 @@ __all__ = [
     "NPR_SCALE",
     "NPRConv",
     "NPRFallbackWarning",
+    "NPRStem",
     "__version__",
     "available_backends",
     "backend",
+    "fused_stem",
     "info",
     "npr_conv2d",
     "npr_residual",
+    "npr_stem",
     "ops",
     "reference",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from npr_kernels import backends, reference
@@ -112,6 +113,103 @@ def npr_conv2d(
     )
 
 
+def npr_stem(
+    images: Tensor,  # [N, C, H, W]
+    weight: Tensor,  # [O, C, 3, 3]
+    bn_weight: Tensor | None,  # [O]
+    bn_bias: Tensor | None,  # [O]
+    running_mean: Tensor | None,  # [O]
+    running_var: Tensor | None,  # [O]
+    *,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    std: Sequence[float] | None = IMAGENET_STD,
+    scale: float = NPR_SCALE,
+    out_dtype: torch.dtype | None = None,
+    precision: str = "full",
+    group: dist.ProcessGroup | None = None,
+) -> Tensor:  # [N, O, PH, PW]
+    """The detector's stem in one pass: ``max_pool2d(relu(batch_norm(npr_conv2d(images, weight))), 3, 2, 1)``.
+
+    Nothing of the convolution's size exists, forward or backward: the batch statistics come from exact integer moments
+    of the patches, and the backward pass needs the uint8 images and one byte for each output. Differentiable in
+    ``weight``, ``bn_weight`` and ``bn_bias``; floating images run on the reference, where they are differentiable too.
+
+    Args:
+        images: [N, C, H, W], uint8, or floating in [0, 1]; any strides; N >= 0; H, W >= 2; odd last rows and columns
+            are dropped.
+        weight: [O, C, 3, 3], floating.
+        bn_weight, bn_bias: [O] or None for ones and zeros, as in :func:`torch.nn.functional.batch_norm`.
+        running_mean, running_var: [O]; used in inference, updated in place in training; None in training to track none.
+        training: normalise with the statistics of the batch.
+        momentum, eps: as in batch_norm.
+        std, scale, out_dtype, precision: see :func:`npr_conv2d`.
+        group: process group whose ranks share their batch statistics in training; exact, by one all-reduce of
+            1 + K + K^2 integers, K = 8 C. Gradients are each rank's share: they add up to the gradient of the whole
+            batch. None: no synchronisation.
+
+    Returns:
+        [N, O, PH, PW] in channels_last, PH = ceil(floor(H / 2) / 2), PW likewise.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what it got and what it wants.
+
+    Source: Tan et al., CVPR 2024, their network; the algebra is derived in docs/stem.md.
+    """
+    op = "npr_stem"
+    _check_images(op, images, 2)
+    _check_weight(op, images, weight)
+    if tuple(weight.shape[2:]) != (3, 3):
+        raise ValueError(f"{op}: weight must be [O, C, 3, 3], got shape {list(weight.shape)}")
+    vectors = {
+        "bn_weight": bn_weight, "bn_bias": bn_bias, "running_mean": running_mean, "running_var": running_var
+    }  # fmt: skip
+    for name, vector in vectors.items():
+        if vector is not None:
+            _check_vector(op, name, vector, weight, same_dtype=False)
+    if (running_mean is None) != (running_var is None):
+        raise ValueError(f"{op}: running_mean and running_var must be given together")
+    if running_mean is None and not training:
+        raise ValueError(f"{op}: running_mean and running_var must be given in inference")
+    _check_number(op, "momentum", momentum)
+    _check_number(op, "eps", eps)
+    if eps < 0:
+        raise ValueError(f"{op}: eps must not be negative, got {eps}")
+    _check_std(op, images, std)
+    _check_number(op, "scale", scale)
+    _check_choice(op, "precision", precision, PRECISIONS)
+    out_dtype = _out_dtype(op, out_dtype, images, weight)
+    positions = images.shape[0] * (images.shape[2] // 2) * (images.shape[3] // 2)
+    if training and group is None and positions == 1:
+        raise ValueError(f"{op}: images must give more than 1 value per channel in training, got {list(images.shape)}")
+
+    uncovered = None if images.dtype == torch.uint8 else f"fused kernels read uint8 images, these are {images.dtype}"
+    if backends.choose(op, images.device, uncovered) == "reference":
+        out = reference.npr_stem(
+            images, weight, bn_weight, bn_bias, running_mean, running_var, training=training, momentum=momentum,
+            eps=eps, std=std, scale=scale, out_dtype=out_dtype, group=group,
+        )  # fmt: skip
+        return out.contiguous(memory_format=torch.channels_last)
+
+    moments = None
+    if training:
+        moments = torch.ops.npr.patch_moments(images)
+        if group is not None:
+            dist.all_reduce(moments, group=group)
+    save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (weight, bn_weight, bn_bias))
+    out, _, mean, var = torch.ops.npr.stem(
+        images, moments, weight, bn_weight, bn_bias, None if training else running_mean,
+        None if training else running_var, eps, _channel_scale(std, scale), out_dtype, save, precision == "fast",
+    )  # fmt: skip
+    if moments is not None and running_mean is not None and running_var is not None:
+        with torch.no_grad():
+            count = moments[0].double()
+            running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+            running_var.lerp_((var * (count / (count - 1))).to(running_var.dtype), momentum)
+    return out
+
+
 def _channel_scale(std: Sequence[float] | None, scale: float) -> list[float]:
     """What multiplies the integer residual of each channel of uint8 images."""
     assert std is not None
@@ -200,10 +298,12 @@ def _check_weight(op: str, images: Tensor, weight: Tensor) -> None:
     _check_device(op, "weight", weight, images)
 
 
-def _check_vector(op: str, name: str, vector: Tensor, weight: Tensor) -> None:
+def _check_vector(op: str, name: str, vector: Tensor, weight: Tensor, same_dtype: bool = True) -> None:
     if not isinstance(vector, Tensor):
         raise TypeError(f"{op}: {name} must be a Tensor or None, got {type(vector).__name__}")
-    if vector.dtype != weight.dtype:
+    if not vector.is_floating_point():
+        raise TypeError(f"{op}: {name} must be floating, got {vector.dtype}")
+    if same_dtype and vector.dtype != weight.dtype:
         raise TypeError(f"{op}: {name} must have the weight's dtype {weight.dtype}, got {vector.dtype}")
     if vector.shape != weight.shape[:1]:
         raise ValueError(f"{op}: {name} must have shape [{weight.shape[0]}], got {list(vector.shape)}")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from npr_kernels.constants import IMAGENET_STD, NPR_SCALE
-from npr_kernels.functional import npr_conv2d
+from npr_kernels.functional import npr_conv2d, npr_stem
 
 
 class NPRConv(nn.Conv2d):
@@ -65,3 +66,86 @@ class NPRConv(nn.Conv2d):
             f"{super().extra_repr()}, std={self.std}, scale={self.scale:.6g}, "
             f"patch={self.patch}, anchor={self.anchor}, mode={self.mode!r}"
         )
+
+
+class NPRStem(nn.Module):
+    """First layers of the NPR detector, fused: NPR, ``conv1``, ``bn1``, ReLU and 3x3/2 max-pooling.
+
+    ``conv1`` and ``bn1`` hold the parameters under the names of the original implementation, whose state dict loads.
+    ``bn1`` is an ``nn.BatchNorm2d`` with its semantics: running statistics, momentum (None for cumulative), eps,
+    affine, train/eval, num_batches_tracked. ``nn.SyncBatchNorm.convert_sync_batchnorm`` makes it share statistics
+    between ranks.
+
+    Shape: uint8 (or floating in [0, 1]) [N, in_channels, H, W] -> [N, out_channels, PH, PW], see
+    :func:`npr_kernels.npr_stem`.
+    """
+
+    def __init__(
+        self,
+        out_channels: int = 64,
+        in_channels: int = 3,
+        *,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        std: Sequence[float] | None = IMAGENET_STD,
+        scale: float = NPR_SCALE,
+        out_dtype: torch.dtype | None = None,
+        precision: str = "full",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.conv1 = NPRConv(
+            in_channels, out_channels, std=std, scale=scale, out_dtype=out_dtype, precision=precision,
+            device=device, dtype=dtype,
+        )  # fmt: skip
+        self.bn1 = nn.BatchNorm2d(out_channels, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return fused_stem(images, self.conv1, self.bn1)
+
+
+def fused_stem(images: Tensor, conv: NPRConv, bn: nn.BatchNorm2d | nn.SyncBatchNorm) -> Tensor:
+    """``max_pool2d(relu(bn(conv(images))), 3, 2, 1)`` in one pass, for models that keep their layers as attributes.
+
+    The modules are used as their own forward would: ``bn`` updates its running statistics and counts its batches; an
+    ``nn.SyncBatchNorm`` in training shares its statistics over its process group.
+
+    Raises:
+        ValueError: the convolution has a bias or another geometry than the fused stem's.
+    """
+    geometry = (conv.kernel_size, conv.stride, conv.padding, conv.patch, conv.anchor, conv.mode)
+    if geometry != ((3, 3), (2, 2), (1, 1), 2, 0, "pixel") or conv.bias is not None:
+        raise ValueError(f"fused_stem: conv must be 3x3, stride 2, padding 1 on 2x2 cells and without bias, got {conv}")
+    momentum = bn.momentum
+    if bn.training and bn.num_batches_tracked is not None:
+        bn.num_batches_tracked.add_(1)
+        if momentum is None:
+            momentum = 1.0 / float(bn.num_batches_tracked)
+    training = bn.training or bn.running_mean is None
+    return npr_stem(
+        images,
+        conv.weight,
+        bn.weight,
+        bn.bias,
+        bn.running_mean if not bn.training or bn.track_running_stats else None,
+        bn.running_var if not bn.training or bn.track_running_stats else None,
+        training=training,
+        momentum=0.0 if momentum is None else momentum,
+        eps=bn.eps,
+        std=conv.std,
+        scale=conv.scale,
+        out_dtype=conv.out_dtype,
+        precision=conv.precision,
+        group=_process_group(bn) if bn.training else None,
+    )
+
+
+def _process_group(bn: nn.Module) -> dist.ProcessGroup | None:
+    """The ranks that share ``bn``'s statistics; None when it does not synchronise."""
+    if not isinstance(bn, nn.SyncBatchNorm) or not (dist.is_available() and dist.is_initialized()):
+        return None
+    group = bn.process_group if bn.process_group is not None else dist.group.WORLD
+    return group if dist.get_world_size(group) > 1 else None

@@ -6,10 +6,21 @@
                 ScalarType out_dtype, bool channels_last, bool fast) -> Tensor
     npr::conv2d_backward(Tensor grad, Tensor images, float[] channel_scale,
                          ScalarType weight_dtype, bool bias) -> (Tensor, Tensor)
+    npr::patch_moments(Tensor images) -> Tensor
+    npr::stem(Tensor images, Tensor? moments, Tensor weight, Tensor? bn_weight, Tensor? bn_bias,
+              Tensor? mean, Tensor? var, float eps, float[] channel_scale, ScalarType out_dtype, bool save, bool fast)
+              -> (Tensor out, Tensor code, Tensor mean, Tensor var)
+    npr::stem_backward(Tensor grad, Tensor images, Tensor code, Tensor? moments, Tensor weight, Tensor? bn_weight,
+                       Tensor mean, Tensor var, float eps, float[] channel_scale) -> (Tensor, Tensor, Tensor)
 
 ``images`` is uint8 [N, C, H, W] of any strides, ``weight`` [O, C, 3, 3], and ``channel_scale[c]`` multiplies the
 integer residual of channel c: scale / (255 std_c). The convolution is linear in its weight, so differentiating
 ``conv2d_backward`` again is another ``conv2d``.
+
+``patch_moments`` counts the patches d, K = 8 C integers each, and sums d and d d^T: int64 [1 + K + K^2], exact.
+``stem`` normalises with the statistics that follow from them or, without them, with ``mean`` and ``var``, and returns
+the float64 statistics that it used. If ``save``, it returns one byte for each output, the arg-max position 0..8 or 9
+where ReLU's gate is closed: all that ``stem_backward`` needs beside the images. docs/stem.md has the derivation.
 """
 
 from __future__ import annotations
@@ -73,6 +84,58 @@ def conv2d_double_backward(ctx, weight_cotangent, bias_cotangent):
     return grad, None, None, None, None
 
 
+def fake_patch_moments(images):
+    taps = 8 * images.shape[1]
+    return images.new_empty((1 + taps + taps * taps,), dtype=torch.int64)
+
+
+def stem_shape(images: Tensor, weight: Tensor) -> tuple[int, int, int, int]:
+    """[N, O, PH, PW] of the fused stem."""
+    return images.shape[0], weight.shape[0], (images.shape[2] // 2 + 1) // 2, (images.shape[3] // 2 + 1) // 2
+
+
+def fake_stem(
+    images, moments, weight, bn_weight, bn_bias, mean, var, eps, channel_scale, out_dtype, save, fast
+):  # fmt: skip
+    shape = stem_shape(images, weight)
+    out = images.new_empty(shape, dtype=out_dtype).to(memory_format=torch.channels_last)
+    code = out.to(torch.uint8) if save else images.new_empty((0,))
+    statistics = images.new_empty((weight.shape[0],), dtype=torch.float64)
+    return out, code, statistics, torch.empty_like(statistics)
+
+
+def save_for_stem_backward(ctx, inputs, output):
+    images, moments, weight, bn_weight, bn_bias, _, _, eps, channel_scale, _, save, _ = inputs
+    _, code, mean, var = output
+    if not save:
+        code = None
+    ctx.save_for_backward(images, code, moments, weight, bn_weight, mean, var)
+    ctx.eps, ctx.channel_scale = eps, channel_scale
+    ctx.bias_dtype = None if bn_bias is None else bn_bias.dtype
+
+
+def stem_backward(ctx, grad, *_):
+    images, code, moments, weight, bn_weight, mean, var = ctx.saved_tensors
+    if code is None:
+        raise RuntimeError("npr::stem was called without save=True, so it cannot be differentiated")
+    weight_grad, bn_weight_grad, bn_bias_grad = torch.ops.npr.stem_backward(
+        grad, images, code, moments, weight, bn_weight, mean, var, ctx.eps, ctx.channel_scale
+    )
+    return (
+        None,
+        None,
+        weight_grad,
+        None if bn_weight is None else bn_weight_grad.to(bn_weight.dtype),
+        None if ctx.bias_dtype is None else bn_bias_grad.to(ctx.bias_dtype),
+        *[None] * 7,
+    )
+
+
+def fake_stem_backward(grad, images, code, moments, weight, bn_weight, mean, var, eps, channel_scale):
+    vector = weight.new_empty((weight.shape[0],))
+    return weight.new_empty(weight.shape), vector, torch.empty_like(vector)
+
+
 if native.extension is not None:
     torch.library.register_fake("npr::conv2d", fake_conv2d)
     torch.library.register_autograd("npr::conv2d", conv2d_backward, setup_context=save_for_backward)
@@ -80,3 +143,7 @@ if native.extension is not None:
     torch.library.register_autograd(
         "npr::conv2d_backward", conv2d_double_backward, setup_context=save_for_double_backward
     )
+    torch.library.register_fake("npr::patch_moments", fake_patch_moments)
+    torch.library.register_fake("npr::stem", fake_stem)
+    torch.library.register_autograd("npr::stem", stem_backward, setup_context=save_for_stem_backward)
+    torch.library.register_fake("npr::stem_backward", fake_stem_backward)

@@ -12,8 +12,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributed.nn.functional import all_reduce
 
 from npr_kernels.constants import IMAGENET_STD, NPR_SCALE
 
@@ -96,11 +98,33 @@ def npr_stem(
     std: Sequence[float] | None = IMAGENET_STD,
     scale: float = NPR_SCALE,
     out_dtype: torch.dtype | None = None,
-) -> Tensor:  # [N, O, ceil(H // 2 / 2), ceil(W // 2 / 2)]
-    """The detector's stem: ``max_pool2d(relu(batch_norm(npr_conv2d(images, weight))), 3, stride=2, padding=1)``."""
+    group: dist.ProcessGroup | None = None,
+) -> Tensor:  # [N, O, PH, PW], PH = ceil(floor(H / 2) / 2), PW likewise
+    """The detector's stem: ``max_pool2d(relu(batch_norm(npr_conv2d(images, weight))), 3, stride=2, padding=1)``.
+
+    With ``group``, the batch statistics are those of all its ranks.
+    """
     dtype = torch.promote_types(weight.dtype, torch.float32)
     y = npr_conv2d(images, weight, std=std, scale=scale, out_dtype=dtype)
     with torch.autocast(images.device.type, enabled=False):
-        y = F.batch_norm(y, running_mean, running_var, bn_weight, bn_bias, training, momentum, eps)
-        y = F.max_pool2d(F.relu(y), kernel_size=3, stride=2, padding=1)
-    return y.to(weight.dtype if out_dtype is None else out_dtype)
+        if training and group is not None:
+            z = _synchronised_batch_norm(y, running_mean, running_var, bn_weight, bn_bias, momentum, eps, group)
+        else:
+            z = F.batch_norm(y, running_mean, running_var, bn_weight, bn_bias, training, momentum, eps)
+        out = F.max_pool2d(F.relu(z), kernel_size=3, stride=2, padding=1)
+    return out.to(weight.dtype if out_dtype is None else out_dtype)
+
+
+def _synchronised_batch_norm(y, running_mean, running_var, bn_weight, bn_bias, momentum, eps, group):
+    """Batch norm in training with the statistics of all ranks; differentiable through the all-reduce."""
+    sums = torch.cat([y.new_full((1,), y.numel() / y.shape[1]), y.sum((0, 2, 3)), y.square().sum((0, 2, 3))])
+    sums = all_reduce(sums.double(), group=group)
+    count, (mean, square) = sums[0], (sums[1:] / sums[0]).chunk(2)
+    var = square - mean.square()
+    if running_mean is not None:
+        with torch.no_grad():
+            running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+            running_var.lerp_((var * count / (count - 1)).to(running_var.dtype), momentum)
+    z = (y - mean.to(y.dtype).view(-1, 1, 1)) * torch.rsqrt(var + eps).to(y.dtype).view(-1, 1, 1)
+    z = z if bn_weight is None else z * bn_weight.view(-1, 1, 1)
+    return z if bn_bias is None else z + bn_bias.view(-1, 1, 1)

@@ -11,86 +11,31 @@
 //
 // Cost per gradient element: K multiply-adds; it is read once, the taps from cache.
 #include "cpu/differences.h"
+#include "cpu/tiles.h"
 
 namespace npr::cpu::NPR_ISA {
 namespace {
 
-// sum[i][j] += sum_x a[i][x] * b[x][j] for M rows and N vectors of columns; sum is [..][stride].
-// The tile starts from zero, so that the terms of a row of outputs are added up before they meet the
-// larger sum of the block: the rounding error grows with the length of a row, not of the block.
-template <int M, int N, class T>
-inline void accumulate_columns(const T* const* a, const T* b, int64_t b_stride, int64_t length, T* sum,
-                               int64_t stride) {
-  Vec<T> tile[M][N] = {};
-  for (int64_t x = 0; x < length; ++x) {
-    Vec<T> bv[N];
-#pragma GCC unroll 8
-    for (int j = 0; j < N; ++j) bv[j] = load(b + x * b_stride + j * kLanes<T>);
-#pragma GCC unroll 8
-    for (int i = 0; i < M; ++i) {
-      const Vec<T> av = broadcast(a[i][x]);
-#pragma GCC unroll 8
-      for (int j = 0; j < N; ++j) tile[i][j] += av * bv[j];
-    }
-  }
-#pragma GCC unroll 8
-  for (int i = 0; i < M; ++i) {
-#pragma GCC unroll 8
-    for (int j = 0; j < N; ++j) {
-      T* to = sum + i * stride + j * kLanes<T>;
-      store(to, load(to) + tile[i][j]);
-    }
-  }
-}
-
-// Vector accumulators tile[i][j] += a[i][x] * b[j][x], vectors along x; length is in vectors.
-template <int M, int N, class T>
-inline void accumulate_lanes(const T* const* a, const T* const* b, int64_t length, Vec<T> (&tile)[M][N]) {
-  for (int64_t x = 0; x < length * kLanes<T>; x += kLanes<T>) {
-    Vec<T> bv[N];
-#pragma GCC unroll 8
-    for (int j = 0; j < N; ++j) bv[j] = load(b[j] + x);
-#pragma GCC unroll 8
-    for (int i = 0; i < M; ++i) {
-      const Vec<T> av = load(a[i] + x);
-#pragma GCC unroll 8
-      for (int j = 0; j < N; ++j) tile[i][j] += av * bv[j];
-    }
-  }
-}
-
-template <class T>
-inline double sum_lanes(Vec<T> value) {
-  double sum = 0;
-  for (int lane = 0; lane < kLanes<T>; ++lane) sum += value[lane];
-  return sum;
-}
-
-// A block of up to kBlockRows output rows: their gradients and, through pointers, their taps.
+// Adds up blocks of output rows.
 template <class Element>
-class Block {
+class BlockSum {
   using T = Compute<Element>;
-  static constexpr int64_t kRows = ConvBackward::kBlockRows;
+  static constexpr int64_t kRows = RowBlock<T>::kRows;
 
  public:
-  explicit Block(const ConvBackward& p)
+  explicit BlockSum(const ConvBackward& p)
       : p_(p),
-        columns_(p.images.taps() + 1),
-        cells_(CellRow<T>::size(p.images)),
-        memory_((kRows + 2) * cells_),
-        ones_(CellRow<T>::plane_size(p.images)),
-        taps_(kRows * columns_),
+        block_(p.images),
+        columns_(block_.columns()),
         grads_(kRows * kGroup),
-        gathered_(neighbouring_channels() ? cols() * padded(p.outputs) : kRows * kGroup * row_size()),
+        gathered_(gathered_size()),
         block_sum_(columns_ * padded(p.outputs)) {
-    for (int64_t i = 0; i < kRows + 2; ++i) row(i).clear(p.images);
-    for (int64_t i = 0; i < CellRow<T>::plane_size(p.images); ++i) ones_.get()[i] = T(i < cols());
     std::memset(gathered_.get(), 0, gathered_size() * sizeof(T));
   }
 
-  // Adds the sums of output rows first .. last - 1, at most kRows of them.
+  // Adds the sums of output rows first .. last - 1, at most kRows of them, to sum[outputs][columns].
   void add(int64_t first, int64_t last, double* sum) {
-    load_taps(first, last);
+    block_.load(first, last);
     if (neighbouring_channels()) {
       add_columns(first, last, sum);
     } else {
@@ -99,14 +44,11 @@ class Block {
   }
 
  private:
-  static constexpr int kGroup = 4;                            // channels in a register tile of vectors along the row
-  static constexpr int kTapTile = kTileVectors == 4 ? 6 : 2;  // and taps
+  static constexpr int kGroup = kLaneRows;  // channels of a register tile with vectors along the row
 
   const ConvBackward& p_;
-  int64_t columns_;  // taps, and one for the bias
-  int64_t cells_;
-  Scratch<T> memory_, ones_;
-  Scratch<const T*> taps_;   // [row][columns_]
+  RowBlock<T> block_;
+  int64_t columns_;          // taps, and one for the bias
   Scratch<const T*> grads_;  // [row][kGroup]
   Scratch<T> gathered_;      // gradients, converted or made contiguous
   Scratch<T> block_sum_;     // [columns_][padded outputs]
@@ -117,23 +59,10 @@ class Block {
   int64_t gathered_size() const {
     return neighbouring_channels() ? cols() * padded(p_.outputs) : kRows * kGroup * row_size();
   }
-  CellRow<T> row(int64_t slot) const { return {memory_.get() + slot * cells_, p_.images}; }
 
   const Element* grad(int64_t unit, int64_t o) const {
     const int64_t n = unit / p_.images.rows(), oy = unit % p_.images.rows();
     return static_cast<const Element*>(p_.grad) + n * p_.stride_n + o * p_.stride_o + oy * p_.stride_h;
-  }
-
-  // Slot 0 holds zeros, slot 1 the row of cells above the block, slot 2 + i the block's row i.
-  void load_taps(int64_t first, int64_t last) {
-    for (int64_t unit = first; unit < last; ++unit) {
-      const int64_t n = unit / p_.images.rows(), oy = unit % p_.images.rows(), i = unit - first;
-      if (i == 0 && oy > 0) load_cells(p_.images, n, oy - 1, row(1));
-      load_cells(p_.images, n, oy, row(2 + i));
-      const T** taps = taps_.get() + i * columns_;
-      tap_pointers(p_.images, row(oy > 0 ? 1 + i : 0), row(2 + i), taps);
-      taps[columns_ - 1] = ones_.get();
-    }
   }
 
   void add_columns(int64_t first, int64_t last, double* sum) {
@@ -159,8 +88,7 @@ class Block {
             const int64_t width = p_.outputs - o < kWide ? p_.outputs - o : kWide;
             with_constant<kTileVectors>(int((width + kLanes<T> - 1) / kLanes<T>), [&](auto vectors) {
               accumulate_columns<decltype(tile_rows)::value, decltype(vectors)::value>(
-                  taps_.get() + (unit - first) * columns_ + k, b + o, b_stride, cols(),
-                  block_sum_.get() + k * stride + o, stride);
+                  block_.taps(unit - first) + k, b + o, b_stride, cols(), block_sum_.get() + k * stride + o, stride);
             });
           }
         });
@@ -198,14 +126,14 @@ class Block {
       const int channels = int(p_.outputs - o < kGroup ? p_.outputs - o : kGroup);
       gather(first, last, o, channels);
       with_constant<kGroup>(channels, [&](auto group) {
-        for (int64_t k = 0; k < columns_; k += kTapTile) {
-          const int taps = int(columns_ - k < kTapTile ? columns_ - k : kTapTile);
-          with_constant<kTapTile>(taps, [&](auto tile_taps) {
+        for (int64_t k = 0; k < columns_; k += kTileTaps) {
+          const int taps = int(columns_ - k < kTileTaps ? columns_ - k : kTileTaps);
+          with_constant<kTileTaps>(taps, [&](auto tile_taps) {
             constexpr int M = decltype(group)::value, N = decltype(tile_taps)::value;
             Vec<T> tile[M][N] = {};
             for (int64_t unit = first; unit < last; ++unit) {
-              accumulate_lanes<M, N>(grads_.get() + (unit - first) * kGroup,
-                                     taps_.get() + (unit - first) * columns_ + k, row_size() / kLanes<T>, tile);
+              accumulate_lanes<M, N>(grads_.get() + (unit - first) * kGroup, block_.taps(unit - first) + k,
+                                     row_size() / kLanes<T>, tile);
             }
             for (int i = 0; i < M; ++i) {
               for (int j = 0; j < N; ++j) sum[(o + i) * columns_ + k + j] += sum_lanes<T>(tile[i][j]);
@@ -220,14 +148,13 @@ class Block {
 template <class Element>
 void backward(const ConvBackward& p, int64_t first, int64_t last) {
   const int64_t total = p.images.batch * p.images.rows(), size = p.outputs * (p.images.taps() + 1);
-  Block<Element> block(p);
+  constexpr int64_t kRows = RowBlock<Compute<Element>>::kRows;
+  BlockSum<Element> block(p);
   for (int64_t unit = first; unit < last; ++unit) {
     double* sum = p.partial + unit * size;
     std::memset(sum, 0, size * sizeof(double));
-    const int64_t begin = unit * p.unit_rows(), end = begin + p.unit_rows() < total ? begin + p.unit_rows() : total;
-    for (int64_t row = begin; row < end; row += ConvBackward::kBlockRows) {
-      block.add(row, row + ConvBackward::kBlockRows < end ? row + ConvBackward::kBlockRows : end, sum);
-    }
+    const int64_t end = min(total, (unit + 1) * p.unit_rows());
+    for (int64_t row = unit * p.unit_rows(); row < end; row += kRows) block.add(row, min(row + kRows, end), sum);
   }
 }
 

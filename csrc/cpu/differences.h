@@ -112,5 +112,52 @@ class RowWalk {
   int64_t last_ = -2;
 };
 
+// The taps of a block of up to kRows consecutive output rows at once, and with each row's taps one more
+// whose difference is always 1: it stands for the bias, and counts positions.
+template <class T>
+class RowBlock {
+ public:
+  static constexpr int64_t kRows = 16;
+
+  explicit RowBlock(const Images& images)
+      : images_(images),
+        cells_(CellRow<T>::size(images)),
+        memory_((kRows + 2) * cells_),
+        ones_(CellRow<T>::plane_size(images)),
+        taps_(kRows * columns()) {
+    for (int64_t i = 0; i < kRows + 2; ++i) row(i).clear(images);
+    for (int64_t i = 0; i < CellRow<T>::plane_size(images); ++i) ones_.get()[i] = T(i < images.cols());
+  }
+
+  // Pointers per row: the taps, and the one.
+  int64_t columns() const { return images_.taps() + 1; }
+
+  // Loads output rows first .. last - 1, units of n * rows + oy. Slot 0 of the memory holds zeros, slot 1
+  // the row of cells above the block, slot 2 + i that of the block's row i.
+  void load(int64_t first, int64_t last) {
+    for (int64_t unit = first; unit < last; ++unit) {
+      const int64_t n = unit / images_.rows(), oy = unit % images_.rows(), i = unit - first;
+      if (i == 0 && oy > 0) load_cells(images_, n, oy - 1, row(1));
+      load_cells(images_, n, oy, row(2 + i));
+      const T** taps = taps_.get() + i * columns();
+      tap_pointers(images_, row(oy > 0 ? 1 + i : 0), row(2 + i), taps);
+      taps[columns() - 1] = ones_.get();
+    }
+  }
+
+  // The pointers of the block's row i, valid for cols() elements; beyond them comes what is not zero.
+  const T* const* taps(int64_t i) const { return taps_.get() + i * columns(); }
+  // 1 for the positions of a row, 0 beyond them.
+  const T* ones() const { return ones_.get(); }
+
+ private:
+  Images images_;
+  int64_t cells_;
+  Scratch<T> memory_, ones_;
+  Scratch<const T*> taps_;
+
+  CellRow<T> row(int64_t slot) const { return {memory_.get() + slot * cells_, images_}; }
+};
+
 }  // namespace
 }  // namespace npr::cpu

@@ -44,20 +44,62 @@ struct ConvBackward {
   Type type;
   double* partial;  // [units()][outputs][taps + 1]: one sum per unit; the last column is the bias's
 
-  // A unit is so many output rows that its partial sum is smaller than the pixels it covers.
-  static constexpr int64_t kBlockRows = 16;
+  // A unit is whole blocks of 16 output rows, so many that its sum is smaller than the pixels it covers.
   int64_t unit_rows() const {
-    const int64_t cells = 2048 * ((outputs + 63) / 64);
-    const int64_t row_blocks = (cells + images.cols() * kBlockRows - 1) / (images.cols() * kBlockRows);
-    return kBlockRows * (row_blocks > 0 ? row_blocks : 1);
+    const int64_t cells = 2048 * ((outputs + 63) / 64), block = 16 * images.cols();
+    return 16 * ((cells + block - 1) / block);
   }
   int64_t units() const { return (images.batch * images.rows() + unit_rows() - 1) / unit_rows(); }
+};
+
+// Exact sums over all patches: 1, d_k and d_k d_l.
+struct PatchMoments {
+  Images images;
+  int64_t* partial;  // [units()][1 + K + K * K]: one sum per unit
+
+  static constexpr int64_t kUnitRows = 64;
+  int64_t size() const { return 1 + images.taps() + images.taps() * images.taps(); }
+  int64_t units() const { return (images.batch * images.rows() + kUnitRows - 1) / kUnitRows; }
+};
+
+// max_pool(relu(scale * conv + shift)), 3x3, stride 2, padding 1; the scale is folded into the weight.
+// If `scale` is given it is not folded, and NaN and infinity go through every step as they would one by one.
+struct StemForward {
+  Images images;
+  int64_t outputs;
+  const void* weight;  // [taps][padded(outputs)]
+  const void* scale;   // [padded(outputs)], or null
+  const void* shift;   // [padded(outputs)]
+  void* out;           // [N, pooled rows, pooled cols, O]
+  uint8_t* code;       // likewise, or null: arg-max position 0..8 in the window, kClosed where ReLU's gate is
+  Type type;
+
+  static constexpr int kClosed = 9;
+  int64_t units() const { return images.batch * pooled(images.rows()); }  // pooled rows
+};
+
+// Sums over the pooled map: grad times the taps at the arg-max position, and grad, where the gate is open.
+struct StemBackward {
+  Images images;
+  int64_t outputs;
+  const void* grad;  // [N, O, pooled rows, pooled cols] with these strides, in elements
+  int64_t stride_n, stride_o, stride_h, stride_w;
+  Type type;
+  const uint8_t* code;  // [N, pooled rows, pooled cols, O]
+  double* partial;      // [units()][outputs][taps + 1]: one sum per unit; the last column is grad's
+
+  static constexpr int64_t kUnitRows = 16;  // pooled rows
+  int64_t rows() const { return images.batch * pooled(images.rows()); }
+  int64_t units() const { return (rows() + kUnitRows - 1) / kUnitRows; }
 };
 
 struct Kernels {
   const char* name;
   void (*conv_forward)(const ConvForward&, int64_t first, int64_t last);
   void (*conv_backward)(const ConvBackward&, int64_t first, int64_t last);
+  void (*patch_moments)(const PatchMoments&, int64_t first, int64_t last);
+  void (*stem_forward)(const StemForward&, int64_t first, int64_t last);
+  void (*stem_backward)(const StemBackward&, int64_t first, int64_t last);
 };
 
 // The tables in this binary that the processor supports, from the plainest to the best.

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <new>
 #include <type_traits>
 #include <utility>
@@ -47,6 +48,10 @@ constexpr int kTileVectors = 4;
 constexpr int kTileVectors = 2;
 #endif
 
+// Those of accumulate_lanes, kLaneRows x kTileTaps, whose operands are all vectors.
+constexpr int kLaneRows = 4;
+constexpr int kTileTaps = kTileVectors == 4 ? 6 : 2;
+
 template <class T>
 inline Vec<T> load(const T* from) {
   return *reinterpret_cast<const typename VectorOf<T>::unaligned*>(from);
@@ -73,6 +78,8 @@ class Scratch {
  private:
   T* data_;
 };
+
+inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 
 template <int... I, class F>
 inline void with_constant_impl(int value, F&& f, std::integer_sequence<int, I...>) {
