@@ -23,7 +23,7 @@ import triton.language as tl
 from torch import Tensor
 
 from npr_kernels.backends.triton import compat, tuning
-from npr_kernels.backends.triton.fold import block_of_outputs, channels_per_group
+from npr_kernels.backends.triton.fold import block_of_outputs, channels_per_group, scale_of
 from npr_kernels.backends.triton.patches import only_if, patches, split_index
 from npr_kernels.backends.triton.products import contract, rounded
 
@@ -88,9 +88,7 @@ def _finish(
     tap = position - (position > 4).to(tl.int32)
     wanted = (channel < C) & (position != 4)
     column = 8 * channel + tap
-    scale = tl.zeros([BLOCK_J], tl.float64)
-    for c in tl.static_range(C):
-        scale = tl.where(channel == c, tl.full([BLOCK_J], SCALES[c], tl.float64), scale)
+    scale = scale_of(channel, SCALES)
     if BIAS:
         column = tl.where(j == 9 * C, 8 * C, column)
         wanted = wanted | (j == 9 * C)

@@ -1,8 +1,8 @@
 """Weights as the convolution kernels read them: everything that scales the residual folded in, split into terms.
 
-    W[o, k] = weight[o, k] channel_scale[c]                          conv(residual) = W d        (design: exact integers d)
+    W[o, k] = weight[o, k] channel_scale[c]                          conv(residual) = W d        (d: the integer residual)
     stem:     W[o, k] gamma[o] / sqrt(var[o] + eps),  shift = beta - mean gamma / sqrt(var + eps)
-    training: mean = W M1 / N,  var = W (M2 / N - M1 M1^T / N^2) W^T                          from the patch moments
+    training: mean = W M1 / N,  var = W M2 W^T / N - mean^2                      from the patch moments
 
 All in float64. The result is ``terms`` [T, K', O'] with ``out = factor (terms[0] + terms[1])^T d + shift``: float16,
 two terms (22 bits) or one, where factor[o] is a power of two that puts the largest weight of a channel in
@@ -27,42 +27,39 @@ from npr_kernels.backends.triton.products import rounded
 
 
 @triton.jit
+def scale_of(channel, SCALES: tl.constexpr):
+    """float64 channel_scale of a tensor of channels; 0 beyond the last. Constants in the code: no copy to the device."""
+    scale = tl.zeros(channel.shape, tl.float64)
+    for c in tl.static_range(len(SCALES)):
+        scale = tl.where(channel == c, tl.full(channel.shape, SCALES[c], tl.float64), scale)
+    return scale
+
+
+@triton.jit
 def scaled_weight(weight, stride_o, stride_c, stride_h, stride_w, o, k, exists, SCALES: tl.constexpr):
     """float64 [K]: weight[o] times channel_scale in tap order; 0 where k does not exist."""
     channel, tap = k // 8, k % 8
     position = tap + (tap >= 4).to(tl.int32)
     offset = channel.to(tl.int64) * stride_c + (position // 3) * stride_h + (position % 3) * stride_w
     value = tl.load(weight + o.to(tl.int64) * stride_o + offset, mask=exists, other=0).to(tl.float64)
-    scale = tl.zeros_like(value)
-    for c in tl.static_range(len(SCALES)):
-        scale = tl.where(channel == c, tl.full(value.shape, SCALES[c], tl.float64), scale)
-    return tl.where(exists, value * scale, 0.0)
+    return tl.where(exists, value * scale_of(channel, SCALES), 0.0)
 
 
 @triton.jit
-def _statistics(w, k, moments, K, KP: tl.constexpr):
-    """Mean and biased variance of the convolution w.d over all positions, from the patch moments [1 + K + K^2]."""
+def moments_times(moments, w, k, K):
+    """N, M1 and M2 w, in float64, from patch moments int64 [1 + K + K^2] and a vector w [K padded]."""
     count = tl.load(moments).to(tl.float64)
-    rate = tl.where(count > 0, 1.0 / count, 0.0)
-    first = tl.load(moments + 1 + k, mask=k < K, other=0).to(tl.float64) * rate
-    mean = tl.sum(w * first)
-    covariance_w = tl.zeros_like(w)
+    first = tl.load(moments + 1 + k, mask=k < K, other=0).to(tl.float64)
+    product = tl.zeros_like(w)
     ROWS: tl.constexpr = 16
     for start in range(0, K, ROWS):
         row = start + tl.arange(0, ROWS)
-        second = tl.load(
-            moments + 1 + K + row[:, None].to(tl.int64) * K + k[None, :],
-            mask=(row < K)[:, None] & (k < K)[None, :],
-            other=0,
-        )
-        # Row `row` of w, brought to the other axis by a sum with one non-zero element.
+        at = moments + 1 + K + row[:, None].to(tl.int64) * K + k[None, :]
+        second = tl.load(at, mask=(row < K)[:, None] & (k < K)[None, :], other=0)
+        # w[row], brought to the other axis by sums of one non-zero element.
         w_row = tl.sum(tl.where(row[:, None] == k[None, :], w[None, :], 0.0), axis=1)
-        first_row = tl.sum(tl.where(row[:, None] == k[None, :], first[None, :], 0.0), axis=1)
-        covariance = second.to(tl.float64) * rate - first_row[:, None] * first[None, :]
-        covariance_w += tl.sum(w_row[:, None] * covariance, axis=0)
-    variance = tl.sum(w * covariance_w)
-    # Rounding may leave a constant image with a variance just below zero. NaN stays.
-    return mean, tl.where(variance < 0.0, 0.0, variance)
+        product += tl.sum(w_row[:, None] * second.to(tl.float64), axis=0)
+    return count, first, product
 
 
 @triton.jit
@@ -92,7 +89,12 @@ def _fold(
         offset = tl.load(bias + o, mask=o < O, other=0).to(tl.float64)
     if STEM:
         if moments is not None:
-            centre, variance = _statistics(w, k, moments, K, KP)
+            count, first, product = moments_times(moments, w, k, K)
+            rate = tl.where(count > 0, 1.0 / count, 0.0)
+            centre = tl.sum(w * first) * rate
+            variance = tl.sum(w * product) * rate - centre * centre
+            # Rounding may leave a constant image with a variance just below zero. NaN stays.
+            variance = tl.where(variance < 0.0, 0.0, variance)
         else:
             centre = tl.load(mean + o, mask=o < O, other=0).to(tl.float64)
             variance = tl.load(var + o, mask=o < O, other=0).to(tl.float64)

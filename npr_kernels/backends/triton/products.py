@@ -22,11 +22,19 @@ def multiply(patch, high, low, acc, TERMS: tl.constexpr):
 
 
 @triton.jit
+def _leading_bits(value):
+    """The leading 8 bits of float32 values as bfloat16, and the exact rest: truncation needs no conversion."""
+    bits = value.to(tl.int32, bitcast=True)
+    rest = value - ((bits >> 16) << 16).to(tl.float32, bitcast=True)
+    return (bits >> 16).to(tl.int16).to(tl.bfloat16, bitcast=True), rest
+
+
+@triton.jit
 def contract(grad, patch):
     """grad^T @ patch: [P, O] of any floating dtype by [P, K] float16 -> [O, K], float64 for float64.
 
-    float16 and bfloat16 are one term. float32 is three of bfloat16, 24 bits with float32's range: a gradient's scale is
-    not known beforehand.
+    float16 and bfloat16 are one term. float32 is three of bfloat16, all of its 24 bits over all of its range: the scale
+    of a gradient is not known beforehand.
     """
     if grad.dtype == tl.float64:
         return tl.dot(tl.trans(grad), patch.to(tl.float64), out_dtype=tl.float64)
@@ -36,13 +44,12 @@ def contract(grad, patch):
         return tl.dot(tl.trans(grad.to(_BFLOAT16)), patch.to(_BFLOAT16))
     else:
         operand = patch.to(_BFLOAT16)
-        high = grad.to(tl.bfloat16)
-        grad -= high.to(tl.float32)
-        middle = grad.to(tl.bfloat16)
-        low = (grad - middle.to(tl.float32)).to(tl.bfloat16)
-        acc = tl.dot(tl.trans(low.to(_BFLOAT16)), operand)
+        high, rest = _leading_bits(grad)
+        middle, rest = _leading_bits(rest)
+        low, rest = _leading_bits(rest)
+        acc = tl.dot(tl.trans(high.to(_BFLOAT16)), operand)
         acc = tl.dot(tl.trans(middle.to(_BFLOAT16)), operand, acc)
-        return tl.dot(tl.trans(high.to(_BFLOAT16)), operand, acc)
+        return tl.dot(tl.trans(low.to(_BFLOAT16)), operand, acc)
 
 
 @triton.jit
