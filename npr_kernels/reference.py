@@ -72,7 +72,7 @@ def npr_conv2d(
     """
     floating = images.dtype if images.is_floating_point() else torch.float32
     dtype = torch.promote_types(torch.promote_types(floating, weight.dtype), torch.float32)
-    residual = npr_residual(images, patch=patch, anchor=anchor, mode=mode).to(dtype)
+    residual = npr_residual(images.to(dtype), patch=patch, anchor=anchor, mode=mode)
     if images.dtype == torch.uint8:
         residual = residual / 255
     if std is not None:

@@ -1,0 +1,221 @@
+"""The public function npr_conv2d: what a caller sees on the backend that is chosen for them."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch.autograd import gradcheck, gradgradcheck
+
+import npr_kernels as nk
+from npr_kernels import backends, reference
+from tests.npr_kernels.accuracy import assert_relative, unit_roundoff
+from tests.npr_kernels.inputs import LAYOUTS, draw_images, draw_weight
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+@pytest.fixture(autouse=True)
+def nothing_said(monkeypatch):
+    """Each test sees the fallback's warning anew."""
+    monkeypatch.setattr(backends, "_said", set())
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("has_bias", [False, True], ids=["no_bias", "bias"])
+def test_equals_the_reference_in_float64(rng, dtype, layout, has_bias):
+    height, width = (int(size) for size in rng.integers(2, 50, 2))
+    images = draw_images(rng, (int(rng.integers(1, 8)), 3, height, width), layout)
+    weight = draw_weight(rng, 64, 3, dtype).requires_grad_()
+    bias = torch.randn(64).to(dtype).requires_grad_() if has_bias else None
+
+    out = nk.npr_conv2d(images, weight, bias)
+    grad = torch.randn(out.shape).to(dtype)
+    out.backward(grad)
+
+    true_weight = weight.detach().double().requires_grad_()
+    true_bias = bias.detach().double().requires_grad_() if has_bias else None
+    truth = reference.npr_conv2d(images, true_weight, true_bias)
+    truth.backward(grad.double())
+    exact = dtype == torch.float64
+    tolerance = (1e-13 if exact else 1e-6) + 2 * unit_roundoff(dtype)
+    assert out.dtype == weight.grad.dtype == dtype
+    assert_relative(out, truth.detach(), tolerance)
+    assert_relative(weight.grad, true_weight.grad, tolerance)
+    assert not weight.grad[:, :, 1, 1].any()
+    if has_bias:
+        assert_relative(bias.grad, true_bias.grad, tolerance)
+
+
+@pytest.mark.parametrize("out_dtype", DTYPES, ids=str)
+def test_out_dtype(rng, out_dtype):
+    images, weight = draw_images(rng, (2, 3, 9, 12)), draw_weight(rng, 8, 3).requires_grad_()
+    out = nk.npr_conv2d(images, weight, out_dtype=out_dtype)
+    assert out.dtype == out_dtype
+    out.sum().backward()
+    assert weight.grad.dtype == torch.float32
+    truth = reference.npr_conv2d(images, weight.detach().double())
+    assert_relative(out.detach(), truth, 1e-6 + unit_roundoff(out_dtype))
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 8, 6), (1, 3, 2, 2), (2, 1, 3, 3), (3, 4, 2, 9)], ids=str)
+def test_small_and_empty_batches(rng, shape):
+    images, weight = draw_images(rng, shape), draw_weight(rng, 5, shape[1]).requires_grad_()
+    std = (0.2, 0.3, 0.25, 0.4)[: shape[1]]
+    out = nk.npr_conv2d(images, weight, std=std)
+    assert out.shape == (shape[0], 5, shape[2] // 2, shape[3] // 2)
+    out.sum().backward()
+    true_weight = weight.detach().double().requires_grad_()
+    reference.npr_conv2d(images, true_weight, std=std).sum().backward()
+    assert_relative(weight.grad, true_weight.grad, 1e-6)
+
+
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@pytest.mark.parametrize("stride", [2, 1], ids=["fused", "fallback"])
+@pytest.mark.filterwarnings("ignore::npr_kernels.NPRFallbackWarning")
+def test_output_follows_the_memory_format_of_the_images(rng, layout, stride):
+    out = nk.npr_conv2d(draw_images(rng, (2, 3, 8, 10), layout), draw_weight(rng, 4, 3), stride=stride)
+    wanted = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+    assert out.is_contiguous(memory_format=wanted)
+
+
+def test_fused_runs_in_silence(rng):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        nk.npr_conv2d(draw_images(rng, (1, 3, 8, 8)), draw_weight(rng, 4, 3))
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"patch": 4}, "4x4"),
+        ({"anchor": 3}, "pixel 3"),
+        ({"mode": "mean"}, "mean"),
+        ({"mode": "max"}, "max"),
+        ({"stride": 1}, "stride"),
+        ({"stride": (2, 1)}, "stride"),
+        ({"padding": 0}, "padding"),
+    ],
+)
+def test_what_is_not_fused_says_so_once(rng, options, reason):
+    images, weight = draw_images(rng, (2, 3, 12, 16)), draw_weight(rng, 4, 3)
+    with pytest.warns(nk.NPRFallbackWarning, match=reason):
+        out = nk.npr_conv2d(images, weight, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        nk.npr_conv2d(images, weight, **options)
+    assert_relative(out, reference.npr_conv2d(images, weight.double(), **options), 1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, (3, 1)], ids=str)
+@pytest.mark.filterwarnings("ignore::npr_kernels.NPRFallbackWarning")
+def test_other_kernel_sizes(rng, size):
+    kernel = (size, size) if isinstance(size, int) else size
+    images, weight = draw_images(rng, (2, 3, 12, 16)), torch.randn(4, 3, *kernel)
+    out = nk.npr_conv2d(images, weight, stride=(1, 3), padding=(2, 0))
+    assert_relative(out, reference.npr_conv2d(images, weight.double(), stride=(1, 3), padding=(2, 0)), 1e-6)
+
+
+def test_float_images_equal_uint8_images(rng):
+    images, weight = draw_images(rng, (2, 3, 9, 14)), draw_weight(rng, 6, 3, torch.float64)
+    with pytest.warns(nk.NPRFallbackWarning, match=r"torch\.float64"):
+        out = nk.npr_conv2d(images.double() / 255, weight)
+    assert_relative(out, nk.npr_conv2d(images, weight), 1e-12)
+
+
+def test_normalised_images_need_no_std(rng):
+    images, weight = draw_images(rng, (2, 3, 9, 14)), draw_weight(rng, 6, 3, torch.float64)
+    mean, std = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (nk.IMAGENET_MEAN, nk.IMAGENET_STD))
+    with pytest.warns(nk.NPRFallbackWarning):
+        out = nk.npr_conv2d((images.double() / 255 - mean) / std, weight, std=None)
+    assert_relative(out, nk.npr_conv2d(images, weight), 1e-12)
+
+
+@pytest.mark.parametrize("mode", ["pixel", "mean", "max"])
+@pytest.mark.filterwarnings("ignore::npr_kernels.NPRFallbackWarning")
+def test_gradient_to_float_images(rng, mode):
+    images = torch.from_numpy(rng.random((1, 2, 4, 5))).requires_grad_()
+    weight, bias = draw_weight(rng, 3, 2, torch.float64).requires_grad_(), torch.randn(3).double().requires_grad_()
+    run = lambda *leaves: nk.npr_conv2d(*leaves, std=(0.2, 0.3), mode=mode)  # noqa: E731
+    assert gradcheck(run, (images, weight, bias))
+    assert gradgradcheck(run, (images, weight, bias))
+
+
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+def test_first_and_second_derivatives(rng, layout):
+    images = draw_images(rng, (2, 2, 5, 6), layout)
+    weight, bias = draw_weight(rng, 3, 2, torch.float64).requires_grad_(), torch.randn(3).double().requires_grad_()
+    run = lambda *leaves: nk.npr_conv2d(images, *leaves, std=(0.2, 0.3))  # noqa: E731
+    assert gradcheck(run, (weight, bias))
+    assert gradgradcheck(run, (weight, bias))
+
+
+@pytest.mark.parametrize("needs", [(True, False), (False, True), (False, False)], ids=str)
+def test_only_asked_gradients(rng, needs):
+    images, weight, bias = draw_images(rng, (2, 3, 8, 8)), draw_weight(rng, 4, 3), torch.randn(4)
+    weight.requires_grad_(needs[0])
+    bias.requires_grad_(needs[1])
+    out = nk.npr_conv2d(images, weight, bias)
+    assert out.requires_grad == any(needs)
+    if any(needs):
+        out.sum().backward()
+    assert (weight.grad is not None, bias.grad is not None) == needs
+
+
+def test_backward_keeps_only_the_image(rng):
+    images, weight = draw_images(rng, (4, 3, 64, 64)), draw_weight(rng, 64, 3).requires_grad_()
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (saved.append(t), t)[1], lambda t: t):
+        nk.npr_conv2d(images, weight)
+    assert sum(t.numel() * t.element_size() for t in saved) <= images.numel() + weight.numel() * 4
+
+
+def test_autocast(rng):
+    images, weight = draw_images(rng, (2, 3, 8, 8)), draw_weight(rng, 4, 3).requires_grad_()
+    for dtype in (torch.bfloat16, torch.float16):
+        with torch.autocast("cpu", dtype):
+            out = nk.npr_conv2d(images, weight)
+            explicit = nk.npr_conv2d(images, weight, out_dtype=torch.float64)
+        assert out.dtype == dtype
+        assert explicit.dtype == torch.float64
+        truth = reference.npr_conv2d(images, weight.detach().double())
+        assert_relative(out.detach(), truth, 2 * unit_roundoff(dtype))
+        weight.grad = None
+        out.float().sum().backward()
+        assert weight.grad.dtype == torch.float32
+
+
+def test_asked_backend_runs_or_raises(rng):
+    images, weight = draw_images(rng, (2, 3, 8, 8)), draw_weight(rng, 4, 3)
+    with nk.backend("reference"):
+        out = nk.npr_conv2d(images, weight)
+        with nk.backend("cpu"):
+            fused = nk.npr_conv2d(images, weight)
+            with pytest.raises(ValueError, match=r"'cpu' was asked for, but .*4x4"):
+                nk.npr_conv2d(images, weight, patch=4)
+        assert torch.equal(nk.npr_conv2d(images, weight), out)
+    assert torch.equal(fused, nk.npr_conv2d(images, weight))
+    assert torch.equal(out, reference.npr_conv2d(images, weight))
+
+
+@pytest.mark.parametrize("size", [34, 257])
+def test_same_bits_for_any_number_of_threads(rng, size):
+    images, weight = draw_images(rng, (5, 3, size, size)), draw_weight(rng, 64, 3)
+    grad = torch.randn(5, 64, size // 2, size // 2)
+
+    def run(threads):
+        torch.set_num_threads(threads)
+        leaf = weight.clone().requires_grad_()
+        out = nk.npr_conv2d(images, leaf)
+        out.backward(grad)
+        return out.detach(), leaf.grad
+
+    before = torch.get_num_threads()
+    try:
+        results = [run(threads) for threads in (1, 2, 1, 3)]
+    finally:
+        torch.set_num_threads(before)
+    for result in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], result, strict=True))
