@@ -38,7 +38,7 @@ template <class T>
 __global__ void __launch_bounds__(kThreads, kBlocks) conv_forward_channels_last(Problem p, T* out) {
   constexpr int kRun = kVector<T>;
   __shared__ Tile patches;
-  __shared__ alignas(16) float unscale[kBlockOutputs], shift[kBlockOutputs];
+  __shared__ __align__(16) float unscale[kBlockOutputs], shift[kBlockOutputs];
 
   const int64_t first_output = int64_t(blockIdx.y) * kBlockOutputs;
   for (int i = threadIdx.x; i < kBlockOutputs; i += kThreads) {

@@ -98,30 +98,22 @@ struct StemForward {
 int64_t stem_forward_workspace(const StemForward&);
 Status stem_forward(const StemForward&, void* workspace, Stream stream);
 
-// sums[o] = S[o, K], s0[o]: the gradient times the differences at the maxima, and the gradient alone.
-struct StemBackwardSums {
+// The gradients of the stem's parameters; without moments the statistics are constants. Where the moments cover other
+// processes' images too, the gradients are this process's share of the sum.
+struct StemBackward {
   Images images;
   int64_t outputs;
-  Gradient grad;        // of the pooled map
-  const uint8_t* code;  // [N, pooled rows, pooled cols, O]
-  double* sums;         // [outputs, K + 1]
-};
-int64_t stem_backward_sums_workspace(const StemBackwardSums&);
-Status stem_backward_sums(const StemBackwardSums&, void* workspace, Stream stream);
-
-// The gradients of the stem's parameters. `local` and `global` are the sums of this process and of all
-// that share the batch statistics; without moments the statistics are constants.
-struct StemBackwardFinish {
-  int64_t channels, outputs;
-  const double *local, *global;  // [outputs, K + 1]
-  const int64_t* moments;
-  Array weight, bn_weight;
-  const double *mean, *var;  // [outputs]
+  Gradient grad;             // of the pooled map
+  const uint8_t* code;       // [N, pooled rows, pooled cols, O]
+  const int64_t* moments;    // or null
+  Array weight, bn_weight;   // bn_weight may be null
+  const double *mean, *var;  // [outputs], as stem_forward used them
   double eps;
   const double* channel_scale;
   void *grad_weight, *grad_bn_weight, *grad_bn_bias;
   Type type;  // of the results
 };
-Status stem_backward_finish(const StemBackwardFinish&, Stream stream);
+int64_t stem_backward_workspace(const StemBackward&);
+Status stem_backward(const StemBackward&, void* workspace, Stream stream);
 
 }  // namespace npr::cuda

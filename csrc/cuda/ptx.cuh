@@ -83,19 +83,10 @@ __device__ void multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint32
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
   }
 #else
-  struct Operands {
-    uint32_t a[4], b[2];
-  };
-  const auto& lanes = emulator::gather(Operands{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}});
-  const auto number = [](uint32_t word, int k) { return to_float(T{uint16_t(word >> (16 * (k % 2)))}); };
-  const int g = lane_index() / 4, t = lane_index() % 4;
-  for (int i = 0; i < 4; ++i) {
-    const int row = i / 2, column = 2 * t + i % 2;
-    emulator::multiply_accumulate(d[i], [&](int k) {
-      const int word = k / 8, lane = k % 8 / 2;
-      return double(number(lanes[4 * g + lane].a[2 * word + row], k)) * number(lanes[4 * column + lane].b[word], k);
-    });
-  }
+  float rows[8], columns[4];
+  for (int i = 0; i < 8; ++i) rows[i] = to_float(T{uint16_t(a[i / 2] >> (16 * (i % 2)))});
+  for (int i = 0; i < 4; ++i) columns[i] = to_float(T{uint16_t(b[i / 2] >> (16 * (i % 2)))});
+  emulator::multiply_add(d, rows, columns);
 #endif
 }
 

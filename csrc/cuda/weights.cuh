@@ -7,7 +7,7 @@
 //     shift = bias                              shift  = beta - mean factor
 //
 // in double, by the batch statistics that follow from the patch moments where there are any:
-// mean = w.M1 / N, var = w (M2 / N - M1 M1^T / N^2) w^T.
+// mean = w.M1 / N, var = w (M2 / N - M1 M1^T / N^2) w^T (stem_algebra.h).
 #pragma once
 
 #include "cuda/patches.cuh"
@@ -34,6 +34,16 @@ __device__ inline double load_weight(const Array& weight, const ChannelScale& sc
   const int channel = k / kTaps;
   return load_double(weight, (output * channels + channel) * kKernel * kKernel + tap_position(k % kTaps)) *
          scale.value[channel];
+}
+
+// What the centre taps of an output channel add: zero times each, which is NaN where one is not finite.
+__device__ inline double centre_taps(const Array& weight, int64_t channels, int64_t output) {
+  constexpr int kPositions = kKernel * kKernel;
+  double sum = 0;
+  for (int64_t c = 0; c < channels; ++c) {
+    sum += 0 * load_double(weight, (output * channels + c) * kPositions + kPositions / 2);
+  }
+  return sum;
 }
 
 // Sum over a warp, in the same order in every run; all lanes get it.
@@ -141,14 +151,16 @@ __device__ inline void batch_statistics(const Folding& folding, const ChannelSca
     const double weight = load_weight(folding.weight, scale, folding.channels, output, k);
     double row = 0;
     for (int j = 0; j < taps; ++j) {
-      const double covariance = second[k * taps + j] / count - (first[k] / count) * (first[j] / count);
-      row += covariance * load_weight(folding.weight, scale, folding.channels, output, j);
+      // Of integers, hence exact, and zero for constant images.
+      const __int128 covariance = __int128(folding.moments[0]) * second[k * taps + j] - __int128(first[k]) * first[j];
+      row += double(covariance) / (count * count) * load_weight(folding.weight, scale, folding.channels, output, j);
     }
     sum += weight * first[k];
     square += weight * row;
   }
   mean = warp_sum(sum) / count;
-  var = max(warp_sum(square), 0.0);
+  square = warp_sum(square);
+  var = square < 0 ? 0 : square;  // rounding can take a variance of zero below it; NaN stays
 }
 
 template <class T>
@@ -181,7 +193,8 @@ __device__ void store_weights(const PackedWeightsOf<kRun>& to, const Folding& fo
   const int exponent = largest > 0 && isfinite(largest) ? 13 - ilogb(largest) : 0;
   const float scaled = float(ldexp(weight, exponent));
   const Half high = from_float<Half>(scaled);
-  const Half low = fast ? Half{0} : from_float<Half>(float(ldexp(weight, exponent) - to_float(high)));
+  const bool one_term = fast || !isfinite(scaled);
+  const Half low = one_term ? Half{0} : from_float<Half>(float(ldexp(weight, exponent) - to_float(high)));
 
   const int in_group = output % kGroup, channel = k / kTaps, tap = k % kTaps;
   const int tile = in_group / (4 * kRun) * (kRun / 2) + in_group % kRun / 2;
@@ -214,10 +227,12 @@ __global__ void __launch_bounds__(kPrepareThreads)
   if (output >= padded) return;  // whole warps
   double factor = 1, shift = 0;
   if (output < folding.outputs) {
+    const double centre = centre_taps(folding.weight, folding.channels, output);
     if (folding.batch_norm) {
       double mean, var;
       if (folding.moments != nullptr) {
         batch_statistics(folding, scale, output, mean, var);
+        mean += centre;
       } else {
         mean = load_double(folding.mean, output);
         var = load_double(folding.var, output);
@@ -233,6 +248,7 @@ __global__ void __launch_bounds__(kPrepareThreads)
     } else if (folding.bias.data != nullptr) {
       shift = load_double(folding.bias, output);
     }
+    shift += centre;
   }
   store_weights(to, folding, scale, output, factor, shift, fast);
 }

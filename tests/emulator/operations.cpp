@@ -1,0 +1,28 @@
+// The operations of csrc/cuda on the emulator, for ctypes. Structures mirror kernels.h.
+#include <string>
+
+#include "cuda/kernels.h"
+
+using namespace npr::cuda;
+
+namespace {
+
+// What a launcher said, as "kernel: error", or null.
+const char* message(const Status& status) {
+  static std::string text;
+  if (status.ok()) return nullptr;
+  text = std::string(status.kernel) + ": " + status.error;
+  return text.c_str();
+}
+
+}  // namespace
+
+extern "C" {
+
+#define NPR_OPERATION(name, Parameters)                                                       \
+  int64_t emulator_##name##_workspace(const Parameters* op) { return name##_workspace(*op); } \
+  const char* emulator_##name(const Parameters* op, void* workspace) { return message(name(*op, workspace, nullptr)); }
+
+NPR_OPERATION(conv_forward, ConvForward)
+
+}  // extern "C"
