@@ -59,10 +59,9 @@ class Recipe:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
         if self.schedule not in ("steps", "cosine"):
             raise ValueError(f"schedule must be 'steps' or 'cosine', got {self.schedule!r}")
-        self.preprocessing()
 
     def preprocessing(self) -> Preprocessing:
-        """What the trained model carries."""
+        """What the trained model carries. Raises TypeError or ValueError where crop, resize and policy disagree."""
         from detector.data import Preprocessing
 
         return Preprocessing(policy=self.policy, crop=self.crop, resize=self.resize, flip=self.flip)

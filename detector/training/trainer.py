@@ -135,11 +135,11 @@ def train(config: TrainConfig, *, resume: bool = False, force: bool = False, ver
         ValueError: the run that is there does not fit; an argument is wrong.
     """
     recipe, out, device = config.recipe, Path(config.out), torch.device(config.device)
+    preprocessing = recipe.preprocessing()
     training, validation = find_data(config, verbose)
     open_run(config, training, resume, force)
 
     _seed(config.seed)
-    preprocessing = recipe.preprocessing()
     model = NPRDetector(preprocessing).to(device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, betas=recipe.betas)
@@ -389,7 +389,7 @@ def fingerprint(collection: Collection) -> str:
 
 
 def _check_same_run(path: Path, config: TrainConfig, identity: str) -> None:
-    recorded, wanted = read_config(path.parent).to_dict(), config.to_dict()
+    recorded, wanted = (_flat(values.to_dict()) for values in (read_config(path.parent), config))
     different = [
         f"{name} {recorded[name]!r}, not {wanted[name]!r}"
         for name in wanted
@@ -399,6 +399,10 @@ def _check_same_run(path: Path, config: TrainConfig, identity: str) -> None:
         raise ValueError(f"cannot resume {path.parent}, which was started with {'; '.join(different)}")
     if json.loads(path.read_text(encoding="utf-8"))["images"] != identity:
         raise ValueError(f"cannot resume {path.parent}: the training images in {config.data} are not the run's")
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    return config | config["recipe"] | {"recipe": config["recipe"]["name"]}
 
 
 def _seed(seed: int) -> None:

@@ -1,0 +1,100 @@
+"""The command `npr`. Each command is a module of `detector.commands`, imported when it is asked for."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import io
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+
+from detector.commands.arguments import UsageError
+
+COMMANDS = {
+    "detect": "say of image files whether they are generated",
+    "train": "train a detector",
+    "eval": "measure a detector on each generator of a data set",
+    "synth": "make a data set from photographs and simulated generators",
+    "info": "show versions, backends and the machine",
+}
+
+_EPILOG = """\
+from nothing to a verdict:
+  npr synth --out data
+  npr train data
+  npr eval data/test --weights runs/data
+  npr detect photo.jpg --weights runs/data
+
+`npr COMMAND --help` explains a command. Exit status: 0 done, 1 bad input, 2 wrong usage.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns the exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    _prepare_streams()
+    parser = _parser(next((word for word in arguments if not word.startswith("-")), None))
+    args = parser.parse_args(arguments)
+    if args.command is None:
+        parser.error("which command? See npr --help")
+    try:
+        status = args.run(args)
+        sys.stdout.flush()
+        return status
+    except UsageError as error:
+        parser.error(str(error))
+    except BrokenPipeError:
+        # Who read the output has gone, as `head` does. Python would complain once more when it closes the stream.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except (ValueError, OSError) as error:
+        print(f"npr: error: {_one_line(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("npr: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
+def _parser(command: str | None) -> argparse.ArgumentParser:
+    """The parser, with the one command's own arguments: building them all would import torch for a --help."""
+    parser = argparse.ArgumentParser(
+        prog="npr",
+        description="Detect generated images by the traces of up-sampling (NPR, Tan et al., CVPR 2024).",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"npr {_version()}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for name, summary in COMMANDS.items():
+        if name == command:
+            importlib.import_module(f"detector.commands.{name}").add_parser(subparsers)
+        else:
+            subparsers.add_parser(name, help=summary)
+    return parser
+
+
+def _version() -> str:
+    try:
+        return metadata.version("npr-kernels")
+    except metadata.PackageNotFoundError:
+        return "0+unknown"
+
+
+def _prepare_streams() -> None:
+    """Prints the bytes of file names that are no text escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

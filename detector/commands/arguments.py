@@ -1,0 +1,110 @@
+"""Arguments that several commands share: their kinds, checks and help. Free of torch, so that --help is quick."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+class UsageError(Exception):
+    """Arguments that do not go together: exit status 2, as for those that argparse refuses."""
+
+
+def positive_int(text: str) -> int:
+    value = _number(int, text, "a whole number")
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return value
+
+
+def natural_int(text: str) -> int:
+    value = _number(int, text, "a whole number")
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must not be negative, got {text}")
+    return value
+
+
+def positive_float(text: str) -> float:
+    value = _number(float, text, "a number")
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be positive, got {text}")
+    return value
+
+
+def fraction(text: str) -> float:
+    value = _number(float, text, "a number")
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"must be between 0 and 1, got {text}")
+    return value
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Names separated by commas."""
+    found = tuple(name.strip() for name in text.split(","))
+    if not all(found):
+        raise argparse.ArgumentTypeError(f"must be names separated by commas, got {text!r}")
+    return found
+
+
+def _number(kind: type, text: str, what: str):
+    try:
+        return kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be {what}, got {text!r}") from None
+
+
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--weights",
+        metavar="FILE",
+        required=True,
+        help="checkpoint: .safetensors, an original .pth, or the folder of a training (its best is taken)",
+    )
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
+
+
+def add_policy(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--policy",
+        choices=("native", "resize", "centre"),
+        help="treat images otherwise than in the training: whole and never resized, resized to a square, "
+        "or the centre crop",
+    )
+
+
+def find_device(name: str | None) -> torch.device:
+    """The device of that name; by default the first GPU, or the CPU.
+
+    Raises:
+        ValueError: there is no such device.
+    """
+    import torch
+
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"--device {name}: no such device here ({str(error).splitlines()[0]})") from error
+    return device
+
+
+def find_weights(path: str) -> Path:
+    """The checkpoint that --weights means: itself, or the best one of a training's folder."""
+    weights = Path(path)
+    return weights / "best.safetensors" if weights.is_dir() else weights
+
+
+def default_workers(device: torch.device) -> int:
+    """Decoding processes: a GPU wants to be fed by the other cores; on the CPU the network itself needs them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, cores - 1) if device.type == "cuda" else 0 if cores < 4 else 2

@@ -1,0 +1,82 @@
+"""`npr detect`: verdicts on image files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from detector.commands.arguments import add_device, add_policy, add_weights, find_device, find_weights, positive_int
+
+if TYPE_CHECKING:
+    from detector.detection import Detection
+
+_DESCRIPTION = """\
+Say of every image how likely it is generated: a score from 0 (real) to 1 (fake), and the verdict, fake above 0.5.
+A file that cannot be read gets a line with its error, the others go on, and the exit status is 1."""
+
+_EPILOG = """\
+examples:
+  npr detect photo.jpg --weights runs/data
+  npr detect holiday/ 'downloads/**/*.png' --weights best.safetensors
+  find . -name '*.webp' | npr detect - --weights best.safetensors --json
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds `detect` to the command line's sub-parsers."""
+    parser = subparsers.add_parser(
+        "detect", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "paths",
+        metavar="PATH",
+        nargs="+",
+        help="files, folders (with subfolders), patterns, or - for a list on standard input, a path on each line",
+    )
+    add_weights(parser)
+    add_policy(parser)
+    parser.add_argument(
+        "--batch-size", metavar="N", type=positive_int, default=16, help="of equal sizes (default: %(default)s)"
+    )
+    add_device(parser)
+    parser.add_argument("--json", action="store_true", help="a JSON object on each line")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command; returns the exit status: 1 where a file could not be read."""
+    from dataclasses import replace
+
+    from detector.detection import detect, find_files
+    from detector.memory import keep_freed_memory
+    from detector.models import load_checkpoint
+
+    keep_freed_memory()
+    model = load_checkpoint(find_weights(args.weights), find_device(args.device))
+    preprocessing = replace(model.preprocessing, policy=args.policy) if args.policy else None
+    files = find_files(_arguments(args.paths))
+    failed = False
+    if not args.json:
+        print(f"{'score':>6}  {'verdict':7}  {'size':>11}  path")
+    for detection in detect(model, files, preprocessing=preprocessing, batch_size=args.batch_size):
+        failed |= detection.error is not None
+        print(json.dumps(detection.to_dict()) if args.json else _row(detection), flush=True)
+    return int(failed)
+
+
+def _arguments(paths: list[str]) -> Iterator[str]:
+    for path in paths:
+        if path == "-":
+            yield from (line.rstrip("\r\n") for line in sys.stdin if line.strip())
+        else:
+            yield path
+
+
+def _row(detection: Detection) -> str:
+    if detection.error is not None:
+        return f"{'-':>6}  {'error':7}  {'-':>11}  {detection.path}: {detection.error}"
+    size = f"{detection.width}x{detection.height}"
+    return f"{detection.score:6.4f}  {detection.verdict:7}  {size:>11}  {detection.path}"

@@ -1,0 +1,130 @@
+"""Verdicts on image files: which files are meant, and what the detector says of each."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from detector.data import ImageError, Preprocessing, decode, list_images
+from detector.evaluation import THRESHOLD
+from detector.models import NPRDetector
+from detector.models.inference import score_stream
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What the detector says of one file, or why it says nothing.
+
+    Attributes:
+        path: as it was given or found.
+        score: 0..1, above 0.5 means generated; None with an error.
+        width, height: of the file's image in pixels, upright; None with an error.
+        error: why there is no score; None with one.
+    """
+
+    path: str
+    score: float | None = None
+    width: int | None = None
+    height: int | None = None
+    error: str | None = None
+
+    @property
+    def verdict(self) -> str | None:
+        """ "fake" for scores above 0.5, otherwise "real"; None with an error."""
+        if self.score is None:
+            return None
+        return "fake" if self.score > THRESHOLD else "real"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able: path and either score, verdict, width and height, or error."""
+        if self.error is not None:
+            return {"path": self.path, "error": self.error}
+        return {
+            "path": self.path,
+            "score": self.score,
+            "verdict": self.verdict,
+            "width": self.width,
+            "height": self.height,
+        }
+
+
+def find_files(arguments: Iterable[str]) -> Iterator[str | Detection]:
+    """The files that a command's arguments mean, in their order.
+
+    Args:
+        arguments: files, of whatever name; folders, in which images are found by their extension, subfolders included;
+            or patterns with `*`, `?`, `[...]` and `**`, for shells that leave them alone.
+
+    Yields:
+        Paths; for an argument that means no file, a Detection with the error.
+    """
+    for argument in arguments:
+        if os.path.isdir(argument):
+            try:
+                files, _ = list_images(argument)
+            except OSError as error:
+                yield Detection(argument, error=f"cannot be read ({error.strerror})")
+                continue
+            yield from map(str, files)
+            if not files:
+                yield Detection(argument, error="is a folder without images")
+        elif not os.path.lexists(argument) and glob.has_magic(argument):
+            matches = sorted(glob.glob(argument, recursive=True))
+            yield from find_files(matches) if matches else [Detection(argument, error="matches no file")]
+        else:
+            yield argument
+
+
+def detect(
+    model: NPRDetector,
+    files: Iterable[str | Detection],
+    *,
+    preprocessing: Preprocessing | None = None,
+    batch_size: int = 16,
+) -> Iterator[Detection]:
+    """Scores image files.
+
+    Images of one size are scored together; those of more than a megapixel each by itself, in tiles, so that an image of
+    50 megapixels needs little more memory than its pixels.
+
+    Args:
+        model: the detector; in evaluation mode afterwards.
+        files: paths, and Detections (of arguments that mean no file), which are passed on.
+        preprocessing: treatment of the images, by default the model's own.
+        batch_size: images of one size that are scored together.
+
+    Yields:
+        One Detection a file, in the order of the files. A file that cannot be decoded gives one with an error.
+    """
+    model.eval()
+    preprocessing = preprocessing or model.preprocessing
+    waiting: dict[int, Detection] = {}  # by position, until all before them are known
+    sizes: dict[int, tuple[str, int, int]] = {}
+    following = 0
+
+    def views() -> Iterator[tuple[int, Tensor]]:
+        for position, file in enumerate(files):
+            if isinstance(file, Detection):
+                waiting[position] = file
+                continue
+            try:
+                image = decode(file)
+            except ImageError as error:
+                waiting[position] = Detection(file, error=error.reason)
+                continue
+            sizes[position] = file, image.shape[2], image.shape[1]
+            yield position, preprocessing.test_view(image)
+
+    for position, score in score_stream(model, views(), batch_size):
+        path, width, height = sizes.pop(position)
+        waiting[position] = Detection(path, score, width, height)
+        while following in waiting:
+            yield waiting.pop(following)
+            following += 1
+    for position in sorted(waiting):
+        yield waiting.pop(position)
