@@ -17,7 +17,7 @@ if emulator.compiler() is None:
 BLOCKS, THREADS = 3, 64
 
 # Which of the two accesses comes second depends on the order in which the emulator lets threads run.
-RACE = r"race: (reads|writes) byte \d+ of shared memory that thread \d+ (wrote|read) without a barrier"
+RACE = r"race: (reads|writes) byte \d+ of shared memory that (thread \d+|other threads) (wrote|read) without a barrier"
 
 
 @pytest.fixture(scope="module")
