@@ -195,11 +195,11 @@ def _write_parts(
         for label in LABELS:
             part.folder(folder, label).mkdir(parents=True)
     futures = []
-    for split, photos in groups.items():
+    for split in ("train", "val", "test"):
         members = [part for part in parts if part.split == split]
-        for i, photo in enumerate(photos):
+        for i, photo in enumerate(groups[split]):
             # Image k of a part is cut from photograph k modulo their number.
-            turns = [(part, range(i, part.count, len(photos))) for part in members]
+            turns = [(part, range(i, part.count, len(groups[split]))) for part in members]
             futures.append(executor.submit(_write_photo, folder, photo, turns, size, seed))
     totals: dict[str, _Tally] = {}
     for future in futures:
