@@ -11,7 +11,7 @@ FAMILIES: tuple[GeneratorSpec, ...] = (
     GeneratorSpec("nearest-seed1", "GAN-like", "nearest", seed=1),
     GeneratorSpec("nearest-seed2", "GAN-like", "nearest", channels=(6,), seed=2),
     GeneratorSpec("nearest-k5", "GAN-like", "nearest", kernel=5, seed=3),
-    GeneratorSpec("nearest-k7", "GAN-like", "nearest", kernel=7, channels=(6,), seed=4),
+    GeneratorSpec("nearest-k7", "GAN-like", "nearest", kernel=7, seed=4),
     GeneratorSpec("fir", "GAN-like", "fir"),
     GeneratorSpec("fir-k5", "GAN-like", "fir", kernel=5, seed=1),
     GeneratorSpec("bilinear", "GAN-like", "bilinear"),
