@@ -1,0 +1,74 @@
+# make demo | test | lint | bench: each works from nothing; they share the virtual environment .venv.
+#
+#   PYTHON  the interpreter that makes .venv, or the one that `make install` installs into   (python3)
+#   TORCH   what pip is asked for as torch, with options if need be                          (torch==2.13.0)
+#   JOBS    processes that the tests run in, a thread each                                   (2)
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+JOBS ?= 2
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+SOURCES := setup.py pyproject.toml $(wildcard csrc/*.* csrc/*/*.*)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format bench clean
+
+help:
+	@echo 'make demo      everything from nothing: install, make images, train, evaluate, detect'
+	@echo 'make test      install and run all tests'
+	@echo 'make lint      ruff, mypy and clang-format, without changing files'
+	@echo 'make format    ruff and clang-format, in place'
+	@echo 'make bench     measure speed on this machine and print the table'
+	@echo 'make install   pip install into the environment of $(PYTHON), without .venv'
+	@echo 'make clean     remove what was built'
+
+install:
+	$(PYTHON) -m pip install .
+
+# What an editable build needs. --no-build-isolation compiles against the torch that then runs.
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
+	$(PIP) install $(TORCH)
+	$(PIP) install 'setuptools>=77' pybind11 ninja numpy
+
+.venv/installed: $(SOURCES) | $(BIN)/python
+	$(PIP) install --no-build-isolation --editable .
+	@touch $@
+
+.venv/installed-dev: $(SOURCES) | $(BIN)/python
+	$(PIP) install --no-build-isolation --editable '.[dev]'
+	@touch .venv/installed $@
+
+demo: .venv/installed
+	rm -rf demo
+	$(BIN)/npr synth --out demo/data
+	$(BIN)/npr train demo/data --out demo/run
+	$(BIN)/npr detect demo/data/test --weights demo/run/best.safetensors --json > demo/verdicts.jsonl
+	$(BIN)/npr eval demo/data/test --weights demo/run/best.safetensors
+	@echo 'The generators above are simulated: see README.md. Files:'
+	@echo '  demo/data                  photographs and simulated fakes, by split and generator'
+	@echo '  demo/run                   checkpoints, log'
+	@echo '  demo/verdicts.jsonl        a verdict for each test image'
+
+test: .venv/installed-dev
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(wildcard csrc/*.* csrc/*/*.*)
+
+format: .venv/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(wildcard csrc/*.* csrc/*/*.*)
+
+bench: .venv/installed-dev
+	$(BIN)/python -m benchmarks.run
+
+clean:
+	rm -rf build dist *.egg-info demo npr_kernels/_C*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

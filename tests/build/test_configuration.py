@@ -1,0 +1,103 @@
+"""What setup.py decides from the environment: compiler, CUDA toolkit, GPU targets."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from setuptools.errors import CompileError
+
+from tests.build.conftest import ROOT
+
+
+@pytest.fixture
+def configuration(monkeypatch) -> ModuleType:
+    """setup.py as a module, without running setup()."""
+    monkeypatch.setattr("setuptools.setup", lambda **options: None)
+    for name in ("CXX", "NPR_CUDA", "TORCH_CUDA_ARCH_LIST", "CUDA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    spec = importlib.util.spec_from_file_location("npr_setup", ROOT / "setup.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def no_nvcc(configuration, monkeypatch):
+    monkeypatch.setattr(configuration.shutil, "which", lambda name: None)
+    monkeypatch.setattr(configuration.Path, "exists", lambda path: False)
+
+
+def toolkit(tmp_path: Path) -> Path:
+    nvcc = tmp_path / "cuda" / "bin" / "nvcc"
+    nvcc.parent.mkdir(parents=True)
+    nvcc.touch()
+    return tmp_path / "cuda"
+
+
+def test_cuda_is_found(configuration, monkeypatch, tmp_path):
+    home = toolkit(tmp_path)
+    monkeypatch.setenv("CUDA_HOME", str(home))
+    assert configuration.find_cuda() == home
+    monkeypatch.setenv("NPR_CUDA", "1")
+    assert configuration.find_cuda() == home
+    monkeypatch.setenv("NPR_CUDA", "0")
+    assert configuration.find_cuda() is None
+
+
+@pytest.mark.usefixtures("no_nvcc")
+def test_without_nvcc_one_line_is_printed(configuration, capfd):
+    assert configuration.find_cuda() is None
+    assert capfd.readouterr().err == "npr-kernels: nvcc not found: building for the CPU only\n"
+
+
+@pytest.mark.usefixtures("no_nvcc")
+def test_cuda_asked_for_but_missing(configuration, monkeypatch, capfd):
+    monkeypatch.setenv("NPR_CUDA", "1")
+    with pytest.raises(CompileError, match="NPR_CUDA=1, but nvcc was found neither on PATH nor in CUDA_HOME"):
+        configuration.find_cuda()
+    monkeypatch.setenv("NPR_CUDA", "0")
+    assert configuration.find_cuda() is None
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("value", ["2", "yes", "-1"])
+def test_npr_cuda_is_0_or_1(configuration, monkeypatch, value):
+    monkeypatch.setenv("NPR_CUDA", value)
+    with pytest.raises(CompileError, match=f"NPR_CUDA must be 0 or 1, got '{value}'"):
+        configuration.find_cuda()
+
+
+@pytest.mark.parametrize(
+    ("value", "targets"),
+    [
+        (None, ["80", "90", "100"]),
+        ("", ["80", "90", "100"]),
+        ("8.0", ["80"]),
+        ("8.0;9.0", ["80", "90"]),
+        ("8.6 9.0a", ["86", "90a"]),
+        ("10.0+PTX", ["100"]),
+    ],
+)
+def test_gpu_targets(configuration, monkeypatch, value, targets):
+    if value is not None:
+        monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", value)
+    assert configuration.cuda_targets() == targets
+
+
+@pytest.mark.parametrize("value", ["Hopper", "9", "9.0;x", "sm_90"])
+def test_unknown_gpu_targets(configuration, monkeypatch, value):
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", value)
+    with pytest.raises(CompileError, match=r"TORCH_CUDA_ARCH_LIST must name targets such as 8\.0 or 9\.0, got '"):
+        configuration.cuda_targets()
+
+
+def test_compiler_of_the_environment(configuration, monkeypatch):
+    monkeypatch.setenv("CXX", "/nonexistent/c++")
+    assert configuration.find_compiler() is None
+    monkeypatch.setenv("CXX", "sh -c")
+    assert configuration.find_compiler() == "sh -c"
