@@ -204,6 +204,7 @@ std::tuple<Tensor, Tensor> conv2d_backward_cpu(const Tensor& grad, const Tensor&
                       grad.size(2) == p.images.rows() && grad.size(3) == p.images.cols(),
                   "npr: grad must be [N, O, H / 2, W / 2] of the images");
   p.outputs = grad.size(1);
+  p.bias = bias;
   p.grad = grad.data_ptr();
   p.stride_n = grad.stride(0), p.stride_o = grad.stride(1), p.stride_h = grad.stride(2), p.stride_w = grad.stride(3);
   p.type = type_of(grad.scalar_type());

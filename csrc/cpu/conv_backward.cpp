@@ -27,9 +27,10 @@ class BlockSum {
       : p_(p),
         block_(p.images),
         columns_(block_.columns()),
+        wanted_(p.images.taps() + p.bias),
         grads_(kRows * kGroup),
         gathered_(gathered_size()),
-        block_sum_(columns_ * padded(p.outputs)) {
+        block_sum_(wanted_ * padded(p.outputs)) {
     std::memset(gathered_.get(), 0, gathered_size() * sizeof(T));
   }
 
@@ -49,6 +50,7 @@ class BlockSum {
   const ConvBackward& p_;
   RowBlock<T> block_;
   int64_t columns_;          // taps, and one for the bias
+  int64_t wanted_;           // those to compute
   Scratch<const T*> grads_;  // [row][kGroup]
   Scratch<T> gathered_;      // gradients, converted or made contiguous
   Scratch<T> block_sum_;     // [columns_][padded outputs]
@@ -67,7 +69,7 @@ class BlockSum {
 
   void add_columns(int64_t first, int64_t last, double* sum) {
     const int64_t stride = padded(p_.outputs);
-    std::memset(block_sum_.get(), 0, columns_ * stride * sizeof(T));
+    std::memset(block_sum_.get(), 0, wanted_ * stride * sizeof(T));
     for (int64_t unit = first; unit < last; ++unit) {
       const Element* source = grad(unit, 0);
       const T* b = gathered_.get();
@@ -80,8 +82,8 @@ class BlockSum {
           convert(source + x * p_.stride_w, gathered_.get() + x * stride, p_.outputs);
         }
       }
-      for (int64_t k = 0; k < columns_; k += kTileRows) {
-        const int rows = int(columns_ - k < kTileRows ? columns_ - k : kTileRows);
+      for (int64_t k = 0; k < wanted_; k += kTileRows) {
+        const int rows = int(wanted_ - k < kTileRows ? wanted_ - k : kTileRows);
         with_constant<kTileRows>(rows, [&](auto tile_rows) {
           constexpr int64_t kWide = kTileVectors * kLanes<T>;
           for (int64_t o = 0; o < p_.outputs; o += kWide) {
@@ -95,7 +97,7 @@ class BlockSum {
       }
     }
     for (int64_t o = 0; o < p_.outputs; ++o) {
-      for (int64_t k = 0; k < columns_; ++k) sum[o * columns_ + k] += block_sum_.get()[k * stride + o];
+      for (int64_t k = 0; k < wanted_; ++k) sum[o * columns_ + k] += block_sum_.get()[k * stride + o];
     }
   }
 
@@ -126,8 +128,8 @@ class BlockSum {
       const int channels = int(p_.outputs - o < kGroup ? p_.outputs - o : kGroup);
       gather(first, last, o, channels);
       with_constant<kGroup>(channels, [&](auto group) {
-        for (int64_t k = 0; k < columns_; k += kTileTaps) {
-          const int taps = int(columns_ - k < kTileTaps ? columns_ - k : kTileTaps);
+        for (int64_t k = 0; k < wanted_; k += kTileTaps) {
+          const int taps = int(wanted_ - k < kTileTaps ? wanted_ - k : kTileTaps);
           with_constant<kTileTaps>(taps, [&](auto tile_taps) {
             constexpr int M = decltype(group)::value, N = decltype(tile_taps)::value;
             Vec<T> tile[M][N] = {};

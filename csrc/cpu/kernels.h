@@ -42,6 +42,7 @@ struct ConvBackward {
   const void* grad;  // [N, O, rows, cols] with these strides, in elements
   int64_t stride_n, stride_o, stride_h, stride_w;
   Type type;
+  bool bias;        // whether its gradient is wanted
   double* partial;  // [units()][outputs][taps + 1]: one sum per unit; the last column is the bias's
 
   // A unit is whole blocks of 16 output rows, so many that its sum is smaller than the pixels it covers.

@@ -15,7 +15,7 @@
 
 #include "cpu/kernels.h"
 
-#if defined(__F16C__)
+#if defined(__x86_64__) || defined(__i386__)
 #include <immintrin.h>
 #endif
 
@@ -40,6 +40,10 @@ using Vec = typename VectorOf<T>::type;
 template <class T>
 constexpr int kLanes = NPR_VECTOR_BYTES / sizeof(T);
 
+// The signed integer as wide as T: what comparing vectors of T yields.
+template <class T>
+using IntegerOf = std::conditional_t<sizeof(T) == 8, int64_t, int32_t>;
+
 // Accumulators of a register tile, kTileRows x kTileVectors, leave room for its operands.
 constexpr int kTileRows = 6;
 #if defined(__AVX512F__) || defined(__aarch64__)
@@ -63,6 +67,66 @@ inline void store(T* to, Vec<T> value) {
 template <class T>
 inline Vec<T> broadcast(T value) {
   return value - Vec<T>{};
+}
+
+// a > b ? a : b, one instruction where there is one; b if either is NaN.
+#if defined(__AVX512F__)
+inline Vec<float> maximum(Vec<float> a, Vec<float> b) { return _mm512_max_ps(a, b); }
+inline Vec<double> maximum(Vec<double> a, Vec<double> b) { return _mm512_max_pd(a, b); }
+#elif defined(__AVX2__)
+inline Vec<float> maximum(Vec<float> a, Vec<float> b) { return _mm256_max_ps(a, b); }
+inline Vec<double> maximum(Vec<double> a, Vec<double> b) { return _mm256_max_pd(a, b); }
+#elif defined(__SSE2__)
+inline Vec<float> maximum(Vec<float> a, Vec<float> b) { return _mm_max_ps(a, b); }
+inline Vec<double> maximum(Vec<double> a, Vec<double> b) { return _mm_max_pd(a, b); }
+#else
+template <class V>
+inline V maximum(V a, V b) {
+  return a > b ? a : b;
+}
+#endif
+
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define NPR_SHUFFLE
+#endif
+#endif
+
+// to[i][j] = from[j][at + i] for 8 x 8 elements; rows of `to` are `stride` apart.
+template <class T>
+inline void transpose_8x8(const T* const* from, int64_t at, T* to, int64_t stride) {
+#if defined(NPR_SHUFFLE)
+  if constexpr (sizeof(T) == 4) {
+    typedef T Row __attribute__((vector_size(32)));
+    typedef T UnalignedRow __attribute__((vector_size(32), aligned(4), may_alias));
+    Row r[8], s[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) r[i] = *reinterpret_cast<const UnalignedRow*>(from[i] + at);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i += 2) {  // pairs of rows: interleave elements
+      s[i] = __builtin_shufflevector(r[i], r[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+      s[i + 1] = __builtin_shufflevector(r[i], r[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i += 4) {  // then pairs of elements
+      r[i] = __builtin_shufflevector(s[i], s[i + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+      r[i + 1] = __builtin_shufflevector(s[i], s[i + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+      r[i + 2] = __builtin_shufflevector(s[i + 1], s[i + 3], 0, 1, 8, 9, 4, 5, 12, 13);
+      r[i + 3] = __builtin_shufflevector(s[i + 1], s[i + 3], 2, 3, 10, 11, 6, 7, 14, 15);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < 4; ++i) {  // then halves
+      s[i] = __builtin_shufflevector(r[i], r[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+      s[i + 4] = __builtin_shufflevector(r[i], r[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) *reinterpret_cast<UnalignedRow*>(to + i * stride) = s[i];
+    return;
+  }
+#endif
+  for (int i = 0; i < 8; ++i) {
+    for (int j = 0; j < 8; ++j) to[i * stride + j] = from[j][at + i];
+  }
 }
 
 // Scratch memory, aligned to the widest vector; freed when it goes out of scope.
@@ -120,6 +184,9 @@ inline bf16 to_bf16(float value) {
 }
 
 inline float to_float(f16 value) {
+#if defined(__F16C__)
+  return _cvtsh_ss(value.bits);
+#endif
   const uint32_t sign = uint32_t(value.bits & 0x8000) << 16, magnitude = value.bits & 0x7fff;
   if (magnitude >= 0x7c00) return from_bits(sign | 0x7f800000 | (magnitude << 13));
   // Scaling by a power of two places the exponent and is exact for subnormals too.

@@ -21,6 +21,15 @@ inline double to_compute(double value) { return value; }
 inline float to_compute(bf16 value) { return to_float(value); }
 inline float to_compute(f16 value) { return to_float(value); }
 
+template <class T>
+inline T masked(T value, IntegerOf<T> mask) {
+  IntegerOf<T> bits;
+  std::memcpy(&bits, &value, sizeof(T));
+  bits &= mask;
+  std::memcpy(&value, &bits, sizeof(T));
+  return value;
+}
+
 template <class Element>
 class StemSums {
   using T = Compute<Element>;
@@ -32,12 +41,26 @@ class StemSums {
         taps_(p.images.taps()),
         patch_((p.images.taps() + kBlock - 1) / kBlock * kBlock),
         row_((p.images.cols() + 2) * patch_),
-        patches_(3 * row_) {
+        patches_(3 * row_),
+        sums_(p.outputs * patch_),
+        totals_(p.outputs) {
     std::memset(patches_.get(), 0, 3 * row_ * sizeof(T));
+    clear();
   }
 
-  // Adds pooled row `unit`, n * pooled rows + py, to sum[outputs][taps + 1].
-  void add(int64_t unit, double* sum) {
+  // Adds the sums of pooled rows since the last call to sum[outputs][taps + 1].
+  void empty(double* sum) {
+    const int64_t taps = p_.images.taps();
+    for (int64_t o = 0; o < p_.outputs; ++o) {
+      for (int64_t k = 0; k < taps; ++k) sum[o * (taps + 1) + k] += sums_.get()[o * patch_ + k];
+      sum[o * (taps + 1) + taps] += totals_.get()[o];
+    }
+    clear();
+  }
+
+  // Adds pooled row `unit`, n * pooled rows + py. The terms of a row are added up before they meet the
+  // larger sum of the rows so far: the rounding error grows with the length of a row.
+  void add(int64_t unit) {
     const int64_t rows = p_.images.rows(), pooled_rows = pooled(rows);
     const int64_t n = unit / pooled_rows, py = unit % pooled_rows, first = 2 * py - 1;
     if (first >= 0 && !(unit == last_ + 1 && py > 0)) make_patches(n, first);
@@ -56,8 +79,7 @@ class StemSums {
     for (int64_t o = 0; o < p_.outputs; o += kChannels) {
       with_constant<kChannels>(int(min(kChannels, p_.outputs - o)), [&](auto channels) {
         for (int64_t k = 0; k < patch_; k += kBlock) {
-          add_block<decltype(channels)::value>(patch, k, grad + o * p_.stride_o, code + o, pooled_cols,
-                                               sum + o * (p_.images.taps() + 1));
+          add_block<decltype(channels)::value>(patch, k, grad + o * p_.stride_o, code + o, pooled_cols, o);
         }
       });
     }
@@ -72,30 +94,27 @@ class StemSums {
   int64_t patch_;       // taps, padded
   int64_t row_;         // a row of patches: one position before the first, and one after the last
   Scratch<T> patches_;  // [slot][position][taps], row r in slot (r + 1) % 3
+  // ReLU's gate as a mask, by code: whether one is open is as good as random, and no branch guesses it.
+  static constexpr IntegerOf<T> open_[10] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, 0};
+  Scratch<T> sums_;    // [outputs][patch_]
+  Scratch<T> totals_;  // [outputs]
   int64_t last_ = -2;
+
+  void clear() {
+    std::memset(sums_.get(), 0, p_.outputs * patch_ * sizeof(T));
+    std::memset(totals_.get(), 0, p_.outputs * sizeof(T));
+  }
 
   void make_patches(int64_t n, int64_t row) {
     const int64_t cols = p_.images.cols(), taps = p_.images.taps();
     walk_.taps(n * p_.images.rows() + row, taps_.get());
     T* to = patches_.get() + (row + 1) % 3 * row_ + patch_;
-    for (int64_t k = 0; k < taps; k += kTransposed) {
-      for (int64_t x = 0; x < cols; x += kTransposed) {
-        transpose(taps_.get() + k, x, to + x * patch_ + k, min(kTransposed, taps - k), min(kTransposed, cols - x));
-      }
-    }
-  }
-
-  static constexpr int kTransposed = 8;
-
-  // to[x * patch_ + k] = taps[k][from + x] for a block of kTransposed squared or less.
-  void transpose(const T* const* taps, int64_t from, T* to, int64_t height, int64_t width) const {
-    if (height == kTransposed && width == kTransposed) {
-      for (int x = 0; x < kTransposed; ++x) {
-        for (int k = 0; k < kTransposed; ++k) to[x * patch_ + k] = taps[k][from + x];
-      }
-    } else {
-      for (int64_t x = 0; x < width; ++x) {
-        for (int64_t k = 0; k < height; ++k) to[x * patch_ + k] = taps[k][from + x];
+    static_assert(kTaps == 8);
+    for (int64_t k = 0; k < taps; k += kTaps) {
+      int64_t x = 0;
+      for (; x + 8 <= cols; x += 8) transpose_8x8(taps_.get() + k, x, to + x * patch_ + k, patch_);
+      for (; x < cols; ++x) {
+        for (int t = 0; t < kTaps; ++t) to[x * patch_ + k + t] = taps_.get()[k + t][x];
       }
     }
   }
@@ -103,15 +122,15 @@ class StemSums {
   // The sums of `Channels` channels and the taps of one block along a pooled row.
   template <int Channels>
   void add_block(const T* const* patch, int64_t k, const Element* grad, const uint8_t* code, int64_t cols,
-                 double* sum) const {
+                 int64_t o) const {
     Vec<T> sums[Channels][kPatchVectors] = {};
     T total[Channels] = {};
     for (int64_t px = 0; px < cols; ++px) {
       const int64_t offset = 2 * px * patch_ + k;
 #pragma GCC unroll 8
       for (int i = 0; i < Channels; ++i) {
-        const uint8_t where = code[px * p_.outputs + i] < 9 ? code[px * p_.outputs + i] : 9;
-        const T value = where < 9 ? T(to_compute(grad[i * p_.stride_o + px * p_.stride_w])) : T(0);
+        const int coded = code[px * p_.outputs + i], where = coded < 9 ? coded : 9;
+        const T value = masked(T(to_compute(grad[i * p_.stride_o + px * p_.stride_w])), open_[where]);
         total[i] += value;
 #pragma GCC unroll 8
         for (int j = 0; j < kPatchVectors; ++j) {
@@ -119,13 +138,10 @@ class StemSums {
         }
       }
     }
-    const int64_t taps = p_.images.taps();
     for (int i = 0; i < Channels; ++i) {
-      T buffer[kBlock];
-      for (int j = 0; j < kPatchVectors; ++j) store(buffer + j * kLanes<T>, sums[i][j]);
-      double* to = sum + i * (taps + 1);
-      for (int64_t j = 0; j < min(kBlock, taps - k); ++j) to[k + j] += buffer[j];
-      if (k == 0) to[taps] += total[i];
+      T* to = sums_.get() + (o + i) * patch_ + k;
+      for (int j = 0; j < kPatchVectors; ++j) store(to + j * kLanes<T>, load(to + j * kLanes<T>) + sums[i][j]);
+      if (k == 0) totals_.get()[o + i] += total[i];
     }
   }
 };
@@ -138,7 +154,8 @@ void run(const StemBackward& p, int64_t first, int64_t last) {
     double* sum = p.partial + unit * size;
     std::memset(sum, 0, size * sizeof(double));
     const int64_t end = min(p.rows(), (unit + 1) * p.kUnitRows);
-    for (int64_t row = unit * p.kUnitRows; row < end; ++row) sums.add(row, sum);
+    for (int64_t row = unit * p.kUnitRows; row < end; ++row) sums.add(row);
+    sums.empty(sum);
   }
 }
 

@@ -17,36 +17,29 @@
 namespace npr::cpu::NPR_ISA {
 namespace {
 
-template <class T>
-struct IntegerOf;
-template <>
-struct IntegerOf<float> {
-  using type = int32_t;
-};
-template <>
-struct IntegerOf<double> {
-  using type = int64_t;
-};
-
 // A running maximum and its position. Literal: NaN is larger than everything, as in max_pool2d.
 template <class T, bool Save, bool Literal>
 struct Maximum {
-  using I = typename IntegerOf<T>::type;
+  using I = IntegerOf<T>;
   Vec<T> value;
   Vec<I> position;
 
   void update(Vec<T> candidate, Vec<I> where) {
-    auto larger = candidate > value;
-    if constexpr (Literal) larger |= candidate != candidate;
-    value = larger ? candidate : value;
-    if constexpr (Save) position = larger ? where : position;
+    if constexpr (!Save && !Literal) {
+      value = maximum(candidate, value);
+    } else {
+      auto larger = candidate > value;
+      if constexpr (Literal) larger |= candidate != candidate;
+      value = larger ? candidate : value;
+      if constexpr (Save) position = larger ? where : position;
+    }
   }
 };
 
 template <class Element, bool Save, bool Literal>
 class StemRows {
   using T = Compute<Element>;
-  using I = typename IntegerOf<T>::type;
+  using I = IntegerOf<T>;
   static constexpr int64_t kSegment = 32;
 
  public:
