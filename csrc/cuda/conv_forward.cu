@@ -13,6 +13,7 @@
 //
 // Blocks are persistent: the bytes of a block's next tile arrive while it multiplies the present one.
 // Other than 3 channels, or float64 results, take a plain kernel, one thread per result.
+#include "cuda/plain.cuh"
 #include "cuda/weights.cuh"
 
 namespace npr::cuda {
@@ -182,17 +183,6 @@ Status conv_forward_tensor_cores(const ConvForward& op, const Folding& folding, 
 }
 
 // ---- Plain -----------------------------------------------------------------------------------------
-
-// The difference that `tap` reads for output (row, col), in the plane of one channel of one image.
-__device__ int difference(const Images& images, const uint8_t* plane, int64_t row, int64_t col, int tap) {
-  const Tap source = tap_source(tap);
-  const int64_t cell_row = row + source.row, cell_col = col + source.col;
-  if (cell_row < 0 || cell_col < 0) return 0;
-  const uint8_t* anchor = plane + kCell * cell_row * images.stride_h + kCell * cell_col * images.stride_w;
-  const int64_t below = source.difference != Difference::right ? images.stride_h : 0;
-  const int64_t right = source.difference != Difference::below ? images.stride_w : 0;
-  return int(anchor[below + right]) - int(anchor[0]);
-}
 
 template <class Compute, class T>
 __global__ void __launch_bounds__(kThreads)

@@ -41,27 +41,41 @@ inline ImageSource image_source(const Images& images) {
 // number less than 2^31, since the results of so many would not fit any memory.
 struct Tiling {
   ImageSource source;
-  int rows, cols;    // outputs of an image
-  int down, across;  // tiles of an image
+  int rows, cols;          // outputs of an image
+  int down, across;        // tiles of an image
+  int row_step, col_step;  // from tile to tile, in outputs
+  int first_row, first_col;
   int count;
 
   struct Position {
     int image, row, col;  // of the tile's first output
   };
 
+  // Tiles side by side.
   template <class Tile>
   static Tiling of(const Images& images) {
-    const int64_t down = ceil_div(images.rows(), Tile::kRows), across = ceil_div(images.cols(), Tile::kCols);
-    return {image_source(images), int(images.rows()),
-            int(images.cols()),   int(down),
-            int(across),          int(images.batch * down * across)};
+    return of(images, ceil_div(images.rows(), Tile::kRows), ceil_div(images.cols(), Tile::kCols), Tile::kRows,
+              Tile::kCols, 0, 0);
   }
 
-  template <class Tile>
+  static Tiling of(const Images& images, int64_t down, int64_t across, int row_step, int col_step, int first_row,
+                   int first_col) {
+    return {image_source(images),
+            int(images.rows()),
+            int(images.cols()),
+            int(down),
+            int(across),
+            row_step,
+            col_step,
+            first_row,
+            first_col,
+            int(images.batch * down * across)};
+  }
+
   __device__ Position position(int tile) const {
     const unsigned index = tile, row = index / unsigned(across);
-    return {int(row / unsigned(down)), int(row % unsigned(down)) * Tile::kRows,
-            int(index % unsigned(across)) * Tile::kCols};
+    return {int(row / unsigned(down)), int(row % unsigned(down)) * row_step + first_row,
+            int(index % unsigned(across)) * col_step + first_col};
   }
 };
 
@@ -72,11 +86,20 @@ __device__ inline int patch_row(int position) {
   return position ^ block ^ (block << 1);
 }
 
+// Group of four tiles of eight: position or channel of a tile's index such that what a thread holds of the four, the
+// pairs (2t, 2t + 1), are runs of kRun consecutive ones, which it loads or stores at once. The order is free: it only
+// says which row or column of an MMA stands for what.
+template <int kRun>
+NPR_HOST_DEVICE constexpr int spread(int tile, int index) {
+  return 2 * tile / kRun * (4 * kRun) + index / 2 * kRun + 2 * tile % kRun + index % 2;
+}
+
 // Patches of kRows x kCols outputs, of number type T (Half or BFloat).
 template <class T, int kRows_, int kCols_>
 struct PatchTile {
   static constexpr int kRows = kRows_, kCols = kCols_, kPositions = kRows * kCols;
-  static_assert(kRows % 2 == 0 && kCols % kWarp == 0);
+  static constexpr int kRun = kRows % 2 == 0 ? 2 : 3;  // rows that a thread walks down
+  static_assert(kRows % kRun == 0);
 
   // Pixels under the tile, with the row and column of cells above and to the left of it; copies begin
   // at multiples of 16.
@@ -85,7 +108,7 @@ struct PatchTile {
   static constexpr int kInterleavedPitch = (kChannels * kPixelCols + 15 + 15) / 16 * 16;
   static_assert(kInterleavedPitch <= kChannels * kPitch);
 
-  uint4 patches[kChannels][kPositions];
+  uint4 patches[kChannels][(kPositions + 31) / 32 * 32];
   uint8_t bytes[kChannels * kPixelRows * kPitch];
 
   __device__ const uint4* patch(int channel, int position) const { return &patches[channel][patch_row(position)]; }
@@ -171,19 +194,18 @@ struct PatchTile {
     }
   }
 
-  // A thread walks down two outputs of one channel, so that it forms six cells for two patches. Its
-  // neighbours in a warp are neighbouring columns.
+  // A thread walks down the outputs of a column in one channel, and so forms the cells between them once.
   template <bool interleaved>
   __device__ void build_from(int col) {
     constexpr int kPixelBytes = interleaved ? kChannels : 1;
     const int start = (2 * col - 2) * kPixelBytes - first_byte(col, kPixelBytes);
-    for (int i = threadIdx.x; i < kChannels * kPositions / 2; i += blockDim.x) {
-      const int x = i % kCols, row = i / kCols % (kRows / 2) * 2, channel = i / (kPositions / 2);
+    for (int i = threadIdx.x; i < kChannels * kPositions / kRun; i += blockDim.x) {
+      const int x = i % kCols, run = i / kCols, channel = run / (kRows / kRun), row = run % (kRows / kRun) * kRun;
       const int left_offset = start + 2 * x * kPixelBytes, offset = left_offset + 2 * kPixelBytes;
       Cell upper_left = cell<interleaved>(channel, row, left_offset);
       Cell upper = cell<interleaved>(channel, row, offset);
 #pragma unroll
-      for (int y = 0; y < 2; ++y) {
+      for (int y = 0; y < kRun; ++y) {
         const Cell left = cell<interleaved>(channel, row + y + 1, left_offset);
         const Cell own = cell<interleaved>(channel, row + y + 1, offset);
         patches[channel][patch_row((row + y) * kCols + x)] = {
@@ -199,25 +221,31 @@ struct PatchTile {
   }
 };
 
-// Calls multiply(position of the tile) for each tile of this block once its patches are built. After the last one,
-// threads may still be reading the patches.
-template <class Tile, class Multiply>
-__device__ void for_each_tile(const Tiling& tiling, Tile& patches, const Multiply& multiply) {
+// For each tile of this block, begin(position of the tile), and once its patches are built multiply(position). After
+// the last one, threads may still be reading the patches.
+template <class Tile, class Begin, class Multiply>
+__device__ void for_each_tile(const Tiling& tiling, Tile& patches, const Begin& begin, const Multiply& multiply) {
   if (int(blockIdx.x) >= tiling.count) return;
-  Tiling::Position next = tiling.position<Tile>(blockIdx.x);
+  Tiling::Position next = tiling.position(blockIdx.x);
   patches.stage(tiling.source, next);
   for (int tile = blockIdx.x; tile < tiling.count; tile += gridDim.x) {
     const Tiling::Position position = next;
+    begin(position);
     wait_for_copies();
     __syncthreads();  // the bytes have arrived, and the patches before are used up
     patches.build(tiling.source, position.col);
     __syncthreads();  // the patches are built, and the bytes used up
     if (tile + int(gridDim.x) < tiling.count) {
-      next = tiling.position<Tile>(tile + gridDim.x);
+      next = tiling.position(tile + gridDim.x);
       patches.stage(tiling.source, next);
     }
     multiply(position);
   }
+}
+
+template <class Tile, class Multiply>
+__device__ void for_each_tile(const Tiling& tiling, Tile& patches, const Multiply& multiply) {
+  for_each_tile(tiling, patches, [](const Tiling::Position&) {}, multiply);
 }
 
 // The four words that build() writes are the eight taps of npr.h.

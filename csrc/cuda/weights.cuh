@@ -69,15 +69,8 @@ struct PlainWeights {
   }
 };
 
-// Output channels are taken in groups of 32: four MMA tiles of eight. Which channel a tile's index
-// stands for is free, so they are dealt out such that a thread's results, which the MMA gives it in
-// pairs (2t, 2t + 1) of every tile, are runs of kRun consecutive ones: what it stores at once.
+// Output channels are taken in groups of 32, four MMA tiles of eight, dealt out by spread().
 constexpr int kGroup = 32;
-
-template <int kRun>
-NPR_HOST_DEVICE constexpr int spread(int tile, int index) {
-  return 2 * tile / kRun * (4 * kRun) + index / 2 * kRun + 2 * tile % kRun + index % 2;
-}
 
 // Of the tensor-core kernels. Float16 has 11 bits, so a weight, times a power of two of its output
 // channel that makes the most of float16's range, is two terms: high + low, 22 bits. K is 48, three

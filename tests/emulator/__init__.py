@@ -279,7 +279,36 @@ def conv2d(images, weight, bias, channel_scale, out_dtype, channels_last, fast):
     return out
 
 
+def conv2d_backward(grad, images, channel_scale, weight_dtype, bias):
+    session = Session(kernels())
+    outputs, channels = grad.shape[1], images.shape[1]
+    grad_weight = torch.empty(outputs, channels, 3, 3, dtype=weight_dtype)
+    grad_bias = torch.empty(outputs if bias else 0, dtype=weight_dtype)
+    session.run(
+        "conv_backward",
+        ConvBackward(
+            images=session.images(images),
+            outputs=outputs,
+            grad=session.gradient(grad),
+            channel_scale=session.scale(channel_scale),
+            grad_weight=session.output(grad_weight),
+            grad_bias=session.output(grad_bias),
+            type=TYPES[weight_dtype],
+        ),
+    )
+    return grad_weight, grad_bias
+
+
+def patch_moments(images):
+    session = Session(kernels())
+    taps = 8 * images.shape[1]
+    moments = torch.empty(1 + taps + taps * taps, dtype=torch.int64)
+    session.run("moments", Moments(images=session.images(images), moments=session.output(moments)))
+    return moments
+
+
 def implementation() -> SimpleNamespace:
+    """The ops on the emulator; skips the test where it cannot be compiled."""
     if compiler() is None:
         pytest.skip("the CUDA emulator needs a C++20 compiler, as CXX or g++")
-    return SimpleNamespace(conv2d=conv2d)
+    return SimpleNamespace(conv2d=conv2d, conv2d_backward=conv2d_backward, patch_moments=patch_moments)

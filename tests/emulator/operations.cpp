@@ -24,5 +24,7 @@ extern "C" {
   const char* emulator_##name(const Parameters* op, void* workspace) { return message(name(*op, workspace, nullptr)); }
 
 NPR_OPERATION(conv_forward, ConvForward)
+NPR_OPERATION(conv_backward, ConvBackward)
+NPR_OPERATION(moments, Moments)
 
 }  // extern "C"

@@ -1,0 +1,259 @@
+// Gradients of the outputs as the operand of a tensor-core product with patches.
+//
+// A weight gradient is grad^T patches, a sum over outputs: outputs are the MMA's k, channels its rows.
+// A warp takes 32 channels and 16 outputs at a time. A thread holds 4 channels of 4 outputs, whichever
+// of them the order of rows and of k, which is free, makes vectors in memory:
+//
+//     layout           channels v = 0..3   outputs i = 0..3           loads
+//     channels_last    4 g + v             2t, 2t + 1, 2t + 8, 2t + 9    along the channels
+//     planar           g + 8 v             4 t + i                       along the row
+//     strided          as channels_last                                  one by one
+//
+// Differences are exact in bfloat16 too. Float32 gradients are split into three bfloat16 terms, 24 bits,
+// whatever their magnitude; 16-bit gradients are one term, exact.
+//
+// Tensor cores cut off the sums that they carry along, so each short product starts from zero and is
+// added to the running sums outside, rounded.
+#pragma once
+
+#include "cuda/weights.cuh"
+
+namespace npr::cuda {
+
+enum class Layout { channels_last, planar, strided };
+
+// The widest loads that a gradient [N, outputs, rows, cols] allows.
+inline Layout layout_of(const Gradient& grad, int64_t outputs, int64_t cols) {
+  const auto aligned = [&](int64_t a, int64_t b, int64_t size) {
+    return (grad.stride_n | a | b | size) % 4 == 0 &&
+           reinterpret_cast<uintptr_t>(grad.data) % (4 * size_of(grad.type)) == 0;
+  };
+  if (grad.stride_o == 1 && aligned(grad.stride_h, grad.stride_w, outputs)) return Layout::channels_last;
+  if (grad.stride_w == 1 && aligned(grad.stride_o, grad.stride_h, cols)) return Layout::planar;
+  return Layout::strided;
+}
+
+template <class T>
+using GradientOperand = std::conditional_t<std::is_same_v<T, Half>, Half, BFloat>;
+
+template <class T>
+constexpr int kTerms = std::is_same_v<T, float> ? 3 : 1;
+
+constexpr int kGradientChannels = 32, kGradientOutputs = 16;
+
+// Channel v of this thread, among the warp's 32.
+template <Layout layout>
+__device__ int gradient_channel(int v) {
+  const int g = lane_index() / 4;
+  return layout == Layout::planar ? g + 8 * v : 4 * g + v;
+}
+
+// Output i of this thread, among the warp's 16.
+template <Layout layout>
+__device__ int gradient_output(int i) {
+  const int t = lane_index() % 4;
+  return layout == Layout::planar ? 4 * t + i : 2 * t + i % 2 + i / 2 * 8;
+}
+
+// The output that k stands for.
+template <Layout layout>
+__device__ int output_of(int k) {
+  return layout == Layout::planar ? spread<4>(k / 8, k % 8) : k;
+}
+
+// The gradients that a thread holds, in memory's order: [output][channel], or [channel][output] if planar.
+template <class T, Layout layout>
+struct GradientBlock {
+  T values[4][4];
+
+  // From image `image`, row `row`, and columns from `col` on; channels from `channel` on. What lies outside is zero.
+  __device__ void load(const Gradient& grad, int64_t image, int64_t channel, int64_t outputs, int row, int col,
+                       int rows, int cols) {
+    const T* data = static_cast<const T*>(grad.data) + image * grad.stride_n + row * grad.stride_h;
+#pragma unroll
+    for (int a = 0; a < 4; ++a) {
+      if constexpr (layout == Layout::channels_last) {
+        const int64_t o = channel + gradient_channel<layout>(0), x = col + gradient_output<layout>(a);
+        load_four(values[a], data + o + x * grad.stride_w, row < rows && x < cols && o < outputs);
+      } else if constexpr (layout == Layout::planar) {
+        const int64_t o = channel + gradient_channel<layout>(a), x = col + gradient_output<layout>(0);
+        load_four(values[a], data + o * grad.stride_o + x, row < rows && x < cols && o < outputs);
+      } else {
+        const int64_t x = col + gradient_output<layout>(a);
+#pragma unroll
+        for (int v = 0; v < 4; ++v) {
+          const int64_t o = channel + gradient_channel<layout>(v);
+          const bool exists = row < rows && x < cols && o < outputs;
+          values[a][v] = exists ? data[o * grad.stride_o + x * grad.stride_w] : T{};
+        }
+      }
+    }
+  }
+
+  // A fragments of the terms, for two MMA tiles of 16 channels.
+  __device__ void split(uint32_t (&terms)[kTerms<T>][2][4]) const {
+#pragma unroll
+    for (int v = 0; v < 4; ++v) {
+#pragma unroll
+      for (int pair = 0; pair < 2; ++pair) {
+        const auto value = [&](int i) {
+          return layout == Layout::planar ? values[v][2 * pair + i] : values[2 * pair + i][v];
+        };
+        const int tile = v / 2, word = v % 2 + 2 * pair;
+        if constexpr (sizeof(T) == 2) {
+          terms[0][tile][word] = value(0).bits | uint32_t{value(1).bits} << 16;
+        } else {
+          float low = value(0), high = value(1);
+#pragma unroll
+          for (int term = 0; term < 3; ++term) {
+            const uint32_t rounded = pack<BFloat>(low, high);
+            terms[term][tile][word] = rounded;
+            low -= __uint_as_float(rounded << 16);
+            high -= __uint_as_float(rounded & 0xffff0000u);
+          }
+        }
+      }
+    }
+  }
+
+ private:
+  __device__ static void load_four(T (&four)[4], const T* from, bool exists) {
+    using Vector = std::conditional_t<sizeof(T) == 2, uint2, uint4>;
+    Vector vector{};
+    if (exists) vector = __ldcs(reinterpret_cast<const Vector*>(from));
+    if constexpr (sizeof(T) == 2) {
+      four[0].bits = uint16_t(vector.x), four[1].bits = uint16_t(vector.x >> 16);
+      four[2].bits = uint16_t(vector.y), four[3].bits = uint16_t(vector.y >> 16);
+    } else {
+      four[0] = __uint_as_float(vector.x), four[1] = __uint_as_float(vector.y);
+      four[2] = __uint_as_float(vector.z), four[3] = __uint_as_float(vector.w);
+    }
+  }
+};
+
+// B fragments: the patches of 16 outputs, [channel of the image][half of k].
+template <class Tile>
+__device__ void load_patches(uint32_t (&fragments)[kChannels][2], const Tile& patches, int position) {
+  const int lane = lane_index();
+  uint32_t words[4];
+  load_matrices<true>(words, patches.patch(lane / 16, position));
+  fragments[0][0] = words[0], fragments[0][1] = words[1], fragments[1][0] = words[2], fragments[1][1] = words[3];
+  load_matrices<true>(words, patches.patch(2, position));
+  fragments[2][0] = words[0], fragments[2][1] = words[1];
+}
+
+// A B fragment whose column 0 is ones, the others zeros: it sums the rows of A.
+template <class T>
+__device__ void load_ones(uint32_t (&fragment)[2]) {
+  fragment[0] = fragment[1] = lane_index() < 4 ? pack<T>(1.0f, 1.0f) : 0;
+}
+
+// ---- Sums ------------------------------------------------------------------------------------------
+
+// For each output channel, the sums of gradient times patch element, and of the gradient alone.
+constexpr int kSums = kPatch + 1;
+
+constexpr int kSumChannels = 2 * kGradientChannels;  // of a block
+
+// The running sums of a warp: [tile of channels][channel of the image, or gradient alone][as an MMA gives them].
+using WarpSums = float[2][kChannels + 1][4];
+
+// Adds the sums of the block's warps, one after the other, and stores them as partial sums
+// [blocks][channels of the grid][kSums]. `half` of the block's 64 channels is the warp's.
+template <Layout layout>
+__device__ void store_partial(const WarpSums& sums, int half, float (&shared)[kSumChannels][kSums], float* partial) {
+  for (int i = threadIdx.x; i < kSumChannels * kSums; i += blockDim.x) shared[i / kSums][i % kSums] = 0;
+  __syncthreads();
+  for (int turn = 0; turn < int(blockDim.x) / kWarp; ++turn) {
+    if (turn == warp_index()) {
+      const int t = lane_index() % 4;
+#pragma unroll
+      for (int v = 0; v < 4; ++v) {
+        float* row = shared[half * kGradientChannels + gradient_channel<layout>(v)];
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+#pragma unroll
+          for (int c = 0; c < kChannels; ++c) row[c * kTaps + 2 * t + i] += sums[v / 2][c][v % 2 * 2 + i];
+        }
+        if (t == 0) row[kPatch] += sums[v / 2][kChannels][v % 2 * 2];
+      }
+    }
+    __syncthreads();
+  }
+  partial += (int64_t(blockIdx.x) * gridDim.y + blockIdx.y) * kSumChannels * kSums;
+  for (int i = threadIdx.x; i < kSumChannels * kSums; i += blockDim.x) partial[i] = shared[i / kSums][i % kSums];
+}
+
+// sums[output][kSums] = sum of the blocks' partial sums, in double. A thread block per output channel.
+constexpr int kReduceSlices = 8;
+
+static __global__ void __launch_bounds__(kReduceSlices* kWarp)
+    reduce_partials(const float* partial, int blocks, int64_t channels, double* sums) {
+  __shared__ double slices[kReduceSlices][kWarp];
+  const int k = lane_index(), slice = warp_index();
+  double sum = 0;
+  if (k < kSums) {
+#pragma unroll 8
+    for (int block = slice; block < blocks; block += kReduceSlices) {
+      sum += partial[(block * channels + blockIdx.x) * kSums + k];
+    }
+  }
+  slices[slice][k] = sum;
+  __syncthreads();
+  if (slice == 0 && k < kSums) {
+    for (int i = 1; i < kReduceSlices; ++i) sum += slices[i][k];
+    sums[int64_t(blockIdx.x) * kSums + k] = sum;
+  }
+}
+
+// The gradient of the 3x3 kernel number `i`, output o and channel c, from that of its eight taps; the centre's is zero.
+__device__ inline void store_gradient(const double* taps, double scale, void* grad_weight, Type type, int64_t i) {
+  constexpr int kPositions = kKernel * kKernel;
+  for (int tap = 0; tap < kTaps; ++tap) {
+    store_double(grad_weight, type, i * kPositions + tap_position(tap), taps[tap] * scale);
+  }
+  store_double(grad_weight, type, i * kPositions + kPositions / 2, 0);
+}
+
+// Where a backward pass keeps its sums [outputs][taps + 1] and, of `blocks` blocks, its partial sums.
+struct SumsWorkspace {
+  double* sums;
+  float* partial;
+
+  static int64_t channels(int64_t outputs) { return ceil_div(outputs, kSumChannels) * kSumChannels; }
+  static int64_t bytes(int64_t outputs, int64_t taps, int blocks) {
+    return outputs * (taps + 1) * 8 + blocks * channels(outputs) * kSums * 4;
+  }
+  static SumsWorkspace at(void* workspace, int64_t outputs, int64_t taps) {
+    double* sums = static_cast<double*>(workspace);
+    return {sums, reinterpret_cast<float*>(sums + outputs * (taps + 1))};
+  }
+
+  Status reduce(int64_t outputs, int blocks, Stream stream) const {
+    return launch("reduce_partials", reduce_partials, unsigned(outputs), kReduceSlices * kWarp, stream, partial, blocks,
+                  channels(outputs), sums);
+  }
+};
+
+// ---- Plain -----------------------------------------------------------------------------------------
+
+// A gradient's element as a double.
+__device__ inline double load_gradient(const Gradient& grad, int64_t image, int64_t output, int64_t row, int64_t col) {
+  return load_double({grad.data, grad.type},
+                     image * grad.stride_n + output * grad.stride_o + row * grad.stride_h + col * grad.stride_w);
+}
+
+// Sum over a block, in the same order in every run; thread 0 gets it.
+template <int kThreads>
+__device__ double block_sum(double value) {
+  __shared__ double warps[kThreads / kWarp];
+  value = warp_sum(value);
+  __syncthreads();  // what an earlier call left has been read
+  if (lane_index() == 0) warps[warp_index()] = value;
+  __syncthreads();
+  double sum = 0;
+  for (double warp : warps) sum += warp;
+  return sum;
+}
+
+}  // namespace npr::cuda
