@@ -129,7 +129,11 @@ def run(args: argparse.Namespace) -> int:
         checkpoint_every=args.checkpoint_every,
         **given,
     )
-    best = train(config, resume=args.resume, force=args.force)
+    try:
+        best = train(config, resume=args.resume, force=args.force)
+    except KeyboardInterrupt:
+        say(f"the run in {out} goes on with --resume")
+        raise
     say(f"best {describe(read_metadata(best)['validation'])}")
     print(best)
     return 0

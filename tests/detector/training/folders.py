@@ -1,4 +1,4 @@
-"""Tiny data sets: photographs are noise, fakes are up-sampled noise."""
+"""Tiny data sets: reals are noise, fakes are smaller noise up-sampled bilinearly."""
 
 from __future__ import annotations
 
@@ -6,28 +6,24 @@ import numpy as np
 from PIL import Image
 
 
-def save_image(path, seed, fake, side=40):
+def save_image(path, seed, fake, side):
     path.parent.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(seed)
-    if fake:
-        small = rng.integers(0, 256, (side // 2, side // 2, 3), dtype=np.uint8)
-        pixels = small.repeat(2, axis=0).repeat(2, axis=1)
-    else:
-        pixels = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path)
+    inner = side // 2 if fake else side
+    pixels = np.random.default_rng(seed).integers(0, 256, (inner, inner, 3), dtype=np.uint8)
+    Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR).save(path)
 
 
-def make_split(folder, count, seed, side=40):
+def make_split(folder, count, seed, side=24):
     """`count` reals and fakes each in folder/0_real and folder/1_fake."""
     for i in range(count):
         save_image(folder / "0_real" / f"{i:03}.png", [seed, 0, i], False, side)
         save_image(folder / "1_fake" / f"{i:03}.png", [seed, 1, i], True, side)
 
 
-def make_data(root, train=8, val=3):
-    make_split(root / "train" / "cat", train, 1)
-    make_split(root / "train" / "dog", train, 2)
+def make_data(root, train=8, val=3, side=24):
+    make_split(root / "train" / "cat", train, 1, side)
+    make_split(root / "train" / "dog", train, 2, side)
     if val:
-        make_split(root / "val" / "cat", val, 3)
-        make_split(root / "val" / "dog", val, 4)
+        make_split(root / "val" / "cat", val, 3, side)
+        make_split(root / "val" / "dog", val, 4, side)
     return root

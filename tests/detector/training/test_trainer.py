@@ -1,9 +1,11 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,12 +13,13 @@ from safetensors.torch import load_file
 
 from detector.data import DataError, find_images
 from detector.models import load_checkpoint, read_metadata
+from detector.training import trainer
 from detector.training.log import read_log
-from detector.training.recipes import DEFAULT, NPR
+from detector.training.recipes import DEFAULT
 from detector.training.trainer import EpochBatches, TrainConfig, hold_out, read_config, train
 from tests.detector.training.folders import make_data, save_image
 
-RECIPE = DEFAULT.changed(crop=32, batch_size=6, epochs=2)  # 32 images: 5 batches of 6 and one of 2
+RECIPE = DEFAULT.changed(crop=16, batch_size=6, epochs=2)  # 32 images: 5 batches of 6 and one of 2
 
 
 @pytest.fixture(scope="module")
@@ -66,24 +69,29 @@ def test_a_run(config, tmp_path, capfd):
     assert "validation on 12 images: the val split" in said
 
 
-def test_it_learns(data, tmp_path):
-    config = TrainConfig(str(data), str(tmp_path / "run"), RECIPE.changed(epochs=6))
+def test_it_learns(tmp_path):
+    data = make_data(tmp_path / "data", train=16, val=8, side=40)
+    config = TrainConfig(str(data), str(tmp_path / "run"), DEFAULT.changed(crop=32, batch_size=16, epochs=5))
     best = train(config, verbose=False)
     assert read_metadata(best)["validation"]["average_precision"] > 0.9
 
 
-def test_workers_do_not_change_the_weights(config, tmp_path):
-    train(config, verbose=False)
-    train(
-        TrainConfig(config.data, str(tmp_path / "b"), RECIPE, workers=2, log_every=3, checkpoint_every=2), verbose=False
-    )
-    assert_same_run(tmp_path / "run", tmp_path / "b")
+@pytest.fixture(scope="module")
+def straight(data, tmp_path_factory):
+    """The folder of a run that was never interrupted."""
+    run = tmp_path_factory.mktemp("straight") / "run"
+    train(TrainConfig(str(data), str(run), RECIPE, log_every=3, checkpoint_every=2), verbose=False)
+    return run
 
 
-def test_seeds_matter(config, tmp_path):
-    train(config, verbose=False)
-    train(TrainConfig(config.data, str(tmp_path / "b"), RECIPE, seed=1), verbose=False)
-    a, b = (load_file(tmp_path / name / "last.safetensors") for name in ("run", "b"))
+def test_workers_do_not_change_the_weights(straight, config, tmp_path):
+    train(replace(config, workers=2), verbose=False)
+    assert_same_run(straight, tmp_path / "run")
+
+
+def test_seeds_matter(straight, config, tmp_path):
+    train(replace(config, seed=1), verbose=False)
+    a, b = (load_file(run / "last.safetensors") for run in (straight, tmp_path / "run"))
     assert not torch.equal(a["conv1.weight"], b["conv1.weight"])
 
 
@@ -91,14 +99,9 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("moment", [1, 2, 3, 5, 6, 7, 10, 12])
-def test_resume_after_an_exception(config, tmp_path, monkeypatch, moment):
-    """Stops before a given step, which may lie before the first state, in mid-epoch or between epochs."""
-    import detector.training.trainer as trainer
-
-    straight = TrainConfig(config.data, str(tmp_path / "straight"), RECIPE, log_every=3, checkpoint_every=2)
-    train(straight, verbose=False)
-
+@pytest.mark.parametrize("moment", [1, 4, 7, 11])
+def test_resume_after_an_exception(straight, config, tmp_path, monkeypatch, moment):
+    """Stops before a given step, which lies before the first state, in mid-epoch or between epochs."""
     original, steps = trainer.step, iter(range(1, 100))
 
     def step(*arguments):
@@ -111,4 +114,155 @@ def test_resume_after_an_exception(config, tmp_path, monkeypatch, moment):
         train(config, verbose=False)
     monkeypatch.setattr(trainer, "step", original)
     train(config, resume=True, verbose=False)
-    assert_same_run(tmp_path / "straight", tmp_path / "run")
+    assert_same_run(straight, tmp_path / "run")
+
+
+@pytest.mark.parametrize("target", ["save_checkpoint", "save_state", "validate"])
+def test_resume_after_dying_between_epochs(straight, config, tmp_path, monkeypatch, target):
+    """Dies after, or before, one of the writes at the end of the first epoch."""
+    original = getattr(trainer, target)
+
+    def dying(*arguments, **metadata):
+        original(*arguments, **metadata)
+        if target != "save_state" or arguments[3].epoch == 1:
+            raise Killed
+
+    monkeypatch.setattr(trainer, target, dying)
+    with pytest.raises(Killed):
+        train(config, verbose=False)
+    monkeypatch.setattr(trainer, target, original)
+    train(config, resume=True, verbose=False)
+    assert_same_run(straight, tmp_path / "run")
+
+
+def test_sigkill_and_resume(straight, data, tmp_path):
+    """A real process, killed at whatever moment, as often as it takes; the weights are those of a run never killed."""
+    run = tmp_path / "run"
+    options = ["--crop", "16", "--batch-size", "6", "--epochs", "2", "--log-every", "3", "--checkpoint-every", "2"]
+    command = [sys.executable, "-m", "detector.cli", "train", str(data), "--out", str(run), *options]
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    kills = 0
+    for patience in (0, 5):  # log lines to wait for before the kill: at once, and in the second epoch
+        resume = ["--resume"] if (run / "config.json").exists() else []
+        process = subprocess.Popen([*command, *resume], env=os.environ | threads, stderr=subprocess.PIPE)
+        while process.poll() is None:
+            log = run / "log.jsonl"
+            if log.exists() and log.read_text().count("\n") >= patience:
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.002)
+        kills += process.wait() == -signal.SIGKILL
+        process.stderr.close()
+    assert kills, "the process was never caught alive"
+    done = subprocess.run([*command, "--resume"], env=os.environ | threads, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{run / 'best.safetensors'}\n"
+    assert_same_run(straight, run)
+
+
+def test_resume_of_a_finished_run_changes_nothing(straight, config, tmp_path):
+    shutil.copytree(straight, tmp_path / "run")
+    recorded = json.loads((tmp_path / "run/config.json").read_text())
+    recorded["config"]["out"] = config.out
+    (tmp_path / "run/config.json").write_text(json.dumps(recorded))
+    assert train(config, resume=True, verbose=False) == tmp_path / "run/best.safetensors"
+    assert_same_run(straight, tmp_path / "run")
+
+
+def test_an_existing_run_is_not_overwritten(straight, config, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(straight, run)
+    with pytest.raises(FileExistsError, match="holds a run already"):
+        train(config, verbose=False)
+    assert_same_run(straight, run)
+    train(replace(config, recipe=RECIPE.changed(epochs=1)), force=True, verbose=False)
+    assert len([line for line in read_log(run) if line["event"] == "val"]) == 1
+
+
+def test_resume_checks_what_it_goes_on_with(straight, config, data, tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises(FileNotFoundError, match="no run to resume"):
+        train(config, resume=True, verbose=False)
+    shutil.copytree(straight, run)
+    other = replace(config, seed=3, recipe=RECIPE.changed(batch_size=8))
+    with pytest.raises(ValueError, match="seed 100, not 3; batch_size 6, not 8"):
+        train(other, resume=True, verbose=False)
+    shutil.copytree(data, tmp_path / "data")
+    (tmp_path / "data/train/cat/0_real/000.png").unlink()
+    with pytest.raises(ValueError, match=r"training images in .* are not the run's"):
+        train(replace(config, data=str(tmp_path / "data")), resume=True, verbose=False)
+
+
+def test_bad_images_are_named_and_skipped(data, tmp_path, capfd):
+    shutil.copytree(data, tmp_path / "data")
+    (tmp_path / "data/train/cat/0_real/000.png").write_bytes(b"no image")
+    (tmp_path / "data/val/cat/1_fake/000.png").write_bytes(b"")
+    config = TrainConfig(str(tmp_path / "data"), str(tmp_path / "run"), RECIPE)
+    train(config)
+    said = capfd.readouterr().err
+    assert said.count("train/cat/0_real/000.png: is not an image") == 1
+    assert read_log(tmp_path / "run")[-1]["images"] == 11
+
+
+def test_no_good_image_at_all(data, tmp_path):
+    """Every batch is empty: no step is made, nothing fails."""
+    shutil.copytree(data, tmp_path / "data")
+    for path in (tmp_path / "data").rglob("*.png"):
+        path.write_bytes(b"")
+    train(TrainConfig(str(tmp_path / "data"), str(tmp_path / "run"), RECIPE), verbose=False)
+    assert read_log(tmp_path / "run")[-1]["average_precision"] is None
+
+
+def test_held_out_images(tmp_path):
+    make_data(tmp_path / "data", train=10, val=0)
+    collection = find_images(tmp_path / "data", "train")
+    kept, held = hold_out(collection, 0.2, seed=1)
+    assert set(kept.samples) | set(held.samples) == set(collection.samples)
+    assert (held.labels.count(0), held.labels.count(1), len(kept)) == (4, 4, 32)
+    assert hold_out(collection, 0.2, seed=1) == (kept, held)
+    assert hold_out(collection, 0.2, seed=2)[1] != held
+    with pytest.raises(DataError, match="too few to hold out"):
+        hold_out(collection, 0.01, seed=1)
+
+
+def test_classes_and_one_class_sets(config, data, tmp_path):
+    train(replace(config, classes=("dog",), balanced=True), verbose=False)
+    with pytest.raises(DataError, match="no class fish"):
+        train(replace(config, classes=("fish",)), force=True, verbose=False)
+    save_image(tmp_path / "one/train/a/0_real/1.png", 1, False, 24)
+    save_image(tmp_path / "one/val/a/0_real/1.png", 1, False, 24)
+    with pytest.raises(DataError, match=r"needs reals and fakes, .* 1 reals and 0 fakes"):
+        train(replace(config, data=str(tmp_path / "one"), out=str(tmp_path / "c")), verbose=False)
+    assert not (tmp_path / "c").exists()
+
+
+def test_bfloat16(config, tmp_path):
+    train(replace(config, amp=True), verbose=False)
+    assert load_file(tmp_path / "run/last.safetensors")["conv1.weight"].dtype == torch.float32
+
+
+def test_batches_continue_where_they_stopped():
+    batches = EpochBatches([0, 1] * 10, 6, seed=3, balanced=False)
+    batches.set_epoch(2)
+    every = list(batches)
+    assert [len(batch) for batch in every] == [6, 6, 6, 2]
+    assert sorted(index for batch in every for index in batch) == list(range(20))
+    for first in range(5):
+        batches.set_epoch(2, first)
+        assert list(batches) == every[first:]
+        assert len(batches) == 4 - first
+    batches.set_epoch(3)
+    assert list(batches) != every
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        ({"workers": -1}, "workers must not be negative"),
+        ({"val_fraction": 1.0}, "val_fraction must be between 0 and 1"),
+        ({"checkpoint_every": 0}, "checkpoint_every must be at least 1"),
+    ],
+)
+def test_bad_config(config, values, match):
+    with pytest.raises(ValueError, match=match):
+        replace(config, **values)

@@ -1,0 +1,255 @@
+"""The command line, in this process: what it prints, where, and with which exit status."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from detector.cli import COMMANDS, main
+from detector.data import Preprocessing
+from detector.models import NPRDetector, load_checkpoint, save_checkpoint
+from npr_kernels import __version__
+from tests.detector.training.folders import make_data, make_split
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("run") / "best.safetensors"
+    save_checkpoint(path, NPRDetector(Preprocessing(crop=16)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """a.png 20x30, b.jpg 20x30, deep/c.png 24x24, d.png broken, note.txt."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    (folder / "deep").mkdir()
+    for name, size in {"a.png": (30, 20), "b.jpg": (30, 20), "deep/c.png": (24, 24)}.items():
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / name)
+    (folder / "d.png").write_bytes(b"\x89PNG broken")
+    (folder / "note.txt").write_text("no image")
+    return folder
+
+
+def status_of(*arguments):
+    """The exit status, whether returned or raised by argparse."""
+    try:
+        return main([str(argument) for argument in arguments])
+    except SystemExit as exit:
+        return exit.code
+
+
+def detect_json(capsys, *arguments):
+    status = status_of("detect", "--json", *arguments)
+    return status, [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command, capsys):
+    assert status_of(command, "--help") == 0
+    assert f"usage: npr {command}" in capsys.readouterr().out
+
+
+def test_help_and_version(capsys):
+    assert status_of("--help") == 0
+    out = capsys.readouterr().out
+    assert all(command in out for command in COMMANDS)
+    assert status_of("--version") == 0
+    assert capsys.readouterr().out == f"npr {__version__}\n"
+
+
+def test_help_does_not_wait_for_torch():
+    code = "import sys; from detector.cli import _parser; _parser('train'); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["fly"],
+        ["detect"],
+        ["detect", "a.png"],
+        ["eval", "data"],
+        ["train", "data", "--crop", "0"],
+        ["train", "data", "--lr", "-1"],
+        ["train", "data", "--val-fraction", "2"],
+        ["train", "data", "--resume", "--force"],
+        ["train", "data", "--recipe", "soup"],
+        ["eval", "data", "--weights", "w", "--split", "holdout"],
+    ],
+)
+def test_wrong_usage(arguments, capsys):
+    assert status_of(*arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "error:" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["eval", "{tmp}", "--weights", "{tmp}/none.pth"], "none.pth: No such file or directory"),
+        (["eval", "{tmp}", "--weights", "{tmp}/text.pth"], "text.pth: neither a safetensors nor a PyTorch"),
+        (["eval", "{tmp}/nowhere", "--weights", "{w}"], "nowhere does not exist"),
+        (["eval", "{tmp}", "--weights", "{w}"], "no folders of real and fake images"),
+        (["eval", "{tmp}", "--weights", "{w}", "--csv", "{tmp}/no/x.csv"], "there is no folder"),
+        (["eval", "{tmp}", "--weights", "{w}", "--json", "{tmp}"], "it is a folder"),
+        (["eval", "{tmp}", "--weights", "{w}", "--device", "abacus"], "--device abacus: no such device"),
+        (["eval", "{tmp}", "--weights", "{w}", "--device", "cuda:99"], "--device cuda:99: no such device"),
+        (["detect", "x.png", "--weights", "{tmp}/none.pth"], "none.pth: No such file or directory"),
+        (["train", "{tmp}/nowhere"], "nowhere does not exist"),
+        (["train", "{tmp}", "--resume", "--out", "{tmp}/no"], "config.json: No such file or directory"),
+        (["train", "{tmp}", "--policy", "resize", "--crop", "512"], "resize must be at least crop"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, message, tmp_path, weights, capsys):
+    (tmp_path / "text.pth").write_text("a photograph of a cat")
+    assert status_of(*(argument.format(tmp=tmp_path, w=weights) for argument in arguments)) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert message in captured.err
+    assert captured.err.startswith("npr: error: ")
+    assert captured.err.count("\n") == 1
+
+
+def test_interruption(monkeypatch, capsys):
+    def interrupted(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("detector.commands.info.run", interrupted)
+    assert status_of("info") == 130
+    assert capsys.readouterr().err == "npr: interrupted\n"
+
+
+def test_info(capsys):
+    assert status_of("info", "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["version"] == __version__
+    assert facts["backends"]["reference"] == {"available": True}
+    assert status_of("info") == 0
+    out = capsys.readouterr().out
+    assert "backend reference" in out
+    assert str(torch.__version__) in out
+
+
+def test_detect_keeps_the_order(pictures, weights, capsys):
+    """A bad file in the middle, a size that waits for its batch, a folder and a file given twice."""
+    files = [pictures / "a.png", pictures / "d.png", pictures / "deep", pictures / "b.jpg", pictures / "a.png"]
+    status, lines = detect_json(capsys, *files, "--weights", weights)
+    assert status == 1
+    assert [line["path"].removeprefix(f"{pictures}/") for line in lines] == [
+        "a.png", "d.png", "deep/c.png", "b.jpg", "a.png",
+    ]  # fmt: skip
+    assert lines[1].keys() == {"path", "error"}
+    assert (lines[0]["width"], lines[0]["height"]) == (20, 30)
+    assert lines[0]["score"] == pytest.approx(lines[4]["score"], abs=1e-6)
+    model = load_checkpoint(weights)
+    for line in (lines[0], lines[2], lines[3]):
+        pixels = torch.from_numpy(np.array(Image.open(line["path"]))).permute(2, 0, 1)
+        with torch.no_grad():
+            assert line["score"] == pytest.approx(model(pixels[None]).sigmoid().item(), abs=1e-5)
+        assert line["verdict"] == ("fake" if line["score"] > 0.5 else "real")
+
+
+def test_detect_folder_of_a_training(pictures, weights, capsys):
+    status, lines = detect_json(capsys, pictures / "deep", "--weights", weights.parent)
+    assert (status, len(lines)) == (0, 1)
+
+
+def test_detect_patterns_and_standard_input(pictures, weights, capsys, monkeypatch):
+    status, lines = detect_json(capsys, f"{pictures}/**/*.png", "--weights", weights)
+    assert status == 1
+    assert len(lines) == 3
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{pictures}/a.png\r\n\n{pictures}/b.jpg\n"))
+    status, lines = detect_json(capsys, "-", "--weights", weights)
+    assert status == 0
+    assert [line["path"] for line in lines] == [f"{pictures}/a.png", f"{pictures}/b.jpg"]
+
+
+def test_detect_names_what_is_not_there(pictures, weights, capsys, tmp_path):
+    odd = tmp_path / "[1]*.png"
+    Image.new("RGB", (16, 16)).save(odd)
+    arguments = [tmp_path / "gone.png", f"{tmp_path}/*.webp", odd, tmp_path / "empty"]
+    (tmp_path / "empty").mkdir()
+    status, lines = detect_json(capsys, *arguments, "--weights", weights)
+    assert status == 1
+    assert [line.get("error") for line in lines] == [
+        "cannot be read (No such file or directory)", "matches no file", None, "is a folder without images",
+    ]  # fmt: skip
+
+
+def test_detect_table(pictures, weights, capsys):
+    assert status_of("detect", pictures / "a.png", pictures / "d.png", "--weights", weights) == 1
+    head, good, bad = capsys.readouterr().out.splitlines()
+    assert head.split() == ["score", "verdict", "size", "path"]
+    assert good.split()[1:] == [good.split()[1], "20x30", f"{pictures}/a.png"]
+    assert bad.split()[:3] == ["-", "error", "-"]
+
+
+def test_detect_no_verdict_on_nothing(weights, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert detect_json(capsys, "-", "--weights", weights) == (0, [])
+
+
+def test_detect_ends_quietly_when_nobody_reads(pictures, weights):
+    command = (
+        f"{sys.executable} -m detector.cli detect {pictures}/a.png --weights {weights} | true; echo ${{PIPESTATUS[0]}}"
+    )
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stdout.strip() in ("0", "141")
+    assert done.stderr == ""
+
+
+def test_eval(tmp_path, weights, capsys):
+    make_split(tmp_path / "test" / "alpha", 2, 5)
+    make_split(tmp_path / "test" / "beta", 3, 6)
+    (tmp_path / "test/beta/0_real/bad.png").write_bytes(b"")
+    assert (
+        status_of("eval", tmp_path, "--weights", weights, "--csv", tmp_path / "t.csv", "--json", tmp_path / "t.json")
+        == 0
+    )
+    captured = capsys.readouterr()
+    assert "alpha" in captured.out
+    assert "Acc fake" in captured.out
+    assert "bad.png: is empty" in captured.err
+    rows = list(csv.DictReader((tmp_path / "t.csv").read_text().splitlines()))
+    assert [(row["generator"], row["images"]) for row in rows] == [("alpha", "4"), ("beta", "6"), ("mean", "10")]
+    content = json.loads((tmp_path / "t.json").read_text())
+    assert content["preprocessing"]["policy"] == "native"
+
+    assert status_of("eval", tmp_path / "test", "--weights", weights, "--generators", "beta", "--json", "-") == 0
+    assert [row["generator"] for row in json.loads(capsys.readouterr().out)["generators"]] == ["beta"]
+
+
+def test_eval_of_one_class(tmp_path, weights, capsys):
+    make_split(tmp_path / "test" / "alpha", 2, 5)
+    for path in (tmp_path / "test/alpha/1_fake").iterdir():
+        path.unlink()
+    assert status_of("eval", tmp_path, "--weights", weights) == 0
+    captured = capsys.readouterr()
+    assert "alpha: no fakes, so average precision and AUC are undefined" in captured.err
+
+
+def test_train_eval_detect(tmp_path, monkeypatch, capsys):
+    """The three commands after one another, with the run's folder chosen by default."""
+    monkeypatch.chdir(tmp_path)
+    make_data(tmp_path / "d")
+    options = ["--crop", "16", "--batch-size", "8", "--epochs", "1"]
+    assert status_of("train", "d", *options) == 0
+    assert capsys.readouterr().out == "runs/d/best.safetensors\n"
+    assert status_of("train", "d", *options) == 1
+    assert "holds a run already" in capsys.readouterr().err
+    assert status_of("train", "d", "--resume") == 0
+    assert status_of("train", "d", "--resume", "--seed", "4") == 1
+    assert "seed 100, not 4" in capsys.readouterr().err
+    assert status_of("eval", "d", "--split", "val", "--weights", "runs/d") == 0
+    assert status_of("detect", "d/val", "--weights", "runs/d") == 0
