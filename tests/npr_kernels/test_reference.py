@@ -54,7 +54,7 @@ def test_residual(rng, patch, anchor, mode, dtype):
     truth = residual_by_hand(images.double().numpy(), patch, anchor, mode)
     exact = mode != "mean"
     assert residual.dtype == (dtype if dtype != torch.uint8 else torch.int16 if exact else torch.float32)
-    np.testing.assert_allclose(residual.numpy(), truth, rtol=0, atol=1e-5 if dtype == torch.uint8 else 1e-15)
+    np.testing.assert_allclose(residual.numpy(), truth, rtol=0, atol=255 * 2**-23 if dtype == torch.uint8 else 1e-15)
     if exact:
         np.testing.assert_array_equal(residual.numpy(), truth)
 
