@@ -16,8 +16,10 @@ from tests.build.conftest import build_wheel, run, unpack
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("build")]
 
 # Prints what a user sees: where the package came from, its backends, and whether a convolution is right.
+# An editable install of the repository would otherwise lend its extension to a wheel that has none.
 PROGRAM = """
-import json, pathlib, warnings
+import json, pathlib, sys, warnings
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in str(finder).lower()]
 with warnings.catch_warnings(record=True) as said:
     warnings.simplefilter("always")
     import torch
