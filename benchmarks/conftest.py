@@ -1,7 +1,8 @@
 """The input of all benchmarks, and how one is recorded.
 
 `measure` runs a function under pytest-benchmark and notes what it is: the table groups by `op` and `work`, compares
-`implementation`s, and sets the times beside the floors that `multiply_adds` and `bytes` give.
+`implementation`s fed with images of one `layout`, and sets the times beside the floors that `multiply_adds` and `bytes`
+give.
 """
 
 from __future__ import annotations
@@ -31,10 +32,14 @@ def images() -> torch.Tensor:
 
 @pytest.fixture
 def measure(benchmark) -> Callable[..., None]:
-    def run(function: Callable[[], Any], *, op: str, work: str, implementation: str, **costs: float) -> None:
+    def run(
+        function: Callable[[], Any], *, op: str, work: str, implementation: str, layout: str, **costs: float
+    ) -> None:
         """costs: multiply_adds and bytes of one image, for the floors."""
         benchmark.group = f"{op} {work}"
-        benchmark.extra_info.update(op=op, work=work, implementation=implementation, images=BATCH, **costs)
+        benchmark.extra_info.update(
+            op=op, work=work, implementation=implementation, layout=layout, images=BATCH, **costs
+        )
         for _ in range(3):  # compilation, thread pools, allocator
             function()
         benchmark.pedantic(function, rounds=15, iterations=1, warmup_rounds=1)

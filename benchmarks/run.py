@@ -62,7 +62,7 @@ def main() -> None:
             loads.append(os.getloadavg()[0])
             for result in run_suite(environment, args.k):
                 facts = result["extra_info"]
-                key = (setting, facts["op"], facts["work"], facts["implementation"])
+                key = (setting, facts["op"], facts["work"], facts["implementation"], facts["layout"])
                 runs[key] = facts
                 medians[key].append(result["stats"]["median"] * 1e3 / facts["images"])
 

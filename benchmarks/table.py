@@ -2,8 +2,8 @@
 
     python -m benchmarks.table benchmarks/results/<file>.json
 
-A ratio compares times of the same run and setting. The floor of a row is the larger of its multiply-adds over the
-measured peak and its bytes over the measured copy bandwidth.
+A ratio compares times of the same run, setting and layout of the images. The floor of a row is the larger of its
+multiply-adds over the measured peak and its bytes over the measured copy bandwidth.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-OURS = "npr"  # implementations of this project start with it; the others are what they are compared with
+OURS = "npr"  # the implementation that the others are compared with
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -39,27 +39,25 @@ def heading(results: dict[str, Any]) -> str:
 
 
 def group_table(title: str, rows: list[dict[str, Any]], settings: list[str], floors: dict[str, float | None]) -> str:
-    times = {(row["setting"], row["implementation"]): row["ms_per_image"] for row in rows}
-    names = list(dict.fromkeys(row["implementation"] for row in rows))
-    ours = {
-        setting: min((t for (s, name), t in times.items() if s == setting and name.startswith(OURS)), default=None)
-        for setting in settings
-    }
+    times = {(row["setting"], row["implementation"], row["layout"]): row["ms_per_image"] for row in rows}
+    names = sorted(
+        {(row["implementation"], row["layout"]) for row in rows}, key=lambda name: (name[1] != "nchw", name[0])
+    )
     floor = floor_ms(rows[0], floors)
     lines = [
         f"| {title} | " + " | ".join(f"{s}, ms | {OURS} is faster by | of the floor" for s in settings) + " |",
         "|---|" + "---:|---:|---:|" * len(settings),
     ]
-    for name in names:
+    for name, layout in names:
         cells = []
         for setting in settings:
-            time, best = times.get((setting, name)), ours[setting]
+            time, ours = times.get((setting, name, layout)), times.get((setting, OURS, layout))
             if time is None:
                 cells += ["not measured", "", ""]
                 continue
-            ratio = f"{time / best:.1f}x" if best and not name.startswith(OURS) else ""
+            ratio = f"{time / ours:.1f}x" if ours and name != OURS else ""
             cells += [f"{time:.2f}", ratio, f"{100 * floor / time:.0f} %" if floor else ""]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        lines.append(f"| {name}, {layout} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

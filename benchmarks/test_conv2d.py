@@ -41,7 +41,8 @@ def test_forward(measure, images, weight, name, layout):
         forward,
         op="npr_conv2d",
         work="forward",
-        implementation=f"{name}, {layout}",
+        implementation=name,
+        layout=layout,
         multiply_adds=MULTIPLY_ADDS,
         bytes=IMAGE_BYTES + OUTPUT_BYTES,
     )
@@ -62,7 +63,8 @@ def test_forward_and_weight_gradient(measure, images, weight, name, layout):
         forward_and_backward,
         op="npr_conv2d",
         work="forward + weight gradient",
-        implementation=f"{name}, {layout}",
+        implementation=name,
+        layout=layout,
         multiply_adds=2 * MULTIPLY_ADDS,
         bytes=2 * IMAGE_BYTES + 2 * OUTPUT_BYTES,
     )
