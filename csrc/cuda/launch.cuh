@@ -29,18 +29,36 @@ inline unsigned persistent_blocks(int64_t work, int per_multiprocessor) {
   return unsigned(std::min<int64_t>(work, int64_t(multiprocessors()) * per_multiprocessor));
 }
 
-template <class... Parameters, class... Arguments>
+// Launches `kernel`, whose dynamic shared memory is a Shared, if it has any.
+template <class Shared = void, class... Parameters, class... Arguments>
 Status launch(const char* name, void (*kernel)(Parameters...), dim3 grid, unsigned threads, Stream stream,
               Arguments... arguments) {
   if (grid.x == 0 || grid.y == 0) return {};
+  size_t shared = 0;
+  if constexpr (!std::is_void_v<Shared>) {
+    shared = sizeof(Shared);
+    const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared));
+    if (error != cudaSuccess) return {name, cudaGetErrorString(error)};
+  }
 #if defined(__CUDACC__)
-  kernel<<<grid, threads, 0, stream>>>(arguments...);
+  kernel<<<grid, threads, shared, stream>>>(arguments...);
 #else
-  emulator::launch(name, grid, threads, [=] { kernel(arguments...); });
+  emulator::launch(grid, threads, shared, [=] { kernel(arguments...); });
 #endif
   const cudaError_t error = cudaGetLastError();
   if (error == cudaSuccess) return {};
   return {name, cudaGetErrorString(error)};
+}
+
+// The dynamic shared memory of a kernel that was launched with it.
+template <class Shared>
+__device__ Shared& dynamic_shared() {
+#if defined(__CUDACC__)
+  extern __shared__ __align__(16) unsigned char bytes[];
+  return *reinterpret_cast<Shared*>(bytes);
+#else
+  return *static_cast<Shared*>(emulator::dynamic_shared());
+#endif
 }
 
 }  // namespace npr::cuda

@@ -121,4 +121,21 @@ __device__ void store_vector(T* out, const float (&values)[kVector<T>], int64_t 
   }
 }
 
+// Stores 4 kWords bytes, of which the first `count` exist, likewise.
+template <int kWords>
+__device__ void store_codes(uint8_t* to, const uint32_t (&words)[kWords], int64_t count, bool aligned) {
+  if (aligned) {
+    if constexpr (kWords == 2) {
+      __stcs(reinterpret_cast<uint2*>(to), uint2{words[0], words[1]});
+    } else {
+      __stcs(reinterpret_cast<uint32_t*>(to), words[0]);
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < 4 * kWords; ++i) {
+      if (i < count) to[i] = uint8_t(words[i / 4] >> (8 * (i % 4)));
+    }
+  }
+}
+
 }  // namespace npr::cuda

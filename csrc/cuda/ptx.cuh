@@ -34,6 +34,31 @@ __device__ inline uint32_t subtract_halves(uint32_t a, uint32_t b) {
 #endif
 }
 
+// All ones where two packed float16 numbers are equal, zeros elsewhere.
+__device__ inline uint32_t equal_halves(uint32_t a, uint32_t b) {
+#if defined(__CUDACC__)
+  uint32_t result;
+  asm("set.eq.u32.f16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
+  return result;
+#else
+  const auto equal = [](uint16_t x, uint16_t y) -> uint32_t {
+    return emulator::half_to_float(x) == emulator::half_to_float(y) ? 0xffff : 0;
+  };
+  return equal(a, b) | equal(a >> 16, b >> 16) << 16;
+#endif
+}
+
+// The larger number, or NaN if one of them is.
+__device__ inline float max_or_nan(float a, float b) {
+#if defined(__CUDACC__)
+  float result;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(a), "f"(b));
+  return result;
+#else
+  return isnan(a) || b < a ? a : b;
+#endif
+}
+
 // Loads four 8x8 matrices of 16-bit numbers from shared memory. Lane l gives the address of row l % 8
 // (16 bytes) of matrix l / 8, and receives of each matrix M: M[g][2t, 2t+1], or, transposed,
 // M[2t, 2t+1][g].

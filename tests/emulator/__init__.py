@@ -307,8 +307,72 @@ def patch_moments(images):
     return moments
 
 
+def stem(images, moments, weight, bn_weight, bn_bias, mean, var, eps, channel_scale, out_dtype, save, fast):
+    session = Session(kernels())
+    n, _, h, w = images.shape
+    shape = n, len(weight), (h // 2 + 1) // 2, (w // 2 + 1) // 2
+    out = torch.empty(shape, dtype=out_dtype, memory_format=torch.channels_last)
+    code = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last) if save else None
+    used_mean, used_var = (torch.empty(len(weight), dtype=torch.float64) for _ in range(2))
+    session.run(
+        "stem_forward",
+        StemForward(
+            images=session.images(images),
+            outputs=len(weight),
+            moments=session.pointer(moments),
+            weight=session.array(weight),
+            bn_weight=session.array(bn_weight),
+            bn_bias=session.array(bn_bias),
+            mean=session.array(mean),
+            var=session.array(var),
+            eps=eps,
+            channel_scale=session.scale(channel_scale),
+            out=session.output(out),
+            type=TYPES[out_dtype],
+            code=session.output(code),
+            used_mean=session.output(used_mean),
+            used_var=session.output(used_var),
+            fast=fast,
+        ),
+    )
+    return out, torch.empty(0, dtype=torch.uint8) if code is None else code, used_mean, used_var
+
+
+def stem_backward(grad, images, code, moments, weight, bn_weight, mean, var, eps, channel_scale):
+    session = Session(kernels())
+    grad_weight = torch.empty(weight.shape, dtype=weight.dtype)
+    grad_bn_weight, grad_bn_bias = (torch.empty(len(weight), dtype=weight.dtype) for _ in range(2))
+    session.run(
+        "stem_backward",
+        StemBackward(
+            images=session.images(images),
+            outputs=len(weight),
+            grad=session.gradient(grad),
+            code=session.pointer(code),
+            moments=session.pointer(moments),
+            weight=session.array(weight),
+            bn_weight=session.array(bn_weight),
+            mean=session.pointer(mean.contiguous()),
+            var=session.pointer(var.contiguous()),
+            eps=eps,
+            channel_scale=session.scale(channel_scale),
+            grad_weight=session.output(grad_weight),
+            grad_bn_weight=session.output(grad_bn_weight),
+            grad_bn_bias=session.output(grad_bn_bias),
+            type=TYPES[weight.dtype],
+        ),
+    )
+    return grad_weight, grad_bn_weight, grad_bn_bias
+
+
 def implementation() -> SimpleNamespace:
     """The ops on the emulator; skips the test where it cannot be compiled."""
     if compiler() is None:
         pytest.skip("the CUDA emulator needs a C++20 compiler, as CXX or g++")
-    return SimpleNamespace(conv2d=conv2d, conv2d_backward=conv2d_backward, patch_moments=patch_moments)
+    return SimpleNamespace(
+        conv2d=conv2d,
+        conv2d_backward=conv2d_backward,
+        patch_moments=patch_moments,
+        stem=stem,
+        stem_backward=stem_backward,
+    )

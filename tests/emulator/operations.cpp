@@ -26,5 +26,7 @@ extern "C" {
 NPR_OPERATION(conv_forward, ConvForward)
 NPR_OPERATION(conv_backward, ConvBackward)
 NPR_OPERATION(moments, Moments)
+NPR_OPERATION(stem_forward, StemForward)
+NPR_OPERATION(stem_backward, StemBackward)
 
 }  // extern "C"

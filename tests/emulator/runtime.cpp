@@ -160,6 +160,7 @@ struct Runtime {
   const void* kernel;
   size_t kernel_bytes;
   dim3 grid, block, size;
+  std::vector<uint4> dynamic_shared;
   int block_number;
   uint32_t time = 0, last_barrier = 0;
   char* stacks = nullptr;
@@ -442,11 +443,12 @@ ptrdiff_t missing_store(const void* data) {
 void set_multiprocessors(int count) { runtime().multiprocessors = count; }
 int multiprocessors() { return runtime().multiprocessors; }
 
-void launch(const char*, dim3 grid, unsigned threads, void (*call)(const void*), const void* kernel, size_t bytes) {
+void launch(dim3 grid, unsigned threads, size_t shared, void (*call)(const void*), const void* kernel, size_t bytes) {
   Runtime& r = runtime();
   find_library();
   if (!r.error.empty()) return;
-  if (threads % kWarp != 0 || threads > kMaxThreads || threads == 0 || grid.y > 65535 || grid.z != 1) {
+  if (threads % kWarp != 0 || shared % sizeof(uint4) != 0 || threads > kMaxThreads || threads == 0 || grid.y > 65535 ||
+      grid.z != 1) {
     r.error = "invalid configuration argument";
     return;
   }
@@ -460,6 +462,15 @@ void launch(const char*, dim3 grid, unsigned threads, void (*call)(const void*),
   r.call = call;
   r.kernel = kernel;
   r.kernel_bytes = bytes;
+  r.dynamic_shared.assign(shared / sizeof(uint4), {});
+  if (shared > 0) {
+    auto region = std::make_unique<Region>();
+    region->data = reinterpret_cast<char*>(r.dynamic_shared.data());
+    region->bytes = shared;
+    region->writable = region->shared = true;
+    region->state.resize(shared);
+    r.regions.insert(r.regions.begin(), std::move(region));
+  }
   r.grid = grid;
   r.size = dim3(threads);
   r.running = true;
@@ -472,7 +483,10 @@ void launch(const char*, dim3 grid, unsigned threads, void (*call)(const void*),
     }
   }
   r.running = false;
+  if (shared > 0) r.regions.erase(r.regions.begin());
 }
+
+void* dynamic_shared() { return runtime().dynamic_shared.data(); }
 
 dim3 thread_index() { return dim3(runtime().current, 0, 0); }
 dim3 block_index() { return dim3(runtime().block.x, runtime().block.y, 0); }

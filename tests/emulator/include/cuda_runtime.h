@@ -39,12 +39,17 @@ struct dim3 {
 using cudaError_t = int;
 constexpr cudaError_t cudaSuccess = 0;
 enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount };
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 
 #include <emulator.h>
 
 inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
   return *value = emulator::multiprocessors(), cudaSuccess;
+}
+template <class Kernel>
+cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int bytes) {
+  return bytes <= 227 << 10 ? cudaSuccess : 1;
 }
 inline cudaError_t cudaGetLastError() { return emulator::error() == nullptr ? cudaSuccess : 1; }
 inline const char* cudaGetErrorString(cudaError_t) { return emulator::error(); }

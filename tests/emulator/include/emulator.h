@@ -40,13 +40,13 @@ void set_multiprocessors(int count);        // of the device that persistent ker
 
 // ---- For the kernels -------------------------------------------------------------------------------
 
-void launch(const char* name, dim3 grid, unsigned threads, void (*call)(const void*), const void* kernel, size_t bytes);
+void launch(dim3 grid, unsigned threads, size_t shared, void (*call)(const void*), const void* kernel, size_t bytes);
 
 // `kernel` is a call of a kernel with its arguments, which are in it.
 template <class Kernel>
-void launch(const char* name, dim3 grid, unsigned threads, const Kernel& kernel) {
+void launch(dim3 grid, unsigned threads, size_t shared, const Kernel& kernel) {
   const auto call = [](const void* kernel) { (*static_cast<const Kernel*>(kernel))(); };
-  launch(name, grid, threads, call, &kernel, sizeof kernel);
+  launch(grid, threads, shared, call, &kernel, sizeof kernel);
 }
 
 int multiprocessors();
@@ -56,6 +56,7 @@ dim3 block_index();
 dim3 block_size();
 dim3 grid_size();
 
+void* dynamic_shared();
 void block_barrier(const char* file, unsigned line);
 void warp_barrier(unsigned mask);
 void copy_async(void* shared, const void* global, int bytes, int valid);

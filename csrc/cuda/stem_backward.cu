@@ -1,0 +1,270 @@
+// The gradients of the stem's parameters, without its activations.
+//
+// With g the gradient of a pooled output where ReLU's gate is open, and d the patch at the maximum of its
+// window, one pass over the gradient, the codes and the images gathers
+//
+//     S[o][k] = sum of g d[k]        s0[o] = sum of g
+//
+// and what remains is algebra on 24 numbers a channel (stem_algebra.h), in double. The pass is a product
+// on tensor cores for each of a window's nine positions, of the gradients whose code says so, the others
+// zeroed, with the patches at that position: sums over outputs, as in conv_backward.cu.
+//
+// Bytes: 48 + O x (1 + size of the gradient) read per pooled output; 256 images of 256x256, 64 channels:
+// 50 MB, 67 MB of codes and 134 MB in bfloat16. Instructions of a warp for 16 pooled outputs x 32
+// channels, per term of the gradient (bfloat16 1, float32 3): 56 MMA and 80 masks; 72 comparisons, 18
+// ldmatrix, 8 loads besides. The products decide, float32's most of all.
+//
+// Other than 3 channels, or float64 gradients, take a plain kernel, a block for each (o, c).
+#include "cuda/gradients.cuh"
+#include "cuda/plain.cuh"
+
+namespace npr::cuda {
+namespace {
+
+constexpr uint8_t kClosed = 9;  // code of an output that ReLU closed
+constexpr int kWindow = 9;
+
+// ---- Tensor cores ----------------------------------------------------------------------------------
+
+constexpr int kThreads = 256, kWarps = kThreads / kWarp, kBlocks = 2;  // blocks of a multiprocessor
+
+// A tile is 4 x 32 pooled outputs; under it lie 9 x 65 of the convolution, from an odd row and column on,
+// and one more column to the left, because patches begin at even ones.
+constexpr int kPooledRows = 4, kPooledCols = 32;
+constexpr int kSegments = kPooledCols / kGradientOutputs, kItems = kPooledRows * kSegments;
+template <class T>
+using Tile = PatchTile<T, 2 * kPooledRows + 1, 2 * kPooledCols + 2>;
+
+Tiling tiling_of(const Images& images) {
+  return Tiling::of(images, ceil_div(pooled(images.rows()), kPooledRows), ceil_div(pooled(images.cols()), kPooledCols),
+                    2 * kPooledRows, 2 * kPooledCols, -1, -2);
+}
+
+struct Problem {
+  Tiling tiling;
+  Gradient grad;
+  const uint8_t* code;
+  int64_t outputs;
+  bool aligned;  // four codes can be loaded at once
+  float* partial;
+};
+
+// The codes of a GradientBlock: [output], a byte for each of four channels.
+__device__ void load_codes(uint32_t (&codes)[4], const Problem& p, int64_t image, int64_t channel, int row, int col,
+                           int rows, int cols) {
+  channel += gradient_channel<Layout::channels_last>(0);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int x = col + gradient_output<Layout::channels_last>(i);
+    codes[i] = kClosed * 0x01010101u;
+    if (row >= rows || x >= cols || channel >= p.outputs) continue;
+    const uint8_t* from = p.code + ((image * rows + row) * cols + x) * p.outputs + channel;
+    if (p.aligned) {
+      codes[i] = __ldcs(reinterpret_cast<const uint32_t*>(from));
+    } else {
+      for (int v = 0; v < 4 && channel + v < p.outputs; ++v) {
+        codes[i] = (codes[i] & ~(0xffu << (8 * v))) | uint32_t{from[v]} << (8 * v);
+      }
+    }
+  }
+}
+
+template <class T, Layout layout>
+__global__ void __launch_bounds__(kThreads, kBlocks) stem_backward_kernel(Problem p) {
+  using Operand = GradientOperand<T>;
+  __shared__ Tile<Operand> patches;
+  __shared__ float block_sums[kSumChannels][kSums];
+
+  const int half = warp_index() % 2, first_item = warp_index() / 2;
+  const int64_t channel = int64_t(blockIdx.y) * kSumChannels + half * kGradientChannels;
+  const int pooled_rows = int(pooled(p.tiling.rows)), pooled_cols = int(pooled(p.tiling.cols));
+  uint32_t ones[2];
+  load_ones<Operand>(ones);
+  WarpSums sums = {};
+
+  // The gradients and codes of the next item are on their way while those of the present one are multiplied.
+  GradientBlock<T, layout> next;
+  uint32_t next_codes[4];
+  const auto load = [&](const Tiling::Position& tile, int item) {
+    const int row = (tile.row + 1) / 2 + item / kSegments,
+              col = (tile.col + 2) / 2 + item % kSegments * kGradientOutputs;
+    next.load(p.grad, tile.image, channel, p.outputs, row, col, pooled_rows, pooled_cols);
+    load_codes(next_codes, p, tile.image, channel, row, col, pooled_rows, pooled_cols);
+  };
+  const auto begin = [&](const Tiling::Position& tile) { load(tile, first_item); };
+  for_each_tile(p.tiling, patches, begin, [&](const Tiling::Position& tile) {
+    for (int item = first_item; item < kItems; item += kWarps / 2) {
+      const int y = 2 * (item / kSegments), x = 2 * (item % kSegments * kGradientOutputs + lane_index() % 16) + 1;
+      uint32_t terms[kTerms<T>][2][4];
+      next.split(terms);
+      // The codes in the fragments' order, as 16-bit numbers that differ where the codes do.
+      uint32_t codes[2][4];
+#pragma unroll
+      for (int v = 0; v < 4; ++v) {
+#pragma unroll
+        for (int pair = 0; pair < 2; ++pair) {
+          codes[v / 2][v % 2 + 2 * pair] =
+              permute_bytes(next_codes[2 * pair], next_codes[2 * pair + 1], 0x4400 + 0x1111 * v);
+        }
+      }
+      if (item + kWarps / 2 < kItems) load(tile, item + kWarps / 2);
+
+      float products[2][kChannels + 1][4] = {};
+      // Multiplies the gradients whose codes are equal to `code`, or are not.
+      const auto multiply = [&](int code, bool equal, int m, int c, const uint32_t (&operand)[2]) {
+#pragma unroll
+        for (int term = kTerms<T> - 1; term >= 0; --term) {
+          uint32_t masked[4];
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            const uint32_t mask = equal_halves(codes[m][i], uint32_t(code) * 0x01010101u);
+            masked[i] = terms[term][m][i] & (equal ? mask : ~mask);
+          }
+          multiply_add<Operand>(products[m][c], masked, operand);
+        }
+      };
+#pragma unroll
+      for (int m = 0; m < 2; ++m) multiply(kClosed, false, m, kChannels, ones);
+#pragma unroll
+      for (int code = 0; code < kWindow; ++code) {
+        uint32_t fragments[kChannels][2];
+        load_patches(fragments, patches, (y + code / 3) * Tile<Operand>::kCols + x + code % 3);
+#pragma unroll
+        for (int m = 0; m < 2; ++m) {
+#pragma unroll
+          for (int c = 0; c < kChannels; ++c) multiply(code, true, m, c, fragments[c]);
+        }
+      }
+#pragma unroll
+      for (int m = 0; m < 2; ++m) {
+#pragma unroll
+        for (int c = 0; c < kChannels + 1; ++c) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) sums[m][c][i] += products[m][c][i];
+        }
+      }
+    }
+  });
+  store_partial<layout>(sums, half, block_sums, p.partial);
+}
+
+template <class T>
+Status gather_on_tensor_cores(const StemBackward& op, const SumsWorkspace& workspace, Stream stream) {
+  const Tiling tiling = tiling_of(op.images);
+  const bool aligned = op.outputs % 4 == 0 && reinterpret_cast<uintptr_t>(op.code) % 4 == 0;
+  const Problem problem{tiling, op.grad, op.code, op.outputs, aligned, workspace.partial};
+  const unsigned blocks = persistent_blocks(tiling.count, kBlocks);
+  const dim3 grid(blocks, unsigned(ceil_div(op.outputs, kSumChannels)));
+  const bool channels_last = layout_of(op.grad, op.outputs, 1) == Layout::channels_last;
+  const Status status =
+      launch("stem_backward_kernel",
+             channels_last ? stem_backward_kernel<T, Layout::channels_last> : stem_backward_kernel<T, Layout::strided>,
+             grid, kThreads, stream, problem);
+  return status.ok() ? workspace.reduce(op.outputs, int(blocks), stream) : status;
+}
+
+// ---- Plain -----------------------------------------------------------------------------------------
+
+// Block (o, c): the sums of output channel o with the taps of channel c, and with 1 where c is 0.
+__global__ void __launch_bounds__(kPlainThreads)
+    stem_backward_plain(Images images, Gradient grad, const uint8_t* codes, int64_t outputs, double* sums) {
+  const int64_t output = blockIdx.x, channel = blockIdx.y, taps = images.taps();
+  const int64_t rows = pooled(images.rows()), cols = pooled(images.cols()), total = images.batch * rows * cols;
+  double sum[kTaps + 1] = {};
+  for (int64_t i = threadIdx.x; i < total; i += kPlainThreads) {
+    const int code = codes[i * outputs + output];
+    if (code == kClosed) continue;
+    const int64_t col = i % cols, row = i / cols % rows, image = i / cols / rows;
+    const double g = load_gradient(grad, image, output, row, col);
+    const uint8_t* plane = images.data + image * images.stride_n + channel * images.stride_c;
+    const int64_t y = 2 * row - 1 + code / 3, x = 2 * col - 1 + code % 3;
+#pragma unroll
+    for (int tap = 0; tap < kTaps; ++tap) sum[tap] += g * difference(images, plane, y, x, tap);
+    sum[kTaps] += g;
+  }
+#pragma unroll
+  for (int tap = 0; tap < kTaps + 1; ++tap) {
+    const double whole = block_sum<kPlainThreads>(sum[tap]);
+    if (threadIdx.x != 0 || (tap == kTaps && channel != 0)) continue;
+    sums[output * (taps + 1) + (tap < kTaps ? channel * kTaps + tap : taps)] = whole;
+  }
+}
+
+// ---- From sums to gradients ------------------------------------------------------------------------
+
+struct Finish {
+  const double* sums;  // [outputs][taps + 1]
+  int64_t outputs, channels;
+  const int64_t* moments;
+  Array weight, bn_weight;
+  const double *mean, *var;
+  double eps;
+  void *grad_weight, *grad_bn_weight, *grad_bn_bias;
+  Type type;
+};
+
+// A warp per output channel.
+__global__ void __launch_bounds__(kWarp) stem_backward_finish(Finish p, ChannelScale scale) {
+  const int64_t output = blockIdx.x;
+  const int taps = int(p.channels) * kTaps;
+  const double* sums = p.sums + output * (taps + 1);
+  const double mean = p.mean[output], inverse = 1 / sqrt(p.var[output] + p.eps);
+  const double gamma = p.bn_weight.data != nullptr ? load_double(p.bn_weight, output) : 1;
+  const auto weight = [&](int k) { return load_weight(p.weight, scale, p.channels, output, k); };
+
+  double product = 0;
+  for (int k = lane_index(); k < taps; k += kWarp) product += weight(k) * sums[k];
+  const double beta_gradient = sums[taps], gamma_gradient = inverse * (warp_sum(product) - mean * beta_gradient);
+  if (lane_index() == 0) {
+    store_double(p.grad_bn_weight, p.type, output, gamma_gradient);
+    store_double(p.grad_bn_bias, p.type, output, beta_gradient);
+  }
+
+  for (int k = lane_index(); k < taps; k += kWarp) {
+    double gradient = sums[k];
+    if (p.moments != nullptr && p.moments[0] > 0) {
+      const int64_t *first = p.moments + 1, *second = first + taps;
+      double row = 0;
+      for (int l = 0; l < taps; ++l) row += weight(l) * double(second[l * taps + k]);
+      const double normalised = inverse * (row - mean * double(first[k]));
+      gradient -= (beta_gradient * double(first[k]) + gamma_gradient * normalised) / double(p.moments[0]);
+    }
+    const int64_t kernel = output * p.channels + k / kTaps;
+    constexpr int kPositions = kKernel * kKernel;
+    store_double(p.grad_weight, p.type, kernel * kPositions + tap_position(k % kTaps),
+                 gamma * inverse * gradient * scale.value[k / kTaps]);
+    if (k % kTaps == 0) store_double(p.grad_weight, p.type, kernel * kPositions + kPositions / 2, 0);
+  }
+}
+
+}  // namespace
+
+// ---- Launchers -------------------------------------------------------------------------------------
+
+int64_t stem_backward_workspace(const StemBackward& op) {
+  return SumsWorkspace::bytes(op.outputs, op.images.taps(), multiprocessors() * kBlocks);
+}
+
+Status stem_backward(const StemBackward& op, void* workspace, Stream stream) {
+  const int64_t channels = op.images.channels;
+  if (channels > kMaxChannels) return too_many_channels();
+  const SumsWorkspace sums = SumsWorkspace::at(workspace, op.outputs, op.images.taps());
+  Status status;
+  if (channels != kChannels || op.grad.type == Type::f64) {
+    status = launch("stem_backward_plain", stem_backward_plain, dim3(unsigned(op.outputs), unsigned(channels)),
+                    kPlainThreads, stream, op.images, op.grad, op.code, op.outputs, sums.sums);
+  } else if (op.grad.type == Type::f32) {
+    status = gather_on_tensor_cores<float>(op, sums, stream);
+  } else if (op.grad.type == Type::bf16) {
+    status = gather_on_tensor_cores<BFloat>(op, sums, stream);
+  } else {
+    status = gather_on_tensor_cores<Half>(op, sums, stream);
+  }
+  if (!status.ok()) return status;
+  const Finish finish{sums.sums, op.outputs, channels,       op.moments,        op.weight,       op.bn_weight, op.mean,
+                      op.var,    op.eps,     op.grad_weight, op.grad_bn_weight, op.grad_bn_bias, op.type};
+  return launch("stem_backward_finish", stem_backward_finish, unsigned(op.outputs), kWarp, stream, finish,
+                channel_scale(op.channel_scale, channels));
+}
+
+}  // namespace npr::cuda
