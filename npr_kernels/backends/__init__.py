@@ -26,6 +26,7 @@ class NPRFallbackWarning(UserWarning):
     """A call ran on the reference because no fused kernel covers it; said once for each reason."""
 
 
+@torch.compiler.assume_constant_result
 def unavailable_reason(name: str) -> str | None:
     """Why the backend cannot run on this machine; None when it can."""
     if name == "reference":

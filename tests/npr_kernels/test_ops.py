@@ -71,7 +71,9 @@ def test_compile_without_graph_breaks(rng, backend):
             assert_relative(grad, want_grad, 1e-5)
 
 
+@pytest.mark.filterwarnings("error")
 def test_compile_of_a_fallback(rng):
+    """Neither the fallback nor the choice of a backend is worth a warning in compiled code."""
     compiled = torch.compile(lambda x, w: nk.npr_conv2d(x, w, patch=4), fullgraph=True, backend="aot_eager")
     images, weight = draw_images(rng, (2, 3, 16, 20)), draw_weight(rng, 4, 3)
     with nk.backend("reference"):
