@@ -14,7 +14,6 @@
 //
 // Other than 3 channels, or float64 gradients, take a plain kernel, a block for each (o, c).
 #include "cuda/gradients.cuh"
-#include "cuda/plain.cuh"
 
 namespace npr::cuda {
 namespace {
@@ -56,8 +55,9 @@ __global__ void __launch_bounds__(kThreads, kBlocks) conv_backward_kernel(Proble
   for_each_tile(p.tiling, patches, begin, [&](const Tiling::Position& tile) {
     for (int item = first_item; item < kItems; item += kWarps / 2) {
       const int y = item / kSegments, x = item % kSegments * kGradientOutputs;
-      uint32_t terms[kTerms<T>][2][4];
-      next.split(terms);
+      uint32_t terms[2][kTerms<T>][4];
+      next.split(0, terms[0]);
+      next.split(1, terms[1]);
       if (item + kWarps / 2 < kItems) load(tile, item + kWarps / 2);
       if (tile.row + y >= p.tiling.rows || tile.col + x >= p.tiling.cols) continue;
 
@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) conv_backward_kernel(Proble
           float product[4] = {};
 #pragma unroll
           for (int term = kTerms<T> - 1; term >= 0; --term) {
-            multiply_add<Operand>(product, terms[term][m], c < kChannels ? fragments[c < kChannels ? c : 0] : ones);
+            multiply_add<Operand>(product, terms[m][term], c < kChannels ? fragments[c < kChannels ? c : 0] : ones);
           }
 #pragma unroll
           for (int i = 0; i < 4; ++i) sums[m][c][i] += product[i];
@@ -117,12 +117,7 @@ __global__ void __launch_bounds__(kPlainThreads) conv_backward_plain(Images imag
     for (int tap = 0; tap < kTaps; ++tap) sum[tap] += g * difference(images, plane, row, col, tap);
     sum[kTaps] += g;
   }
-#pragma unroll
-  for (int tap = 0; tap < kTaps + 1; ++tap) {
-    const double whole = block_sum<kPlainThreads>(sum[tap]);
-    if (threadIdx.x != 0 || (tap == kTaps && channel != 0)) continue;
-    sums[output * (taps + 1) + (tap < kTaps ? channel * kTaps + tap : taps)] = whole;
-  }
+  store_plain_sums(sum, output, channel, taps, sums);
 }
 
 // ---- From sums to gradients ------------------------------------------------------------------------

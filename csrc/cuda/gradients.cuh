@@ -16,6 +16,7 @@
 // added to the running sums outside, rounded.
 #pragma once
 
+#include "cuda/plain.cuh"
 #include "cuda/weights.cuh"
 
 namespace npr::cuda {
@@ -90,27 +91,24 @@ struct GradientBlock {
     }
   }
 
-  // A fragments of the terms, for two MMA tiles of 16 channels.
-  __device__ void split(uint32_t (&terms)[kTerms<T>][2][4]) const {
+  // A fragments of the terms, for the first or the second 16 channels.
+  __device__ void split(int tile, uint32_t (&terms)[kTerms<T>][4]) const {
 #pragma unroll
-    for (int v = 0; v < 4; ++v) {
+    for (int word = 0; word < 4; ++word) {
+      const int v = 2 * tile + word % 2, pair = word / 2;
+      const auto value = [&](int i) {
+        return layout == Layout::planar ? values[v][2 * pair + i] : values[2 * pair + i][v];
+      };
+      if constexpr (sizeof(T) == 2) {
+        terms[0][word] = value(0).bits | uint32_t{value(1).bits} << 16;
+      } else {
+        float low = value(0), high = value(1);
 #pragma unroll
-      for (int pair = 0; pair < 2; ++pair) {
-        const auto value = [&](int i) {
-          return layout == Layout::planar ? values[v][2 * pair + i] : values[2 * pair + i][v];
-        };
-        const int tile = v / 2, word = v % 2 + 2 * pair;
-        if constexpr (sizeof(T) == 2) {
-          terms[0][tile][word] = value(0).bits | uint32_t{value(1).bits} << 16;
-        } else {
-          float low = value(0), high = value(1);
-#pragma unroll
-          for (int term = 0; term < 3; ++term) {
-            const uint32_t rounded = pack<BFloat>(low, high);
-            terms[term][tile][word] = rounded;
-            low -= __uint_as_float(rounded << 16);
-            high -= __uint_as_float(rounded & 0xffff0000u);
-          }
+        for (int term = 0; term < 3; ++term) {
+          const uint32_t rounded = pack<BFloat>(low, high);
+          terms[term][word] = rounded;
+          low -= __uint_as_float(rounded << 16);
+          high -= __uint_as_float(rounded & 0xffff0000u);
         }
       }
     }
@@ -243,17 +241,19 @@ __device__ inline double load_gradient(const Gradient& grad, int64_t image, int6
                      image * grad.stride_n + output * grad.stride_o + row * grad.stride_h + col * grad.stride_w);
 }
 
-// Sum over a block, in the same order in every run; thread 0 gets it.
-template <int kThreads>
-__device__ double block_sum(double value) {
-  __shared__ double warps[kThreads / kWarp];
-  value = warp_sum(value);
-  __syncthreads();  // what an earlier call left has been read
-  if (lane_index() == 0) warps[warp_index()] = value;
+// Sums over a block of what each thread has for eight taps and the bias, as plain kernels do for output channel o and
+// channel c of the images: stored in sums[o][taps + 1], the bias by c = 0.
+__device__ inline void store_plain_sums(const double (&values)[kTaps + 1], int64_t output, int64_t channel,
+                                        int64_t taps, double* sums) {
+  __shared__ double threads[kTaps + 1][kPlainThreads];
+#pragma unroll
+  for (int i = 0; i <= kTaps; ++i) threads[i][threadIdx.x] = values[i];
   __syncthreads();
+  const int i = threadIdx.x;
+  if (i > kTaps || (i == kTaps && channel != 0)) return;
   double sum = 0;
-  for (double warp : warps) sum += warp;
-  return sum;
+  for (double value : threads[i]) sum += value;
+  sums[output * (taps + 1) + (i < kTaps ? channel * kTaps + i : taps)] = sum;
 }
 
 }  // namespace npr::cuda

@@ -11,18 +11,16 @@
 //
 // Bytes: 48 + O x (1 + size of the gradient) read per pooled output; 256 images of 256x256, 64 channels:
 // 50 MB, 67 MB of codes and 134 MB in bfloat16. Instructions of a warp for 16 pooled outputs x 32
-// channels, per term of the gradient (bfloat16 1, float32 3): 56 MMA and 80 masks; 72 comparisons, 18
+// channels, per term of the gradient (bfloat16 1, float32 3): 56 MMA and 80 masks; 80 comparisons, 18
 // ldmatrix, 8 loads besides. The products decide, float32's most of all.
 //
 // Other than 3 channels, or float64 gradients, take a plain kernel, a block for each (o, c).
 #include "cuda/gradients.cuh"
-#include "cuda/plain.cuh"
 
 namespace npr::cuda {
 namespace {
 
 constexpr uint8_t kClosed = 9;  // code of an output that ReLU closed
-constexpr int kWindow = 9;
 
 // ---- Tensor cores ----------------------------------------------------------------------------------
 
@@ -72,6 +70,8 @@ __device__ void load_codes(uint32_t (&codes)[4], const Problem& p, int64_t image
 template <class T, Layout layout>
 __global__ void __launch_bounds__(kThreads, kBlocks) stem_backward_kernel(Problem p) {
   using Operand = GradientOperand<T>;
+  constexpr int kTogether =
+      kTerms<T> == 1 ? 2 : 1;  // tiles of 16 channels; three terms of both need too many registers
   __shared__ Tile<Operand> patches;
   __shared__ float block_sums[kSumChannels][kSums];
 
@@ -82,65 +82,68 @@ __global__ void __launch_bounds__(kThreads, kBlocks) stem_backward_kernel(Proble
   load_ones<Operand>(ones);
   WarpSums sums = {};
 
-  // The gradients and codes of the next item are on their way while those of the present one are multiplied.
-  GradientBlock<T, layout> next;
-  uint32_t next_codes[4];
+  GradientBlock<T, layout> gradients;
+  uint32_t gradient_codes[4];
   const auto load = [&](const Tiling::Position& tile, int item) {
-    const int row = (tile.row + 1) / 2 + item / kSegments,
-              col = (tile.col + 2) / 2 + item % kSegments * kGradientOutputs;
-    next.load(p.grad, tile.image, channel, p.outputs, row, col, pooled_rows, pooled_cols);
-    load_codes(next_codes, p, tile.image, channel, row, col, pooled_rows, pooled_cols);
+    const int row = (tile.row + 1) / 2 + item / kSegments;
+    const int col = (tile.col + 2) / 2 + item % kSegments * kGradientOutputs;
+    gradients.load(p.grad, tile.image, channel, p.outputs, row, col, pooled_rows, pooled_cols);
+    load_codes(gradient_codes, p, tile.image, channel, row, col, pooled_rows, pooled_cols);
   };
   const auto begin = [&](const Tiling::Position& tile) { load(tile, first_item); };
   for_each_tile(p.tiling, patches, begin, [&](const Tiling::Position& tile) {
     for (int item = first_item; item < kItems; item += kWarps / 2) {
+      if (item > first_item) load(tile, item);
       const int y = 2 * (item / kSegments), x = 2 * (item % kSegments * kGradientOutputs + lane_index() % 16) + 1;
-      uint32_t terms[kTerms<T>][2][4];
-      next.split(terms);
-      // The codes in the fragments' order, as 16-bit numbers that differ where the codes do.
-      uint32_t codes[2][4];
 #pragma unroll
-      for (int v = 0; v < 4; ++v) {
+      for (int first = 0; first < 2; first += kTogether) {
+        uint32_t terms[kTogether][kTerms<T>][4], codes[kTogether][4];
 #pragma unroll
-        for (int pair = 0; pair < 2; ++pair) {
-          codes[v / 2][v % 2 + 2 * pair] =
-              permute_bytes(next_codes[2 * pair], next_codes[2 * pair + 1], 0x4400 + 0x1111 * v);
-        }
-      }
-      if (item + kWarps / 2 < kItems) load(tile, item + kWarps / 2);
-
-      float products[2][kChannels + 1][4] = {};
-      // Multiplies the gradients whose codes are equal to `code`, or are not.
-      const auto multiply = [&](int code, bool equal, int m, int c, const uint32_t (&operand)[2]) {
+        for (int m = 0; m < kTogether; ++m) {
+          gradients.split(first + m, terms[m]);
+          // The codes in the fragments' order, as 16-bit numbers that differ where the codes do.
 #pragma unroll
-        for (int term = kTerms<T> - 1; term >= 0; --term) {
-          uint32_t masked[4];
-#pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            const uint32_t mask = equal_halves(codes[m][i], uint32_t(code) * 0x01010101u);
-            masked[i] = terms[term][m][i] & (equal ? mask : ~mask);
+          for (int word = 0; word < 4; ++word) {
+            const int v = 2 * (first + m) + word % 2, pair = word / 2;
+            codes[m][word] = permute_bytes(gradient_codes[2 * pair], gradient_codes[2 * pair + 1], 0x4400 + 0x1111 * v);
           }
-          multiply_add<Operand>(products[m][c], masked, operand);
         }
-      };
+
+        float products[kTogether][kChannels + 1][4] = {};
+        // Multiplies the gradients that `masks` leave.
+        const auto multiply = [&](int m, int c, const uint32_t (&masks)[4], const uint32_t (&operand)[2]) {
 #pragma unroll
-      for (int m = 0; m < 2; ++m) multiply(kClosed, false, m, kChannels, ones);
+          for (int term = kTerms<T> - 1; term >= 0; --term) {
+            const auto& words = terms[m][term];
+            const uint32_t masked[4] = {words[0] & masks[0], words[1] & masks[1], words[2] & masks[2],
+                                        words[3] & masks[3]};
+            multiply_add<Operand>(products[m][c], masked, operand);
+          }
+        };
+#pragma unroll 1
+        for (int code = 0; code < kClosed; ++code) {
+          uint32_t fragments[kChannels][2];
+          load_patches(fragments, patches, (y + code / 3) * Tile<Operand>::kCols + x + code % 3);
 #pragma unroll
-      for (int code = 0; code < kWindow; ++code) {
-        uint32_t fragments[kChannels][2];
-        load_patches(fragments, patches, (y + code / 3) * Tile<Operand>::kCols + x + code % 3);
+          for (int m = 0; m < kTogether; ++m) {
+            uint32_t masks[4];
 #pragma unroll
-        for (int m = 0; m < 2; ++m) {
+            for (int word = 0; word < 4; ++word) masks[word] = equal_halves(codes[m][word], code * 0x01010101u);
 #pragma unroll
-          for (int c = 0; c < kChannels; ++c) multiply(code, true, m, c, fragments[c]);
+            for (int c = 0; c < kChannels; ++c) multiply(m, c, masks, fragments[c]);
+          }
         }
-      }
 #pragma unroll
-      for (int m = 0; m < 2; ++m) {
+        for (int m = 0; m < kTogether; ++m) {
+          uint32_t masks[4];
 #pragma unroll
-        for (int c = 0; c < kChannels + 1; ++c) {
+          for (int word = 0; word < 4; ++word) masks[word] = ~equal_halves(codes[m][word], kClosed * 0x01010101u);
+          multiply(m, kChannels, masks, ones);
 #pragma unroll
-          for (int i = 0; i < 4; ++i) sums[m][c][i] += products[m][c][i];
+          for (int c = 0; c < kChannels + 1; ++c) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) sums[first + m][c][i] += products[m][c][i];
+          }
         }
       }
     }
@@ -182,12 +185,7 @@ __global__ void __launch_bounds__(kPlainThreads)
     for (int tap = 0; tap < kTaps; ++tap) sum[tap] += g * difference(images, plane, y, x, tap);
     sum[kTaps] += g;
   }
-#pragma unroll
-  for (int tap = 0; tap < kTaps + 1; ++tap) {
-    const double whole = block_sum<kPlainThreads>(sum[tap]);
-    if (threadIdx.x != 0 || (tap == kTaps && channel != 0)) continue;
-    sums[output * (taps + 1) + (tap < kTaps ? channel * kTaps + tap : taps)] = whole;
-  }
+  store_plain_sums(sum, output, channel, taps, sums);
 }
 
 // ---- From sums to gradients ------------------------------------------------------------------------

@@ -101,7 +101,7 @@ struct Warp {
   int arrived = 0;
   const void* operation = nullptr;  // that the lanes wait in
   int phase = 0;                    // of the buffer that the present operation fills
-  alignas(16) char buffer[2][kWarp][64];
+  alignas(16) char buffer[2][kWarp * 64];
   uint32_t last_barrier = 0;
 };
 
@@ -149,6 +149,7 @@ struct Region {
 
 struct Runtime {
   std::vector<std::unique_ptr<Region>> regions;  // static shared memory first
+  Region* last_region = nullptr;                 // that an access was found in
   std::vector<std::pair<const char*, const char*>> constants;
   const char* library = nullptr;  // where it is loaded
   std::string error;
@@ -175,10 +176,8 @@ struct Runtime {
   unsigned barrier_line = 0;
 };
 
-Runtime& runtime() {
-  static Runtime instance;
-  return instance;
-}
+Runtime instance;
+inline Runtime& runtime() { return instance; }
 
 // Ends the launch with an error, from within a fibre or from the scheduler.
 [[gnu::format(printf, 1, 2)]] void fail(const char* format, ...) {
@@ -250,8 +249,10 @@ void find_library() {
 }
 
 Region* find_region(const void* p, size_t bytes) {
-  for (const auto& region : runtime().regions) {
-    if (region->contains(p, bytes)) return region.get();
+  Runtime& r = runtime();
+  if (r.last_region != nullptr && r.last_region->contains(p, bytes)) return r.last_region;
+  for (const auto& region : r.regions) {
+    if (region->contains(p, bytes)) return r.last_region = region.get();
   }
   return nullptr;
 }
@@ -424,6 +425,7 @@ void add_buffer(void* data, size_t bytes, Access access) {
 
 void clear() {
   auto& regions = runtime().regions;
+  runtime().last_region = nullptr;
   std::erase_if(regions, [](const auto& region) { return !region->shared; });
   runtime().error.clear();
 }
@@ -483,6 +485,7 @@ void launch(dim3 grid, unsigned threads, size_t shared, void (*call)(const void*
     }
   }
   r.running = false;
+  r.last_region = nullptr;
   if (shared > 0) r.regions.erase(r.regions.begin());
 }
 
@@ -507,7 +510,10 @@ void block_barrier(const char* file, unsigned line) {
   to_scheduler();
 }
 
-void exchange(const void* mine, void* all, size_t bytes, const void* operation) {
+namespace {
+
+// Every lane's value, one after the other, valid until this lane has been through the next two such operations.
+const char* meet(const void* mine, size_t bytes, const void* operation) {
   Runtime& r = runtime();
   Warp& warp = r.warps[r.current / kWarp];
   if (warp.arrived == 0) {
@@ -516,11 +522,11 @@ void exchange(const void* mine, void* all, size_t bytes, const void* operation) 
     fail("divergence: lanes of a warp wait in different warp-wide operations");
     abandon();
   }
-  const int phase = warp.phase;
-  std::memcpy(warp.buffer[phase][r.current % kWarp], mine, bytes);
+  char* buffer = warp.buffer[warp.phase];
+  std::memcpy(buffer + r.current % kWarp * bytes, mine, bytes);
   if (++warp.arrived == kWarp) {
     warp.arrived = 0;
-    warp.phase = !phase;
+    warp.phase = !warp.phase;
     if (operation == nullptr) warp.last_barrier = ++r.time;
     const int first = r.current / kWarp * kWarp;
     for (int i = first; i < first + kWarp; ++i) {
@@ -532,9 +538,13 @@ void exchange(const void* mine, void* all, size_t bytes, const void* operation) 
     r.threads[r.current].state = State::at_warp_operation;
     to_scheduler();
   }
-  for (int lane = 0; lane < kWarp; ++lane) {
-    std::memcpy(static_cast<char*>(all) + lane * bytes, warp.buffer[phase][lane], bytes);
-  }
+  return buffer;
+}
+
+}  // namespace
+
+void exchange(const void* mine, void* all, size_t bytes, const void* operation) {
+  std::memcpy(all, meet(mine, bytes, operation), kWarp * bytes);
 }
 
 void warp_barrier(unsigned mask) {
@@ -543,8 +553,7 @@ void warp_barrier(unsigned mask) {
     abandon();
   }
   const char nothing = 0;
-  char all[kWarp];
-  exchange(&nothing, all, 1, nullptr);
+  meet(&nothing, 1, nullptr);
 }
 
 void copy_async(void* shared, const void* global, int bytes, int valid) {
@@ -592,7 +601,7 @@ uint16_t float_to_bfloat(float value) {
   return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-static float round_toward_zero(double value) {
+static inline float round_toward_zero(double value) {
   const auto nearest = static_cast<float>(value);
   return std::isfinite(value) && std::fabs(double(nearest)) > std::fabs(value) ? std::nextafter(nearest, 0.0f)
                                                                                : nearest;
@@ -601,11 +610,11 @@ static float round_toward_zero(double value) {
 void multiply_add(float (&d)[4], const float (&a)[8], const float (&b)[4]) {
   struct Operands {
     float a[8], b[4];
-  } mine, all[kWarp];
+  } mine;
   static const char kMultiplyAdd = 0;
   std::copy_n(a, 8, mine.a);
   std::copy_n(b, 4, mine.b);
-  exchange(&mine, all, sizeof mine, &kMultiplyAdd);
+  const auto* all = reinterpret_cast<const Operands*>(meet(&mine, sizeof mine, &kMultiplyAdd));
   const int lane = runtime().current % kWarp, g = lane / 4, t = lane % 4;
   for (int i = 0; i < 4; ++i) {
     const int half_of_rows = i / 2, column = 2 * t + i % 2;
