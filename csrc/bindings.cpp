@@ -22,6 +22,12 @@
 #include "cpu/kernels.h"
 #include "npr.h"
 #include "stem_algebra.h"
+#if defined(NPR_WITH_CUDA)
+#include <dlfcn.h>
+#include <torch/csrc/stable/accelerator.h>
+
+#include "cuda/kernels.h"
+#endif
 
 namespace {
 
@@ -76,11 +82,59 @@ Tensor empty(std::vector<int64_t> size, ScalarType type, const Tensor& like,
   return torch::stable::empty(size, type, std::nullopt, like.device(), std::nullopt, format);
 }
 
+void check_grad(const Tensor& grad, const Images& images, int64_t rows, int64_t cols) {
+  STD_TORCH_CHECK(grad.dim() == 4 && grad.size(0) == images.batch && grad.size(1) >= 1 && grad.size(2) == rows &&
+                      grad.size(3) == cols,
+                  "npr: grad must have the shape of the result");
+}
+
+void check_moments(const Tensor& moments, const Images& images) {
+  STD_TORCH_CHECK(moments.scalar_type() == ScalarType::Long && moments.is_contiguous(), "npr: moments must be int64");
+  check_vector(moments, 1 + images.taps() + images.taps() * images.taps(), "moments");
+}
+
+void check_stem(const Images& images, const Tensor& weight, const std::optional<Tensor>& bn_weight,
+                const std::optional<Tensor>& bn_bias, const std::optional<Tensor>& moments,
+                const std::optional<Tensor>& mean, const std::optional<Tensor>& var,
+                const std::vector<double>& channel_scale) {
+  check_weight(weight, images);
+  check_scale(channel_scale, images);
+  STD_TORCH_CHECK(moments || (mean && var), "npr: stem needs moments, or mean and var");
+  if (moments) check_moments(*moments, images);
+  if (bn_weight) check_vector(*bn_weight, weight.size(0), "bn_weight");
+  if (bn_bias) check_vector(*bn_bias, weight.size(0), "bn_bias");
+  if (mean) check_vector(*mean, weight.size(0), "mean");
+  if (var) check_vector(*var, weight.size(0), "var");
+}
+
+void check_pooled(const Tensor& grad, const Tensor& code, const Images& images, int64_t outputs) {
+  check_grad(grad, images, npr::pooled(images.rows()), npr::pooled(images.cols()));
+  STD_TORCH_CHECK(grad.size(1) == outputs, "npr: grad must have the weight's outputs");
+  STD_TORCH_CHECK(code.dim() == 4 && code.scalar_type() == ScalarType::Byte, "npr: code must be uint8, [N, O, PH, PW]");
+  for (int i = 0; i < 4; ++i) STD_TORCH_CHECK(code.size(i) == grad.size(i), "npr: code must have grad's shape");
+}
+
 Tensor to_type(const Tensor& tensor, ScalarType type) { return torch::stable::to(tensor, type); }
 
 // A contiguous float64 copy of a parameter, unless it is one already; folding is done in double.
 Tensor as_double(const Tensor& tensor) { return torch::stable::contiguous(to_type(tensor, ScalarType::Double)); }
 const double* doubles(const Tensor& tensor) { return static_cast<const double*>(tensor.data_ptr()); }
+
+// What the stem returns: the pooled map, its code (empty unless saved), and the statistics it used.
+struct StemResults {
+  StemResults(const Tensor& like, const Images& images, int64_t outputs, ScalarType dtype, bool save)
+      : StemResults(like, {images.batch, outputs, npr::pooled(images.rows()), npr::pooled(images.cols())}, dtype,
+                    save) {}
+  Tensor out, code, mean, var;
+
+ private:
+  StemResults(const Tensor& like, const std::vector<int64_t>& shape, ScalarType dtype, bool save)
+      : out(empty(shape, dtype, like, MemoryFormat::ChannelsLast)),
+        code(save ? empty(shape, ScalarType::Byte, like, MemoryFormat::ChannelsLast)
+                  : empty({0}, ScalarType::Byte, like)),
+        mean(empty({shape[1]}, ScalarType::Double, like)),
+        var(empty({shape[1]}, ScalarType::Double, like)) {}
+};
 
 }  // namespace
 
@@ -200,9 +254,7 @@ std::tuple<Tensor, Tensor> conv2d_backward_cpu(const Tensor& grad, const Tensor&
   npr::cpu::ConvBackward p{};
   p.images = images_of(images);
   check_scale(channel_scale, p.images);
-  STD_TORCH_CHECK(grad.dim() == 4 && grad.size(0) == p.images.batch && grad.size(1) >= 1 &&
-                      grad.size(2) == p.images.rows() && grad.size(3) == p.images.cols(),
-                  "npr: grad must be [N, O, H / 2, W / 2] of the images");
+  check_grad(grad, p.images, p.images.rows(), p.images.cols());
   p.outputs = grad.size(1);
   p.bias = bias;
   p.grad = grad.data_ptr();
@@ -232,11 +284,6 @@ Tensor patch_moments_cpu(const Tensor& images) {
   return moments;
 }
 
-void check_moments(const Tensor& moments, const Images& images) {
-  STD_TORCH_CHECK(moments.scalar_type() == ScalarType::Long && moments.is_contiguous(), "npr: moments must be int64");
-  check_vector(moments, 1 + images.taps() + images.taps() * images.taps(), "moments");
-}
-
 // True when no sum of products can leave the range of T, nor meet NaN or infinity.
 template <class T>
 bool stays_finite(const std::vector<double>& folded, const std::vector<double>& shift) {
@@ -258,24 +305,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> stem_cpu(const Tensor& images, const 
                                                     bool save, bool /*fast*/) {
   npr::cpu::StemForward p{};
   p.images = images_of(images);
-  check_weight(weight, p.images);
-  check_scale(channel_scale, p.images);
+  check_stem(p.images, weight, bn_weight, bn_bias, moments, mean, var, channel_scale);
   const int64_t outputs = p.outputs = weight.size(0), taps = p.images.taps();
-  if (bn_weight) check_vector(*bn_weight, outputs, "bn_weight");
-  if (bn_bias) check_vector(*bn_bias, outputs, "bn_bias");
-  std::vector<double> folded = fold(weight, channel_scale);
-
-  Tensor used_mean = empty({outputs}, ScalarType::Double, images),
-         used_var = empty({outputs}, ScalarType::Double, images);
-  double* m = static_cast<double*>(used_mean.data_ptr());
-  double* v = static_cast<double*>(used_var.data_ptr());
+  const StemResults results(images, p.images, outputs, out_dtype, save);
+  const std::vector<double> folded = fold(weight, channel_scale);
+  double* m = static_cast<double*>(results.mean.data_ptr());
+  double* v = static_cast<double*>(results.var.data_ptr());
   if (moments) {
-    check_moments(*moments, p.images);
     npr::batch_statistics({static_cast<const int64_t*>(moments->data_ptr()), taps}, folded.data(), outputs, m, v);
   } else {
-    STD_TORCH_CHECK(mean && var, "npr: stem needs moments, or mean and var");
-    check_vector(*mean, outputs, "mean");
-    check_vector(*var, outputs, "var");
     std::copy_n(doubles(as_double(*mean)), outputs, m);
     std::copy_n(doubles(as_double(*var)), outputs, v);
   }
@@ -290,13 +328,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> stem_cpu(const Tensor& images, const 
   for (int64_t i = 0; i < outputs * taps; ++i) scaled[i] *= scale[i / taps];
 
   p.type = type_of(out_dtype);
-  const std::vector<int64_t> shape = {p.images.batch, outputs, npr::pooled(p.images.rows()),
-                                      npr::pooled(p.images.cols())};
-  Tensor out = empty(shape, out_dtype, images, MemoryFormat::ChannelsLast);
-  Tensor code =
-      save ? empty(shape, ScalarType::Byte, images, MemoryFormat::ChannelsLast) : empty({0}, ScalarType::Byte, images);
-  p.out = out.data_ptr();
-  p.code = save ? static_cast<uint8_t*>(code.data_ptr()) : nullptr;
+  p.out = results.out.data_ptr();
+  p.code = save ? static_cast<uint8_t*>(results.code.data_ptr()) : nullptr;
   with_compute_type(p.type, [&](auto zero) {
     using T = decltype(zero);
     const bool literal = !stays_finite<T>(scaled, shift);
@@ -309,7 +342,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> stem_cpu(const Tensor& images, const 
     torch::stable::parallel_for(0, p.units(), grain(p.images, 2 * outputs),
                                 [&](int64_t first, int64_t last) { kernel(p, first, last); });
   });
-  return {out, code, used_mean, used_var};
+  return {results.out, results.code, results.mean, results.var};
 }
 
 std::tuple<Tensor, Tensor, Tensor> stem_backward_cpu(const Tensor& grad, const Tensor& images, const Tensor& code,
@@ -318,18 +351,9 @@ std::tuple<Tensor, Tensor, Tensor> stem_backward_cpu(const Tensor& grad, const T
                                                      const Tensor& var, double eps, std::vector<double> channel_scale) {
   npr::cpu::StemBackward p{};
   p.images = images_of(images);
-  check_weight(weight, p.images);
-  check_scale(channel_scale, p.images);
+  check_stem(p.images, weight, bn_weight, std::nullopt, moments, mean, var, channel_scale);
+  check_pooled(grad, code, p.images, weight.size(0));
   const int64_t outputs = p.outputs = weight.size(0), taps = p.images.taps(), columns = taps + 1;
-  STD_TORCH_CHECK(grad.dim() == 4 && grad.size(0) == p.images.batch && grad.size(1) == outputs &&
-                      grad.size(2) == npr::pooled(p.images.rows()) && grad.size(3) == npr::pooled(p.images.cols()),
-                  "npr: grad must have the shape of the stem's output");
-  STD_TORCH_CHECK(code.dim() == 4 && code.scalar_type() == ScalarType::Byte && code.numel() == grad.numel(),
-                  "npr: code must be uint8, of grad's shape");
-  check_vector(mean, outputs, "mean");
-  check_vector(var, outputs, "var");
-  if (moments) check_moments(*moments, p.images);
-  if (bn_weight) check_vector(*bn_weight, outputs, "bn_weight");
   p.grad = grad.data_ptr();
   p.stride_n = grad.stride(0), p.stride_o = grad.stride(1), p.stride_h = grad.stride(2), p.stride_w = grad.stride(3);
   p.type = type_of(grad.scalar_type());
@@ -358,6 +382,186 @@ std::tuple<Tensor, Tensor, Tensor> stem_backward_cpu(const Tensor& grad, const T
 
 }  // namespace
 
+// ---- CUDA ------------------------------------------------------------------------------------------
+
+#if defined(NPR_WITH_CUDA)
+
+namespace {
+
+namespace cuda = npr::cuda;
+
+cuda::Type cuda_type(ScalarType type) {
+  switch (type_of(type)) {
+    case npr::cpu::Type::f32: return cuda::Type::f32;
+    case npr::cpu::Type::bf16: return cuda::Type::bf16;
+    case npr::cpu::Type::f16: return cuda::Type::f16;
+    default: return cuda::Type::f64;
+  }
+}
+
+// torch's current stream of a device. Its accessor lives in libtorch_cuda, which a CPU build of torch lacks, so it is
+// looked up when it is first needed.
+cuda::Stream current_stream(int32_t device) {
+  using Accessor = AOTITorchError (*)(int32_t, void**);
+  static const Accessor accessor = [] {
+    void* library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
+    return library ? reinterpret_cast<Accessor>(dlsym(library, "aoti_torch_get_current_cuda_stream")) : nullptr;
+  }();
+  STD_TORCH_CHECK(accessor != nullptr, "npr: this torch has no CUDA streams");
+  void* stream = nullptr;
+  STD_TORCH_CHECK(accessor(device, &stream) == 0, "npr: torch's current CUDA stream cannot be had");
+  return static_cast<cuda::Stream>(stream);
+}
+
+void check_device(const Tensor& tensor, const Tensor& images, const char* name) {
+  STD_TORCH_CHECK(tensor.is_cuda() && tensor.get_device_index() == images.get_device_index(), "npr: ", name,
+                  " must be on the images' device");
+}
+
+// A contiguous tensor and the view of it that the kernels take; keeps the tensor alive.
+struct Parameter {
+  Parameter(const std::optional<Tensor>& source, const Tensor& images, const char* name) {
+    if (!source) return;
+    check_device(*source, images, name);
+    tensor = torch::stable::contiguous(*source);
+    array = {tensor.data_ptr(), cuda_type(tensor.scalar_type())};
+  }
+  Tensor tensor;
+  cuda::Array array;
+};
+
+cuda::Gradient gradient_of(const Tensor& grad, const Tensor& images) {
+  check_device(grad, images, "grad");
+  return {grad.data_ptr(), cuda_type(grad.scalar_type()), grad.stride(0), grad.stride(1), grad.stride(2),
+          grad.stride(3)};
+}
+
+// Runs an operation on the images' device and torch's current stream, with the workspace it asks for.
+template <class Problem>
+void run(const Problem& problem, int64_t (*workspace_size)(const Problem&),
+         cuda::Status (*operation)(const Problem&, void*, cuda::Stream), const Tensor& images) {
+  const torch::stable::accelerator::DeviceGuard guard(images.get_device_index());
+  const Tensor workspace = empty({workspace_size(problem)}, ScalarType::Byte, images);
+  const cuda::Status status = operation(problem, workspace.data_ptr(), current_stream(images.get_device_index()));
+  STD_TORCH_CHECK(status.ok(), "npr: CUDA kernel ", status.kernel, " failed: ", status.error);
+}
+
+Tensor conv2d_cuda(const Tensor& images, const Tensor& weight, const std::optional<Tensor>& bias,
+                   std::vector<double> channel_scale, ScalarType out_dtype, bool channels_last, bool fast) {
+  cuda::ConvForward p{};
+  p.images = images_of(images);
+  check_weight(weight, p.images);
+  check_scale(channel_scale, p.images);
+  p.outputs = weight.size(0);
+  if (bias) check_vector(*bias, p.outputs, "bias");
+  const Parameter weights(weight, images, "weight"), shift(bias, images, "bias");
+  p.weight = weights.array, p.bias = shift.array;
+  p.channel_scale = channel_scale.data();
+  p.type = cuda_type(out_dtype);
+  p.channels_last = channels_last;
+  p.fast = fast;
+  Tensor out = empty({p.images.batch, p.outputs, p.images.rows(), p.images.cols()}, out_dtype, images,
+                     channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  p.out = out.data_ptr();
+  run(p, cuda::conv_forward_workspace, cuda::conv_forward, images);
+  return out;
+}
+
+std::tuple<Tensor, Tensor> conv2d_backward_cuda(const Tensor& grad, const Tensor& images,
+                                                std::vector<double> channel_scale, ScalarType weight_dtype, bool bias) {
+  cuda::ConvBackward p{};
+  p.images = images_of(images);
+  check_scale(channel_scale, p.images);
+  check_grad(grad, p.images, p.images.rows(), p.images.cols());
+  p.outputs = grad.size(1);
+  p.grad = gradient_of(grad, images);
+  p.channel_scale = channel_scale.data();
+  p.type = cuda_type(weight_dtype);
+  Tensor weight_grad = empty({p.outputs, p.images.channels, npr::kKernel, npr::kKernel}, weight_dtype, images);
+  Tensor bias_grad = empty({bias ? p.outputs : 0}, weight_dtype, images);
+  p.grad_weight = weight_grad.data_ptr();
+  p.grad_bias = bias ? bias_grad.data_ptr() : nullptr;
+  run(p, cuda::conv_backward_workspace, cuda::conv_backward, images);
+  return {weight_grad, bias_grad};
+}
+
+Tensor patch_moments_cuda(const Tensor& images) {
+  cuda::Moments p{};
+  p.images = images_of(images);
+  const int64_t taps = p.images.taps();
+  Tensor moments = empty({1 + taps + taps * taps}, ScalarType::Long, images);
+  p.moments = static_cast<int64_t*>(moments.data_ptr());
+  run(p, cuda::moments_workspace, cuda::moments, images);
+  return moments;
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> stem_cuda(const Tensor& images, const std::optional<Tensor>& moments,
+                                                     const Tensor& weight, const std::optional<Tensor>& bn_weight,
+                                                     const std::optional<Tensor>& bn_bias,
+                                                     const std::optional<Tensor>& mean,
+                                                     const std::optional<Tensor>& var, double eps,
+                                                     std::vector<double> channel_scale, ScalarType out_dtype, bool save,
+                                                     bool fast) {
+  cuda::StemForward p{};
+  p.images = images_of(images);
+  check_stem(p.images, weight, bn_weight, bn_bias, moments, mean, var, channel_scale);
+  p.outputs = weight.size(0);
+  const Parameter weights(weight, images, "weight"), gamma(bn_weight, images, "bn_weight"),
+      beta(bn_bias, images, "bn_bias"), given_mean(mean, images, "mean"), given_var(var, images, "var");
+  if (moments) check_device(*moments, images, "moments");
+  p.moments = moments ? static_cast<const int64_t*>(moments->data_ptr()) : nullptr;
+  p.weight = weights.array, p.bn_weight = gamma.array, p.bn_bias = beta.array;
+  p.mean = given_mean.array, p.var = given_var.array;
+  p.eps = eps;
+  p.channel_scale = channel_scale.data();
+  p.type = cuda_type(out_dtype);
+  p.fast = fast;
+  StemResults results(images, p.images, p.outputs, out_dtype, save);
+  p.out = results.out.data_ptr();
+  p.code = save ? static_cast<uint8_t*>(results.code.data_ptr()) : nullptr;
+  p.used_mean = static_cast<double*>(results.mean.data_ptr());
+  p.used_var = static_cast<double*>(results.var.data_ptr());
+  run(p, cuda::stem_forward_workspace, cuda::stem_forward, images);
+  return {results.out, results.code, results.mean, results.var};
+}
+
+std::tuple<Tensor, Tensor, Tensor> stem_backward_cuda(const Tensor& grad, const Tensor& images, const Tensor& code,
+                                                      const std::optional<Tensor>& moments, const Tensor& weight,
+                                                      const std::optional<Tensor>& bn_weight, const Tensor& mean,
+                                                      const Tensor& var, double eps,
+                                                      std::vector<double> channel_scale) {
+  cuda::StemBackward p{};
+  p.images = images_of(images);
+  check_stem(p.images, weight, bn_weight, std::nullopt, moments, mean, var, channel_scale);
+  check_pooled(grad, code, p.images, weight.size(0));
+  p.outputs = weight.size(0);
+  p.grad = gradient_of(grad, images);
+  for (const Tensor* tensor : {&code, &mean, &var}) check_device(*tensor, images, "code, mean and var");
+  if (moments) check_device(*moments, images, "moments");
+  const Tensor dense_code = torch::stable::contiguous(code, MemoryFormat::ChannelsLast);
+  const Tensor used_mean = as_double(mean), used_var = as_double(var);
+  const Parameter weights(weight, images, "weight"), gamma(bn_weight, images, "bn_weight");
+  p.code = static_cast<const uint8_t*>(dense_code.data_ptr());
+  p.moments = moments ? static_cast<const int64_t*>(moments->data_ptr()) : nullptr;
+  p.weight = weights.array, p.bn_weight = gamma.array;
+  p.mean = doubles(used_mean), p.var = doubles(used_var);
+  p.eps = eps;
+  p.channel_scale = channel_scale.data();
+  const ScalarType dtype = weight.scalar_type();
+  p.type = cuda_type(dtype);
+  Tensor weight_grad = empty({p.outputs, p.images.channels, npr::kKernel, npr::kKernel}, dtype, images);
+  Tensor gamma_grad = empty({p.outputs}, dtype, images), beta_grad = empty({p.outputs}, dtype, images);
+  p.grad_weight = weight_grad.data_ptr();
+  p.grad_bn_weight = gamma_grad.data_ptr();
+  p.grad_bn_bias = beta_grad.data_ptr();
+  run(p, cuda::stem_backward_workspace, cuda::stem_backward, images);
+  return {weight_grad, gamma_grad, beta_grad};
+}
+
+}  // namespace
+
+#endif  // NPR_WITH_CUDA
+
 // ---- Registration ----------------------------------------------------------------------------------
 
 STABLE_TORCH_LIBRARY(npr, m) {
@@ -384,6 +588,16 @@ STABLE_TORCH_LIBRARY_IMPL(npr, CPU, m) {
   m.impl("stem", TORCH_BOX(&stem_cpu));
   m.impl("stem_backward", TORCH_BOX(&stem_backward_cpu));
 }
+
+#if defined(NPR_WITH_CUDA)
+STABLE_TORCH_LIBRARY_IMPL(npr, CUDA, m) {
+  m.impl("conv2d", TORCH_BOX(&conv2d_cuda));
+  m.impl("conv2d_backward", TORCH_BOX(&conv2d_backward_cuda));
+  m.impl("patch_moments", TORCH_BOX(&patch_moments_cuda));
+  m.impl("stem", TORCH_BOX(&stem_cuda));
+  m.impl("stem_backward", TORCH_BOX(&stem_backward_cuda));
+}
+#endif
 
 namespace {
 
