@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from npr_kernels.constants import IMAGENET_STD, NPR_SCALE
@@ -111,14 +112,12 @@ def fused_stem(images: Tensor, conv: NPRConv, bn: nn.BatchNorm2d | nn.SyncBatchN
     """``max_pool2d(relu(bn(conv(images))), 3, 2, 1)`` in one pass, for models that keep their layers as attributes.
 
     The modules are used as their own forward would: ``bn`` updates its running statistics and counts its batches; an
-    ``nn.SyncBatchNorm`` in training shares its statistics over its process group.
-
-    Raises:
-        ValueError: the convolution has a bias or another geometry than the fused stem's.
+    ``nn.SyncBatchNorm`` in training shares its statistics over its process group. A convolution with a bias or of
+    another geometry than the fused stem's (the paper's ablations) runs layer by layer.
     """
     geometry = (conv.kernel_size, conv.stride, conv.padding, conv.patch, conv.anchor, conv.mode)
     if geometry != ((3, 3), (2, 2), (1, 1), 2, 0, "pixel") or conv.bias is not None:
-        raise ValueError(f"fused_stem: conv must be 3x3, stride 2, padding 1 on 2x2 cells and without bias, got {conv}")
+        return F.max_pool2d(F.relu(bn(conv(images))), kernel_size=3, stride=2, padding=1)
     momentum = bn.momentum
     if bn.training and bn.num_batches_tracked is not None:
         bn.num_batches_tracked.add_(1)

@@ -9,12 +9,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detector.data import Preprocessing
 from detector.models.resnet import bottleneck_layer, initialise
-from npr_kernels import NPRConv
+from npr_kernels import NPRConv, fused_stem
 
 
 class NPRDetector(nn.Module):
@@ -76,8 +75,7 @@ class NPRDetector(nn.Module):
 
     def stem(self, images: Tensor) -> Tensor:
         """uint8 or floating [N, 3, H, W] -> [N, 64, ceil(H // 2 / 2), ceil(W // 2 / 2)]."""
-        x = F.relu(self.bn1(self.conv1(images)), inplace=True)
-        return F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
+        return fused_stem(images, self.conv1, self.bn1)
 
     def features(self, images: Tensor) -> Tensor:
         """What is averaged and classified: [N, 3, H, W] -> [N, 512, ceil(H // 2 / 4), ceil(W // 2 / 4)]."""
