@@ -193,6 +193,8 @@ def npr_stem(
         return out.contiguous(memory_format=torch.channels_last)
 
     moments = None
+    if training and positions == 0 and group is None:  # nothing to normalise, and no statistics to track
+        training, running_mean, running_var = False, weight.new_zeros(len(weight)), weight.new_ones(len(weight))
     if training:
         moments = torch.ops.npr.patch_moments(images)
         if group is not None:
