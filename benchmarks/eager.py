@@ -18,3 +18,19 @@ def conv2d(images: Tensor, weight: Tensor) -> Tensor:
     half = F.interpolate(x, scale_factor=0.5, mode="nearest")
     residual = x - F.interpolate(half, scale_factor=2.0, mode="nearest")
     return F.conv2d(residual * NPR_SCALE, weight, stride=2, padding=1)
+
+
+def stem(
+    images: Tensor,
+    weight: Tensor,
+    bn_weight: Tensor,
+    bn_bias: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    *,
+    training: bool,
+) -> Tensor:
+    """:func:`conv2d`, batch norm, ReLU and max-pooling: the first layers of the original network."""
+    y = conv2d(images, weight)
+    z = F.relu(F.batch_norm(y, running_mean, running_var, bn_weight, bn_bias, training))
+    return F.max_pool2d(z, kernel_size=3, stride=2, padding=1)
