@@ -90,12 +90,16 @@ def test_feature_reach_is_where_the_gradient_ends(patch):
     assert distance <= model.feature_reach <= distance + patch
 
 
-@pytest.mark.parametrize(("patch", "size"), [(2, (161, 130)), (2, (98, 225)), (3, (160, 193)), (4, (145, 164))])
+@pytest.mark.parametrize(("patch", "size"), [(2, (161, 130)), (2, (98, 225)), (4, (145, 150))])
 def test_tiles_give_the_uncut_logit(patch, size):
     model = randomise(NPRDetector(patch=patch)).eval()
-    images = random_images(2, 3, *size)
+    images = random_images(1, 3, *size)
     whole = logits(model, images, max_pixels=2**30)
-    tiled = logits(model, images, max_pixels=160**2 - 1)
+    shapes = []
+    model.layer1.register_forward_hook(lambda layer, inputs, output: shapes.append(output.shape[2:]))
+    tiled = logits(model, images, max_pixels=144**2)
+    assert len(shapes) > 4
+    assert max(16 * height * width for height, width in shapes) <= 144**2
     assert whole.dtype == torch.float64
     torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-5)
 
