@@ -12,7 +12,7 @@ from torch import Tensor
 
 from detector.data import ImageError, Preprocessing, decode, list_images
 from detector.evaluation import THRESHOLD
-from detector.models import NPRDetector
+from detector.models import Detector
 from detector.models.inference import score_stream
 
 
@@ -81,7 +81,7 @@ def find_files(arguments: Iterable[str]) -> Iterator[str | Detection]:
 
 
 def detect(
-    model: NPRDetector,
+    model: Detector,
     files: Iterable[str | Detection],
     *,
     preprocessing: Preprocessing | None = None,

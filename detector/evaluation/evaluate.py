@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from detector.console import Meter
 from detector.data import BadImage, Collection, ImageDataset, Preprocessing
 from detector.evaluation.metrics import Metrics, compute_metrics
-from detector.models import NPRDetector
+from detector.models import Detector
 from detector.models.inference import score_stream
 
 # What a mean over generators is taken of: every field of Metrics that is a fraction.
@@ -64,7 +64,7 @@ class Evaluation:
 
 
 def evaluate(
-    model: NPRDetector,
+    model: Detector,
     collection: Collection,
     *,
     preprocessing: Preprocessing | None = None,
@@ -93,7 +93,7 @@ def evaluate(
 
 
 def score_collection(
-    model: NPRDetector,
+    model: Detector,
     collection: Collection,
     *,
     preprocessing: Preprocessing | None = None,

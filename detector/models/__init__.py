@@ -1,6 +1,23 @@
 """Detectors, each with the preprocessing that it was trained for, and their checkpoints."""
 
-from detector.models.checkpoint import CheckpointError, load_checkpoint, read_metadata, save_checkpoint
+from detector.models.checkpoint import (
+    CheckpointError,
+    load_checkpoint,
+    load_imagenet_weights,
+    read_metadata,
+    save_checkpoint,
+)
+from detector.models.cnn_detector import CNNDetector
+from detector.models.detector import Detector
 from detector.models.npr_detector import NPRDetector
 
-__all__ = ["CheckpointError", "NPRDetector", "load_checkpoint", "read_metadata", "save_checkpoint"]
+__all__ = [
+    "CNNDetector",
+    "CheckpointError",
+    "Detector",
+    "NPRDetector",
+    "load_checkpoint",
+    "load_imagenet_weights",
+    "read_metadata",
+    "save_checkpoint",
+]

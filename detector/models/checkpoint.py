@@ -22,23 +22,22 @@ from torch import Tensor, nn
 
 from detector.data import Preprocessing
 from detector.files import whole_file
+from detector.models.cnn_detector import CNNDetector
+from detector.models.detector import Detector
 from detector.models.npr_detector import NPRDetector
 from npr_kernels import __version__
 
 FORMAT = "npr-kernels checkpoint"
 FORMAT_VERSION = 1
 
-MODELS = {"NPRDetector": NPRDetector}
-
-# How the original implementation tests most of its sets: the preprocessing of checkpoints that bring none.
-ORIGINAL_PREPROCESSING = Preprocessing(policy="resize", resize=256, crop=224)
+MODELS: dict[str, type[NPRDetector] | type[CNNDetector]] = {"NPRDetector": NPRDetector, "CNNDetector": CNNDetector}
 
 
 class CheckpointError(ValueError):
     """A file that is no checkpoint, is damaged, would execute code, or does not fit the model."""
 
 
-def save_checkpoint(path: str | os.PathLike[str], model: NPRDetector, **metadata: Any) -> None:
+def save_checkpoint(path: str | os.PathLike[str], model: Detector, **metadata: Any) -> None:
     """Writes the model whole or not at all.
 
     Args:
@@ -59,27 +58,46 @@ def save_checkpoint(path: str | os.PathLike[str], model: NPRDetector, **metadata
         save_file(tensors, part, {name: json.dumps(value) for name, value in values.items()})
 
 
-def load_checkpoint(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> NPRDetector:
+def load_checkpoint(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Detector:
     """The model of a checkpoint, in evaluation mode, with its preprocessing.
 
-    Reads this project's safetensors files; the original implementation's .pth files, a state dict or one under "model",
+    Reads this project's safetensors files; the original implementations' .pth files, a state dict or one under "model",
     with or without the "module." of DataParallel; and safetensors files of such state dicts. What brings no
-    preprocessing gets the original's: resized to 256x256.
+    preprocessing gets the original's: NPR resized to 256x256, CNNDetection the centre crop of 224x224.
 
     Raises:
         OSError: the file cannot be read.
         CheckpointError: see there; the message names the file.
     """
     path = Path(path)
-    metadata: dict[str, Any] = {}
-    if _is_torch_file(path):
-        tensors = _state_dict(path, _read_torch_file(path))
-    else:
-        tensors, metadata = _read_safetensors(path)
-    model = _build(path, metadata)
+    tensors, metadata = _read(path)
+    model = _build(path, metadata) if metadata else _original(tensors)
     _check_fit(path, tensors, model)
     model.load_state_dict(tensors)
     return model.to(device).eval()
+
+
+def load_imagenet_weights(model: CNNDetector, path: str | os.PathLike[str]) -> None:
+    """Starts the model from a ResNet-50 that was trained on ImageNet, as the paper does.
+
+    The last layer, of 1000 classes, is not taken; the model's own starts from normal weights of deviation 0.02, as in
+    the original implementation.
+
+    Args:
+        model: changed in place.
+        path: torchvision's resnet50 state dict, as .pth or safetensors.
+
+    Raises:
+        OSError: the file cannot be read.
+        CheckpointError: see there; the message names the file.
+    """
+    path = Path(path)
+    tensors, _ = _read(path)
+    last = model.classifier
+    nn.init.normal_(last.weight, std=0.02)
+    tensors |= {"fc.weight": last.weight, "fc.bias": last.bias}
+    _check_fit(path, tensors, model)
+    model.load_state_dict(tensors)
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -90,6 +108,13 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = Path(path)
     return {} if _is_torch_file(path) else _read_safetensors(path)[1]
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A checkpoint's tensors and what it says about itself, which is nothing in foreign files."""
+    if _is_torch_file(path):
+        return _state_dict(path, _read_torch_file(path)), {}
+    return _read_safetensors(path)
 
 
 def _is_torch_file(path: Path) -> bool:
@@ -160,10 +185,14 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, metadata
 
 
-def _build(path: Path, metadata: dict[str, Any]) -> NPRDetector:
+def _original(tensors: Mapping[str, Tensor]) -> Detector:
+    """A fresh model for an original implementation's state dict: NPR has no fourth layer."""
+    model = CNNDetector if any(name.startswith("layer4.") for name in tensors) else NPRDetector
+    return model(model.original_preprocessing)
+
+
+def _build(path: Path, metadata: dict[str, Any]) -> Detector:
     """A fresh model of the architecture and preprocessing that the metadata name."""
-    if not metadata:
-        return NPRDetector(ORIGINAL_PREPROCESSING)
     try:
         arguments = dict(metadata["architecture"])
         name = arguments.pop("name")

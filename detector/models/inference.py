@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from detector.models.npr_detector import NPRDetector
+from detector.models.detector import Detector
 
 MAX_PIXELS = 2**20
 """Most pixels that go through the model at once. The network needs about 400 bytes for each."""
@@ -26,7 +26,7 @@ Key = TypeVar("Key")
 
 
 @torch.inference_mode()
-def logits(model: NPRDetector, images: Tensor, *, max_pixels: int = MAX_PIXELS) -> Tensor:
+def logits(model: Detector, images: Tensor, *, max_pixels: int = MAX_PIXELS) -> Tensor:
     """The model's logits, however large the images.
 
     Args:
@@ -47,9 +47,7 @@ def logits(model: NPRDetector, images: Tensor, *, max_pixels: int = MAX_PIXELS) 
     return torch.cat(parts)
 
 
-def score_stream(
-    model: NPRDetector, views: Iterable[tuple[Key, Tensor]], batch_size: int
-) -> Iterator[tuple[Key, float]]:
+def score_stream(model: Detector, views: Iterable[tuple[Key, Tensor]], batch_size: int) -> Iterator[tuple[Key, float]]:
     """Scores images as they come, those of one size together.
 
     Args:
@@ -79,7 +77,7 @@ def score_stream(
         yield from _scores(model, group)
 
 
-def _scores(model: NPRDetector, group: list[tuple[Key, Tensor]]) -> Iterator[tuple[Key, float]]:
+def _scores(model: Detector, group: list[tuple[Key, Tensor]]) -> Iterator[tuple[Key, float]]:
     keys, images = zip(*group, strict=True)
     # A large image comes alone and is not copied; several are stacked as channels_last, the layout they have.
     stacked = images[0][None] if len(images) == 1 else torch.stack([image.permute(1, 2, 0) for image in images])
@@ -88,7 +86,7 @@ def _scores(model: NPRDetector, group: list[tuple[Key, Tensor]]) -> Iterator[tup
     return zip(keys, logits(model, stacked).sigmoid().tolist(), strict=True)
 
 
-def _tiled_logit(model: NPRDetector, image: Tensor, max_pixels: int) -> Tensor:
+def _tiled_logit(model: Detector, image: Tensor, max_pixels: int) -> Tensor:
     """float64 scalar, the logit of [1, 3, H, W]."""
     parameter = next(model.parameters())
     step = model.tile_alignment

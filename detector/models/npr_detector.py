@@ -12,11 +12,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from detector.data import Preprocessing
+from detector.models.detector import Detector
 from detector.models.resnet import bottleneck_layer, initialise
 from npr_kernels import NPRConv, fused_stem
 
 
-class NPRDetector(nn.Module):
+class NPRDetector(Detector):
     """Real or generated, from the residual of 2x2 cells: 1,437,761 parameters, one logit.
 
     The state dict is the original implementation's: conv1, bn1, layer1, layer2, fc1. Normalisation and residual are
@@ -30,8 +31,8 @@ class NPRDetector(nn.Module):
     Shape: uint8, or floating in [0, 1], [N, 3, H, W], H and W >= 2 -> logits [N, 1]; positive means generated.
     """
 
-    #: Pixels between neighbouring features.
-    feature_stride = 8
+    # How the paper tests most of its sets.
+    original_preprocessing = Preprocessing(policy="resize", resize=256, crop=224)
 
     def __init__(
         self, preprocessing: Preprocessing | None = None, *, patch: int = 2, anchor: int = 0, mode: str = "pixel"
@@ -55,17 +56,23 @@ class NPRDetector(nn.Module):
 
     @property
     def architecture(self) -> dict[str, Any]:
-        """The arguments, beside the preprocessing, that make a model of the same architecture."""
         return {"patch": self.conv1.patch, "anchor": self.conv1.anchor, "mode": self.conv1.mode}
 
     @property
+    def classifier(self) -> nn.Linear:
+        return self.fc1
+
+    @property
+    def feature_stride(self) -> int:
+        return 8
+
+    @property
     def tile_alignment(self) -> int:
-        """Images cut at multiples of it have the features of the uncut image, wherever the cut is out of reach."""
         return math.lcm(self.feature_stride, self.conv1.patch)
 
     @property
     def feature_reach(self) -> int:
-        """How many pixels around pixel 8i the feature i depends on, to either side.
+        """To either side of pixel 8i.
 
         Going back from feature i: the 3x3 convolutions of layer2 (three at stride 8, one that halves) and of layer1
         (three at stride 4) reach 2i - 10 .. 2i + 10 on the pooled map, pooling and conv1 the pixels 8i - 43 .. 8i + 43,
@@ -80,10 +87,3 @@ class NPRDetector(nn.Module):
     def features(self, images: Tensor) -> Tensor:
         """What is averaged and classified: [N, 3, H, W] -> [N, 512, ceil(H // 2 / 4), ceil(W // 2 / 4)]."""
         return self.layer2(self.layer1(self.stem(images)))
-
-    def classify(self, mean_features: Tensor) -> Tensor:
-        """Logits [N, 1] of the features' spatial means [N, 512]."""
-        return self.fc1(mean_features)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.classify(self.features(images).mean(dim=(2, 3)))
