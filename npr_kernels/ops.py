@@ -25,6 +25,8 @@ where ReLU's gate is closed: all that ``stem_backward`` needs beside the images.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -59,12 +61,13 @@ def save_for_backward(ctx, inputs, output):
     ctx.channel_scale, ctx.weight_dtype, ctx.bias = channel_scale, weight.dtype, bias is not None
 
 
-def conv2d_backward(ctx, grad):
+def conv2d_backward(ctx, grad, *, prefix):
     weight_grad = bias_grad = None
     bias = ctx.bias and ctx.needs_input_grad[2]
     if ctx.needs_input_grad[1] or bias:
         (images,) = ctx.saved_tensors
-        weight_grad, bias_grad = torch.ops.npr.conv2d_backward(grad, images, ctx.channel_scale, ctx.weight_dtype, bias)
+        op = getattr(torch.ops.npr, f"{prefix}conv2d_backward")
+        weight_grad, bias_grad = op(grad, images, ctx.channel_scale, ctx.weight_dtype, bias)
     return None, weight_grad, bias_grad if bias else None, None, None, None, None
 
 
@@ -75,10 +78,10 @@ def save_for_double_backward(ctx, inputs, output):
     ctx.channels_last = grad.is_contiguous(memory_format=torch.channels_last) and not grad.is_contiguous()
 
 
-def conv2d_double_backward(ctx, weight_cotangent, bias_cotangent):
+def conv2d_double_backward(ctx, weight_cotangent, bias_cotangent, *, prefix):
     (images,) = ctx.saved_tensors
     bias = bias_cotangent if bias_cotangent.numel() else None
-    grad = torch.ops.npr.conv2d(
+    grad = getattr(torch.ops.npr, f"{prefix}conv2d")(
         images, weight_cotangent, bias, ctx.channel_scale, ctx.grad_dtype, ctx.channels_last, False
     )
     return grad, None, None, None, None
@@ -107,18 +110,20 @@ def fake_stem(
 def save_for_stem_backward(ctx, inputs, output):
     images, moments, weight, bn_weight, bn_bias, _, _, eps, channel_scale, _, save, _ = inputs
     _, code, mean, var = output
-    if not save:
-        code = None
-    ctx.save_for_backward(images, code, moments, weight, bn_weight, mean, var)
+    # Gradients of code and statistics would be materialised as zeros otherwise.
+    ctx.mark_non_differentiable(code, mean, var)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(images, code if save else None, moments, weight, bn_weight, mean, var)
     ctx.eps, ctx.channel_scale = eps, channel_scale
     ctx.bias_dtype = None if bn_bias is None else bn_bias.dtype
 
 
-def stem_backward(ctx, grad, *_):
+def stem_backward(ctx, grad, *_, prefix):
     images, code, moments, weight, bn_weight, mean, var = ctx.saved_tensors
     if code is None:
         raise RuntimeError("npr::stem was called without save=True, so it cannot be differentiated")
-    weight_grad, bn_weight_grad, bn_bias_grad = torch.ops.npr.stem_backward(
+    op = getattr(torch.ops.npr, f"{prefix}stem_backward")
+    weight_grad, bn_weight_grad, bn_bias_grad = op(
         grad, images, code, moments, weight, bn_weight, mean, var, ctx.eps, ctx.channel_scale
     )
     return (
@@ -131,19 +136,31 @@ def stem_backward(ctx, grad, *_):
     )
 
 
+def refuse_stem_double_backward(ctx, *_):
+    raise NotImplementedError("npr_stem cannot be differentiated twice; under npr_kernels.backend('reference') it can")
+
+
 def fake_stem_backward(grad, images, code, moments, weight, bn_weight, mean, var, eps, channel_scale):
     vector = weight.new_empty((weight.shape[0],))
     return weight.new_empty(weight.shape), vector, torch.empty_like(vector)
 
 
-if native.extension is not None:
-    torch.library.register_fake("npr::conv2d", fake_conv2d)
-    torch.library.register_autograd("npr::conv2d", conv2d_backward, setup_context=save_for_backward)
-    torch.library.register_fake("npr::conv2d_backward", fake_conv2d_backward)
-    torch.library.register_autograd(
-        "npr::conv2d_backward", conv2d_double_backward, setup_context=save_for_double_backward
+def register(prefix: str = "") -> None:
+    """Fake kernels and autograd of the ops ``npr::{prefix}conv2d`` and so on, each differentiated by its own kind."""
+    op = f"npr::{prefix}{{}}".format
+    library = torch.library
+    library.register_fake(op("conv2d"), fake_conv2d)
+    library.register_autograd(op("conv2d"), partial(conv2d_backward, prefix=prefix), setup_context=save_for_backward)
+    library.register_fake(op("conv2d_backward"), fake_conv2d_backward)
+    library.register_autograd(
+        op("conv2d_backward"), partial(conv2d_double_backward, prefix=prefix), setup_context=save_for_double_backward
     )
-    torch.library.register_fake("npr::patch_moments", fake_patch_moments)
-    torch.library.register_fake("npr::stem", fake_stem)
-    torch.library.register_autograd("npr::stem", stem_backward, setup_context=save_for_stem_backward)
-    torch.library.register_fake("npr::stem_backward", fake_stem_backward)
+    library.register_fake(op("patch_moments"), fake_patch_moments)
+    library.register_fake(op("stem"), fake_stem)
+    library.register_autograd(op("stem"), partial(stem_backward, prefix=prefix), setup_context=save_for_stem_backward)
+    library.register_fake(op("stem_backward"), fake_stem_backward)
+    library.register_autograd(op("stem_backward"), refuse_stem_double_backward)
+
+
+if native.extension is not None:
+    register()
