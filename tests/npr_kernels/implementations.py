@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from npr_kernels.backends import native
+from npr_kernels.backends import triton as triton_backend
 
 OPS = ("conv2d", "conv2d_backward", "patch_moments", "stem", "stem_backward")
 
@@ -84,12 +85,13 @@ def loaded(name: str) -> Iterator[Implementation]:
 
 
 def triton(name: str) -> Implementation:
-    pytest.importorskip("triton")
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     if interpreted != (name == "triton-interpreter"):
         pytest.skip("Triton interprets in this process" if interpreted else "Triton compiles in this process")
-    kernels = importlib.import_module("npr_kernels.backends.triton")
-    return Implementation(name, kernels, device="cpu" if interpreted else "cuda")
+    reason = triton_backend.unavailable_reason()
+    if reason:
+        pytest.skip(reason)
+    return Implementation(name, triton_backend.implementation(), device="cpu" if interpreted else "cuda")
 
 
 @contextmanager

@@ -80,6 +80,30 @@ CONV = [
     ("precision", ValueError, {"precision": "half"}, "'half'"),
 ]
 
+VECTOR = torch.ones(4)
+STEM_ARGUMENTS = {
+    "images": IMAGES, "weight": WEIGHT, "bn_weight": VECTOR, "bn_bias": VECTOR, "running_mean": VECTOR,
+    "running_var": VECTOR,
+}  # fmt: skip
+STEM = [
+    *(case for case in CONV if case[0] in ("images", "weight", "std", "scale", "out_dtype", "precision")
+      and not {"patch", "padding"} & set(case[2])),
+    ("weight", ValueError, {"weight": torch.zeros(4, 3, 5, 5)}, "[4, 3, 5, 5]"),
+    *((name, TypeError, {name: 1.0}, "float") for name in list(STEM_ARGUMENTS)[2:]),
+    *((name, TypeError, {name: VECTOR.int()}, "int32") for name in list(STEM_ARGUMENTS)[2:]),
+    *((name, ValueError, {name: torch.ones(3)}, "[3]") for name in list(STEM_ARGUMENTS)[2:]),
+    *((name, ValueError, {name: VECTOR.to("meta")}, "meta") for name in list(STEM_ARGUMENTS)[2:]),
+    ("running_mean", ValueError, {"running_mean": None}, "together"),
+    ("running_var", ValueError, {"running_var": None, "training": True}, "together"),
+    ("running_mean", ValueError, {"running_mean": None, "running_var": None}, "inference"),
+    ("images", ValueError, {"images": IMAGES[:1, :, :3, :2], "training": True}, "[1, 3, 3, 2]"),
+    ("momentum", TypeError, {"momentum": None}, "NoneType"),
+    ("momentum", ValueError, {"momentum": NAN}, "nan"),
+    ("eps", TypeError, {"eps": "0"}, "str"),
+    ("eps", ValueError, {"eps": -1e-5}, "-1e-05"),
+    ("eps", ValueError, {"eps": NAN}, "nan"),
+]  # fmt: skip
+
 
 def case_id(case):
     argument, error, _, got = case
@@ -94,6 +118,11 @@ def test_npr_residual(argument, error, options, got):
 @pytest.mark.parametrize(("argument", "error", "options", "got"), CONV, ids=map(case_id, CONV))
 def test_npr_conv2d(argument, error, options, got):
     check(nk.npr_conv2d, {"images": IMAGES, "weight": WEIGHT} | options, error, "npr_conv2d", argument, got)
+
+
+@pytest.mark.parametrize(("argument", "error", "options", "got"), STEM, ids=map(case_id, STEM))
+def test_npr_stem(argument, error, options, got):
+    check(nk.npr_stem, STEM_ARGUMENTS | options, error, "npr_stem", argument, got)
 
 
 def check(function, arguments, error, name, argument, got):

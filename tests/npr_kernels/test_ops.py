@@ -42,13 +42,43 @@ def test_opcheck_conv2d_backward(rng, layout, has_bias):
     )
 
 
+def stem_arguments(rng, layout, batch_statistics, save):
+    images = draw_images(rng, (2, 3, 9, 12), layout)
+    moments = torch.ops.npr.patch_moments(images) if batch_statistics else None
+    statistics = (None, None) if batch_statistics else (torch.randn(5), torch.rand(5) + 0.1)
+    leaves = [t.requires_grad_(save) for t in (draw_weight(rng, 5, 3), torch.randn(5), torch.randn(5))]
+    return images, moments, *leaves, *statistics, 1e-5, [0.01, 0.02, 0.03], torch.float32, save, False
+
+
+@pytest.mark.parametrize("layout", ["nchw", "strided"])
+@pytest.mark.parametrize("batch_statistics", [False, True], ids=["running", "batch"])
+@pytest.mark.parametrize("save", [False, True], ids=["inference", "training"])
+def test_opcheck_stem(rng, layout, batch_statistics, save):
+    torch.library.opcheck(torch.ops.npr.stem.default, stem_arguments(rng, layout, batch_statistics, save))
+
+
+@pytest.mark.parametrize("batch_statistics", [False, True], ids=["running", "batch"])
+def test_opcheck_of_what_the_stem_is_made_of(rng, batch_statistics):
+    arguments = stem_arguments(rng, "channels_last", batch_statistics, True)
+    images, moments, weight, bn_weight = (None if t is None else t.detach() for t in arguments[:4])
+    out, code, mean, var = (t.detach() for t in torch.ops.npr.stem(*arguments))
+    torch.library.opcheck(torch.ops.npr.patch_moments.default, (images,))
+    torch.library.opcheck(
+        torch.ops.npr.stem_backward.default,
+        (torch.randn_like(out), images, code, moments, weight, bn_weight, mean, var, 1e-5, [0.01, 0.02, 0.03]),
+    )
+
+
 class FirstLayers(torch.nn.Module):
+    """The convolution with a bias, and the stem."""
+
     def __init__(self) -> None:
         super().__init__()
         self.conv = nk.NPRConv(3, 8, bias=True)
+        self.stem = nk.NPRStem(8)
 
     def forward(self, images):
-        return torch.relu(self.conv(images)).mean((2, 3))
+        return torch.relu(self.conv(images)).mean((2, 3)) + self.stem(images).mean((2, 3))
 
 
 def output_and_gradients(module, images):
@@ -96,6 +126,7 @@ def test_export(rng):
     batch = torch.export.Dim("batch", min=1, max=64)
     exported = torch.export.export(module, (draw_images(rng, (2, 3, 16, 20)),), dynamic_shapes=({0: batch},))
     assert "npr.conv2d" in exported.graph_module.code
+    assert "npr.stem" in exported.graph_module.code
     images = draw_images(rng, (5, 3, 16, 20))
     assert_relative(exported.module()(images).detach(), module(images).detach(), 1e-6)
 
