@@ -26,6 +26,8 @@ ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 BUILD = ROOT / "build" / "emulator"
 
+MULTIPROCESSORS = 3  # of the emulated device, unless a test sets another number: fewer than most tests have tiles
+
 FLAGS = ["-std=c++20", "-g", "-fPIC", "-fno-gnu-unique", "-Wall", "-Wno-unknown-pragmas"]
 INCLUDES = [f"-I{ROOT / 'csrc'}", f"-I{HERE / 'include'}"]
 # The sanitizer only instruments; runtime.cpp is what it calls, so its own library is not linked.
@@ -253,8 +255,20 @@ class Session:
 
 
 @functools.cache
-def kernels() -> ctypes.CDLL:
-    return build((ROOT / "csrc" / "cuda").glob("*.cu"), HERE / "operations.cpp", HERE / "buffers.cpp")
+def built_kernels() -> ctypes.CDLL | RuntimeError:
+    try:
+        return build((ROOT / "csrc" / "cuda").glob("*.cu"), HERE / "operations.cpp", HERE / "buffers.cpp")
+    except RuntimeError as error:
+        return error
+
+
+def kernels(multiprocessors: int = MULTIPROCESSORS) -> ctypes.CDLL:
+    """csrc/cuda on a device of so many multiprocessors, until the next call."""
+    library = built_kernels()
+    if isinstance(library, RuntimeError):
+        raise library
+    library.emulator_set_multiprocessors(multiprocessors)
+    return library
 
 
 def conv2d(images, weight, bias, channel_scale, out_dtype, channels_last, fast):
@@ -299,8 +313,8 @@ def conv2d_backward(grad, images, channel_scale, weight_dtype, bias):
     return grad_weight, grad_bias
 
 
-def patch_moments(images):
-    session = Session(kernels())
+def patch_moments(images, multiprocessors=MULTIPROCESSORS):
+    session = Session(kernels(multiprocessors))
     taps = 8 * images.shape[1]
     moments = torch.empty(1 + taps + taps * taps, dtype=torch.int64)
     session.run("moments", Moments(images=session.images(images), moments=session.output(moments)))
