@@ -1,5 +1,6 @@
 """Real and generated images: decoding, folder layouts, preprocessing, and the dataset that a DataLoader reads."""
 
+from detector.data.augment import Augmentation, Degradation
 from detector.data.dataset import BadImage, Batch, EpochSampler, ImageDataset, collate
 from detector.data.decode import MAX_PIXELS, ImageError, decode
 from detector.data.layouts import (
@@ -22,10 +23,12 @@ __all__ = [
     "MAX_PIXELS",
     "REAL",
     "SPLITS",
+    "Augmentation",
     "BadImage",
     "Batch",
     "Collection",
     "DataError",
+    "Degradation",
     "EpochSampler",
     "ImageDataset",
     "ImageError",

@@ -1,6 +1,7 @@
 """Images for a torch DataLoader: what to draw, in which order, and how to put a batch together.
 
-Nothing here depends on the number of workers: each sample's crop and flip follow from (seed, epoch, index) alone.
+Nothing here depends on the number of workers: each sample's crop, flip and degradation follow from (seed, epoch, index)
+alone.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from detector.data.augment import Augmentation
 from detector.data.decode import ImageError, decode
 from detector.data.layouts import FAKE, REAL, Collection, DataError
 from detector.data.preprocessing import Preprocessing
@@ -58,13 +60,23 @@ class ImageDataset(Dataset[Item]):
         collection: the images.
         preprocessing: its training_view or test_view is applied.
         training: which of the two views.
-        seed: seeds every sample's crop and flip, together with the epoch and the index.
+        seed: seeds every sample's crop, flip and degradation, together with the epoch and the index.
+        augmentation: degrades the images of the training view.
     """
 
-    def __init__(self, collection: Collection, preprocessing: Preprocessing, *, training: bool, seed: int = 0) -> None:
+    def __init__(
+        self,
+        collection: Collection,
+        preprocessing: Preprocessing,
+        *,
+        training: bool,
+        seed: int = 0,
+        augmentation: Augmentation | None = None,
+    ) -> None:
         self.collection = collection
         self.preprocessing = preprocessing
         self.training = training
+        self.augmentation = augmentation
         self.seed = _check_seed(seed)
         # Shared memory: persistent workers hold a copy of the dataset and must see set_epoch too.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -84,7 +96,7 @@ class ImageDataset(Dataset[Item]):
             return BadImage(index, sample.path, error.reason)
         if self.training:
             generator = _generator(self.seed, int(self._epoch), index)
-            image = self.preprocessing.training_view(image, generator)
+            image = self.preprocessing.training_view(image, generator, self.augmentation)
         else:
             image = self.preprocessing.test_view(image)
         return image, sample.label, index

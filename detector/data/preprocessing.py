@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from detector.data.augment import Augmentation
 from npr_kernels.constants import IMAGENET_MEAN, IMAGENET_STD, NPR_SCALE
 
 Policy = Literal["native", "resize", "centre"]
@@ -79,12 +80,15 @@ class Preprocessing:
             raise ValueError(f"unknown preprocessing keys {', '.join(unknown)}; known are {', '.join(known)}")
         return cls(**values)
 
-    def training_view(self, image: Tensor, generator: torch.Generator) -> Tensor:
+    def training_view(
+        self, image: Tensor, generator: torch.Generator, augmentation: Augmentation | None = None
+    ) -> Tensor:
         """A random crop of the image, flipped at random.
 
         Args:
             image: uint8 [3, H, W].
             generator: the only source of randomness.
+            augmentation: what befalls the image after resizing, before it is tiled and cropped, as in Wang et al.
 
         Returns:
             uint8 [3, crop, crop]
@@ -92,12 +96,16 @@ class Preprocessing:
         _check_image(image)
         if self.policy == "resize":
             image = _resize(image, self.resize)
-        image = _tile(image, self.crop)
-        top = _draw(image.shape[1] - self.crop + 1, generator)
-        left = _draw(image.shape[2] - self.crop + 1, generator)
-        image = image[:, top : top + self.crop, left : left + self.crop]
-        # Drawn in any case, so that crops do not depend on whether flips are on.
+        height, width = (max(side, self.crop) for side in image.shape[1:])
+        top = _draw(height - self.crop + 1, generator)
+        left = _draw(width - self.crop + 1, generator)
+        # Drawn in any case, and before the degradation, so that crops depend neither on flips nor on augmentation.
         mirrored = _draw(2, generator) == 1
+        degradation = (augmentation or Augmentation()).draw(generator)
+        if (height, width) == tuple(image.shape[1:]):
+            image = degradation.crop(image, top, left, self.crop)
+        else:
+            image = _tile(degradation(image), self.crop)[:, top : top + self.crop, left : left + self.crop]
         return image.flip(2) if self.flip and mirrored else image
 
     def test_view(self, image: Tensor) -> Tensor:

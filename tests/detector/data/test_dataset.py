@@ -7,6 +7,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from detector.data import (
+    Augmentation,
     BadImage,
     DataError,
     EpochSampler,
@@ -76,15 +77,34 @@ def test_training_items_depend_on_seed_epoch_and_index_alone(collection):
         assert sum(torch.equal(reference[i], other[i]) for i in good) <= 2
 
 
-def test_workers_change_nothing_and_see_the_epoch(collection):
-    alone = load(ImageDataset(collection, PREPROCESSING, training=True, seed=1), 0, epochs=(0, 1))
-    shared = load(ImageDataset(collection, PREPROCESSING, training=True, seed=1), 2, epochs=(0, 1))
+@pytest.mark.parametrize("augmentation", [None, Augmentation(0.5, jpeg_probability=0.5, jpeg_encoders=("pillow",))])
+def test_workers_change_nothing_and_see_the_epoch(collection, augmentation):
+    def dataset():
+        return ImageDataset(collection, PREPROCESSING, training=True, seed=1, augmentation=augmentation)
+
+    alone, shared = load(dataset(), 0, epochs=(0, 1)), load(dataset(), 2, epochs=(0, 1))
     for epoch in (0, 1):
         for a, b in zip(alone[epoch], shared[epoch], strict=True):
             assert torch.equal(a.images, b.images)
             assert torch.equal(a.indices, b.indices)
             assert a.bad == b.bad
     assert not torch.equal(alone[0][0].images, alone[1][0].images)
+
+
+def test_augmentation_is_seeded_and_for_training_alone(collection):
+    def items(training, augmentation, epoch=0):
+        dataset = ImageDataset(collection, PREPROCESSING, training=training, augmentation=augmentation)
+        dataset.set_epoch(epoch)
+        return [dataset[i][0] for i in range(9) if collection.samples[i].path.name != "2.png"]
+
+    def equal(a, b):
+        return sum(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+    heavy = Augmentation(jpeg_probability=1, jpeg_quality=(30, 60), jpeg_encoders=("pillow",))
+    assert equal(items(True, heavy), items(True, heavy)) == 8
+    assert equal(items(True, heavy), items(True, None)) == 0
+    assert equal(items(True, heavy), items(True, heavy, epoch=1)) == 0
+    assert equal(items(False, heavy), items(False, None)) == 8
 
 
 def test_collate(collection):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from detector.data import Preprocessing
+from detector.data import Augmentation, Degradation, Preprocessing
 
 
 def random_image(height, width):
@@ -44,6 +44,29 @@ def test_flip_off_gives_the_same_windows_unmirrored():
     for seed in range(20):
         a, b = (p.training_view(image, seeded(seed)) for p in (with_flip, without))
         assert torch.equal(a, b) or torch.equal(a.flip(2), b)
+
+
+# What befalls every image, so that the outcome is known.
+ALWAYS = Augmentation(1.0, (1.5, 1.5), 1.0, (60, 60), ("pillow",))
+
+
+@pytest.mark.parametrize("policy", ["native", "resize", "centre"])
+def test_crops_are_taken_from_the_degraded_image_where_they_were(policy):
+    image, preprocessing = random_image(50, 61), Preprocessing(policy, crop=24, resize=40, flip=False)
+    whole = Preprocessing("resize", crop=24, resize=40).test_view(image) if policy == "resize" else image
+    degraded = Degradation(1.5, 60, "pillow")(whole)
+    for seed in range(5):
+        plain = preprocessing.training_view(image, seeded(seed))
+        place = (windows(whole, 24) == plain).flatten(1).all(1).nonzero().item()
+        view = preprocessing.training_view(image, seeded(seed), ALWAYS)
+        assert torch.equal(view, windows(degraded, 24)[place])
+
+
+def test_small_images_are_degraded_before_they_are_tiled():
+    image = random_image(20, 9)
+    degraded = Degradation(1.5, 60, "pillow")(image)
+    view = Preprocessing(crop=18, flip=False).training_view(image, seeded(), ALWAYS)
+    assert (windows(degraded.repeat(1, 1, 2), 18) == view).flatten(1).all(1).any()
 
 
 @pytest.mark.parametrize(("height", "width"), [(5, 5), (3, 30), (40, 2), (11, 12), (12, 12), (2, 2)])
