@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 
 import torch
 import triton
 import triton.language as tl
 
-OLDEST = (3, 6)
-
 #: Kernels run in the interpreter (TRITON_INTERPRET=1 when they were defined), on CPU tensors.
 INTERPRETED: bool = triton.knobs.runtime.interpret
 
-#: Where bfloat16 operands of tl.dot are kept. The interpreter would multiply their bit patterns.
+#: What bfloat16 operands of tl.dot are kept in. The interpreter would multiply their bit patterns.
 BFLOAT16_OPERAND = tl.float32 if INTERPRETED else tl.bfloat16
 
-DTYPES = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32, torch.float64: tl.float64}
+#: Conversions to bfloat16 truncate, in the interpreter.
+BFLOAT16_TRUNCATES: bool = INTERPRETED
+
+#: Options of every launch. Multiply and add are fused whatever the version's default, about which 3.9 warns.
+OPTIONS: dict[str, bool] = {} if INTERPRETED else {"enable_fp_fusion": True}
+
+#: Output channels in a program of the small kernels; the interpreter runs programs one after another.
+OUTPUTS_PER_PROGRAM: int = 16 if INTERPRETED else 1
 
 
-def version() -> tuple[int, int]:
-    major, minor = triton.__version__.split(".")[:2]
-    return int(major), int(minor)
-
-
-def cache_directory() -> Path:
+def cache_directory() -> str:
     """Triton's own cache."""
-    return Path(triton.knobs.cache.dir)
+    return triton.knobs.cache.dir
 
 
 @functools.cache

@@ -25,7 +25,7 @@ from torch import Tensor
 from npr_kernels.backends.triton import compat, tuning
 from npr_kernels.backends.triton.fold import block_of_outputs, channels_per_group, fold
 from npr_kernels.backends.triton.patches import patches, split_index
-from npr_kernels.backends.triton.products import multiply
+from npr_kernels.backends.triton.products import multiply, rounded
 
 
 @triton.jit
@@ -33,7 +33,7 @@ def _conv2d(
     images, stride_n, stride_c, stride_h, stride_w,  # uint8 [N, C, H, W]
     terms, factor, shift,
     out, out_stride_n, out_stride_o, out_stride_q,  # [N, O, rows * cols]
-    rows, cols, O,
+    rows, cols, outputs,
     tiles_per_image, tiles,
     C: tl.constexpr,
     GROUP: tl.constexpr,
@@ -56,19 +56,19 @@ def _conv2d(
         q = start + tl.arange(0, BLOCK_P)
         here = q < tl.cast(rows, tl.int64) * cols
         y, x = split_index(start, cols, BLOCK_P)
-        pixel = images + n * stride_n + 2 * y * stride_h + 2 * x * stride_w
+        image = images + n * stride_n
 
         acc = tl.zeros([BLOCK_P, BLOCK_O], scale.dtype)
-        patch = patches(pixel, stride_c, stride_h, stride_w, y > 0, x > 0, here, 0, C, GROUP)
+        patch = patches(image, y, x, here, stride_c, stride_h, stride_w, 0, C, GROUP)
         acc = multiply(patch, high, low, acc, TERMS)
         for channel in range(GROUP, C, GROUP):
-            patch = patches(pixel, stride_c, stride_h, stride_w, y > 0, x > 0, here, channel, C, GROUP)
+            patch = patches(image, y, x, here, stride_c, stride_h, stride_w, channel, C, GROUP)
             at = 8 * channel * OP
             acc = multiply(patch, tl.load(high_at + at), tl.load(low_at + at), acc, TERMS)
         value = acc * scale[None, :] + offset[None, :]
 
         target = out + n * out_stride_n + q[:, None] * out_stride_q + o[None, :].to(tl.int64) * out_stride_o
-        tl.store(target, value.to(out.dtype.element_ty), mask=here[:, None] & (o < O)[None, :])
+        tl.store(target, rounded(value, out.dtype.element_ty), mask=here[:, None] & (o < outputs)[None, :])
 
 
 def conv2d(
@@ -98,24 +98,21 @@ def conv2d(
         _conv2d[(programs, triton.cdiv(outputs, block_o))](
             images, *images.stride(), *folded[:3], out, *plane_strides, rows, cols, outputs, tiles_per_image, tiles,
             C=channels, GROUP=channels_per_group(channels), OP=folded.terms.shape[2], TERMS=folded.terms.shape[0],
-            BLOCK_P=config.block, BLOCK_O=block_o, num_warps=config.num_warps,
+            BLOCK_P=config.block, BLOCK_O=block_o, num_warps=config.num_warps, **compat.OPTIONS,
         )  # fmt: skip
 
-    tuning.run(
-        "conv2d",
-        (out_dtype, channels_last, folded.terms.shape[0], channels, outputs, images.stride(3) == 1),
-        out.numel() // outputs,
-        _CONFIGS,
-        launch,
-    )
+    kind = (out_dtype, channels_last, folded.terms.shape[0], channels, outputs, images.stride(3) == 1)
+    tuning.run("conv2d", kind, out.numel() // outputs, images.device, _configs(out_dtype), launch)
     return out
 
 
-# The first is the heuristic.
-_CONFIGS = (
-    tuning.Config(block=128, programs=8, num_warps=4),
-    tuning.Config(block=128, programs=4, num_warps=4),
-    tuning.Config(block=64, programs=8, num_warps=4),
-    tuning.Config(block=256, programs=4, num_warps=8),
-    tuning.Config(block=128, programs=4, num_warps=8),
-)
+def _configs(out_dtype: torch.dtype) -> tuple[tuning.Config, ...]:
+    """The first is the heuristic. Wide values need smaller tiles."""
+    if out_dtype == torch.float64:
+        return (tuning.Config(block=64, programs=4, num_warps=4),)
+    return (
+        tuning.Config(block=128, programs=6, num_warps=4),
+        tuning.Config(block=128, programs=3, num_warps=4),
+        tuning.Config(block=64, programs=8, num_warps=4),
+        tuning.Config(block=256, programs=2, num_warps=8),
+    )

@@ -6,9 +6,9 @@ A product [O, positions] x [positions, K], split over resident programs. Each su
 order, and writes its sums; a second kernel adds the programs' sums in order. No atomics: the result repeats bit for bit
 for a configuration. The centre tap, whose residual is always zero, gets exactly zero.
 
-Cost an output position: O gradient values and 4 C bytes read; 8 C' O multiply-adds on tensor cores, C' = C rounded up to
-2 or a multiple of 4, three times for float32 gradients (:mod:`.products`). Reading the gradient bounds it. Workspace:
-programs x O x (8 C + 1) doubles.
+Cost an output position: O gradient values and 4 C bytes read; 8 C' O multiply-adds on tensor cores, C' = C rounded up
+to 2 or a multiple of 4, three times for float32 gradients (:mod:`.products`). Reading the gradient bounds it.
+Workspace: programs x O x (8 C + 1) doubles.
 
 Source: the convolution is linear in its weight; the splitting is the project's (docs).
 """
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from npr_kernels.backends.triton import compat, tuning
 from npr_kernels.backends.triton.fold import block_of_outputs, channels_per_group, scale_of
-from npr_kernels.backends.triton.patches import only_if, patches, split_index
+from npr_kernels.backends.triton.patches import packed_tap, patches, split_index
 from npr_kernels.backends.triton.products import contract, rounded
 
 
@@ -32,8 +32,8 @@ from npr_kernels.backends.triton.products import contract, rounded
 def _partial_sums(
     grad, grad_stride_n, grad_stride_o, grad_stride_q,  # [N, O, rows * cols]
     images, stride_n, stride_c, stride_h, stride_w,  # uint8 [N, C, H, W]
-    sums,  # float64 [programs, O, 8 C + 1]: sum grad d^T, and sum grad last
-    rows, cols, O,
+    sums,  # float64 [programs, outputs, 8 C + 1]: sum grad d^T, and sum grad last
+    rows, cols, outputs,
     tiles_per_image, tiles,
     C: tl.constexpr,
     GROUP: tl.constexpr,
@@ -43,8 +43,9 @@ def _partial_sums(
 ):  # fmt: skip
     stride_c, stride_h, stride_w = tl.cast(stride_c, tl.int64), tl.cast(stride_h, tl.int64), tl.cast(stride_w, tl.int64)
     o = tl.program_id(1) * BLOCK_O + tl.arange(0, BLOCK_O)
-    channel = tl.program_id(2) * GROUP
+    channel = 0 if C <= GROUP else tl.program_id(2) * GROUP
     total = tl.zeros([BLOCK_O, 8 * GROUP], tl.float64)
+    zero = tl.zeros([BLOCK_O, 8 * GROUP], tl.float64 if grad.dtype.element_ty == tl.float64 else tl.float32)
     bias_total = tl.zeros([BLOCK_O], tl.float64)
     for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
         n = (tile // tiles_per_image).to(tl.int64)
@@ -52,58 +53,59 @@ def _partial_sums(
         q = start + tl.arange(0, BLOCK_P)
         here = q < tl.cast(rows, tl.int64) * cols
         y, x = split_index(start, cols, BLOCK_P)
-        pixel = images + n * stride_n + 2 * y * stride_h + 2 * x * stride_w
 
         source = grad + n * grad_stride_n + q[:, None] * grad_stride_q + o[None, :].to(tl.int64) * grad_stride_o
-        g = tl.load(source, mask=here[:, None] & (o < O)[None, :], other=0)
-        patch = patches(pixel, stride_c, stride_h, stride_w, y > 0, x > 0, here, channel, C, GROUP)
-        total += contract(g, patch).to(tl.float64)
+        g = tl.load(source, mask=here[:, None] & (o < outputs)[None, :], other=0)
+        patch = patches(images + n * stride_n, y, x, here, stride_c, stride_h, stride_w, channel, C, GROUP)
+        total += contract(g, patch, zero).to(tl.float64)
         if BIAS:
             wide = g if g.dtype == tl.float64 else g.to(tl.float32)
             bias_total += tl.sum(wide, axis=0).to(tl.float64)
 
     WIDTH: tl.constexpr = 8 * C + 1
-    k = 8 * channel + tl.arange(0, 8 * GROUP)
-    row = sums + (tl.program_id(0).to(tl.int64) * O + o) * WIDTH
-    tl.store(row[:, None] + k[None, :], total, mask=(o < O)[:, None] & (k < 8 * C)[None, :])
+    k = packed_tap(channel, GROUP)
+    row = sums + (tl.program_id(0).to(tl.int64) * outputs + o) * WIDTH
+    tl.store(row[:, None] + k[None, :], total, mask=(o < outputs)[:, None] & (k < 8 * C)[None, :])
     if BIAS:
-        tl.store(row + 8 * C, bias_total, mask=only_if(channel == 0, o < O))
+        tl.store(row + 8 * C, bias_total, mask=tl.where(channel == 0, o < outputs, False))
 
 
 @triton.jit
 def _finish(
-    sums, programs, O,  # float64 [programs, O, 8 C + 1]
+    sums, programs, outputs,  # float64 [programs, outputs, 8 C + 1]
     grad_weight,  # [O, C, 3, 3]
     grad_bias,  # [O]
     SCALES: tl.constexpr,
     BIAS: tl.constexpr,
     BLOCK_S: tl.constexpr,
+    BLOCK_O: tl.constexpr,
     BLOCK_J: tl.constexpr,
 ):  # fmt: skip
     C: tl.constexpr = len(SCALES)
     WIDTH: tl.constexpr = 8 * C + 1
-    o = tl.program_id(0)
+    o = tl.program_id(0) * BLOCK_O + tl.arange(0, BLOCK_O)
+    exists = o < outputs
     j = tl.arange(0, BLOCK_J)  # position in the flattened [C, 3, 3], then the bias
     channel, position = j // 9, j % 9
-    tap = position - (position > 4).to(tl.int32)
+    column = 8 * channel + position - (position > 4).to(tl.int32)
     wanted = (channel < C) & (position != 4)
-    column = 8 * channel + tap
     scale = scale_of(channel, SCALES)
     if BIAS:
-        column = tl.where(j == 9 * C, 8 * C, column)
-        wanted = wanted | (j == 9 * C)
-        scale = tl.where(j == 9 * C, tl.full([BLOCK_J], 1.0, tl.float64), scale)
+        last = j == 9 * C
+        column, wanted, scale = tl.where(last, 8 * C, column), wanted | last, tl.where(last, 1.0, scale)
 
-    total = tl.zeros([BLOCK_J], tl.float64)
-    for first in range(0, programs, BLOCK_S):
-        program = first + tl.arange(0, BLOCK_S)
-        row = (program.to(tl.int64) * O + o) * WIDTH
-        mask = (program < programs)[:, None] & wanted[None, :]
-        total += tl.sum(tl.load(sums + row[:, None] + column[None, :], mask=mask, other=0), axis=0)
-    value = rounded(total * scale, grad_weight.dtype.element_ty)
-    tl.store(grad_weight + o.to(tl.int64) * (9 * C) + j, value, mask=j < 9 * C)
+    total = tl.zeros([BLOCK_O, BLOCK_J], tl.float64)
+    for start in range(0, programs, BLOCK_S):
+        program = start + tl.arange(0, BLOCK_S)
+        row = sums + (program[:, None].to(tl.int64) * outputs + o[None, :]) * WIDTH
+        mask = ((program < programs)[:, None] & exists[None, :])[:, :, None] & wanted
+        total += tl.sum(tl.load(row[:, :, None] + column, mask=mask, other=0), axis=0)
+    value = rounded(total * scale[None, :], grad_weight.dtype.element_ty)
+    target = grad_weight + o[:, None].to(tl.int64) * (9 * C) + j[None, :]
+    tl.store(target, value, mask=exists[:, None] & (j < 9 * C)[None, :])
     if BIAS:
-        tl.store(grad_bias + o + tl.zeros_like(j), value, mask=j == 9 * C)
+        target = grad_bias + o[:, None] + tl.zeros_like(j)[None, :]
+        tl.store(target, value, mask=exists[:, None] & last[None, :])
 
 
 def conv2d_backward(
@@ -134,28 +136,34 @@ def conv2d_backward(
         _partial_sums[(programs, triton.cdiv(outputs, block_o), triton.cdiv(channels, group))](
             grad, grad.stride(0), grad.stride(1), grad.stride(3), images, *images.stride(), sums,
             rows, cols, outputs, tiles_per_image, tiles,
-            C=channels, GROUP=group, BIAS=bias, BLOCK_P=config.block, BLOCK_O=block_o, num_warps=config.num_warps,
+            C=channels, GROUP=group, BIAS=bias, BLOCK_P=config.block, BLOCK_O=block_o,
+            num_warps=config.num_warps, **compat.OPTIONS,
         )  # fmt: skip
         block_j = triton.next_power_of_2(9 * channels + 1)
-        _finish[(outputs,)](
+        _finish[(triton.cdiv(outputs, compat.OUTPUTS_PER_PROGRAM),)](
             sums, programs, outputs, grad_weight, grad_bias,
-            SCALES=tuple(channel_scale), BIAS=bias, BLOCK_S=max(1, 4096 // block_j), BLOCK_J=block_j,
+            SCALES=tuple(channel_scale), BIAS=bias, BLOCK_S=max(1, 4096 // block_j),
+            BLOCK_O=compat.OUTPUTS_PER_PROGRAM, BLOCK_J=block_j, **compat.OPTIONS,
         )  # fmt: skip
 
-    tuning.run(
-        "conv2d_backward",
-        (grad.dtype, grad.stride(1) == 1, bias, channels, outputs, images.stride(3) == 1),
-        grad.numel() // outputs,
-        _CONFIGS,
-        launch,
-    )
+    kind = (grad.dtype, grad.stride(1) == 1, bias, channels, outputs, images.stride(3) == 1)
+    tuning.run("conv2d_backward", kind, grad.numel() // outputs, images.device, _configs(grad.dtype), launch)
     return grad_weight, grad_bias
 
 
-# The first is the heuristic.
-_CONFIGS = (
-    tuning.Config(block=128, programs=4, num_warps=4),
-    tuning.Config(block=128, programs=2, num_warps=4),
-    tuning.Config(block=64, programs=4, num_warps=4),
-    tuning.Config(block=128, programs=2, num_warps=8),
-)
+def _configs(grad_dtype: torch.dtype) -> tuple[tuning.Config, ...]:
+    """The first is the heuristic. Wide values need smaller tiles."""
+    if grad_dtype == torch.float64:
+        return (tuning.Config(block=32, programs=2, num_warps=4),)
+    if grad_dtype == torch.float32:
+        return (
+            tuning.Config(block=64, programs=4, num_warps=4),
+            tuning.Config(block=64, programs=2, num_warps=4),
+            tuning.Config(block=128, programs=2, num_warps=4),
+        )
+    return (
+        tuning.Config(block=128, programs=4, num_warps=4),
+        tuning.Config(block=128, programs=2, num_warps=4),
+        tuning.Config(block=64, programs=4, num_warps=4),
+        tuning.Config(block=256, programs=2, num_warps=8),
+    )

@@ -1,6 +1,6 @@
 """Weights as the convolution kernels read them: everything that scales the residual folded in, split into terms.
 
-    W[o, k] = weight[o, k] channel_scale[c]                          conv(residual) = W d        (d: the integer residual)
+    W[o, k] = weight[o, k] channel_scale[c]                          conv(residual) = W d  (d: the integer residual)
     stem:     W[o, k] gamma[o] / sqrt(var[o] + eps),  shift = beta - mean gamma / sqrt(var + eps)
     training: mean = W M1 / N,  var = W M2 W^T / N - mean^2                      from the patch moments
 
@@ -8,7 +8,7 @@ All in float64. The result is ``terms`` [T, K', O'] with ``out = factor (terms[0
 two terms (22 bits) or one, where factor[o] is a power of two that puts the largest weight of a channel in
 [2^14, 2^15); or one float64 term, factor 1. K' and O' are padded with zeros.
 
-Cost: 9 C O weights, and 64 C^2 operations a channel in training. One program an output channel.
+Cost: 9 C O weights, and 64 C^2 operations an output channel in training. One program an output channel.
 
 Source of the statistics from moments: linearity of the convolution in its patch; see :mod:`.stem`.
 """
@@ -23,12 +23,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from npr_kernels.backends.triton import compat
 from npr_kernels.backends.triton.products import rounded
 
 
 @triton.jit
 def scale_of(channel, SCALES: tl.constexpr):
-    """float64 channel_scale of a tensor of channels; 0 beyond the last. Constants in the code: no copy to the device."""
+    """float64 channel_scale of a tensor of channels, 0 beyond the last: constants in the code, no copy needed."""
     scale = tl.zeros(channel.shape, tl.float64)
     for c in tl.static_range(len(SCALES)):
         scale = tl.where(channel == c, tl.full(channel.shape, SCALES[c], tl.float64), scale)
@@ -36,30 +37,32 @@ def scale_of(channel, SCALES: tl.constexpr):
 
 
 @triton.jit
-def scaled_weight(weight, stride_o, stride_c, stride_h, stride_w, o, k, exists, SCALES: tl.constexpr):
-    """float64 [K]: weight[o] times channel_scale in tap order; 0 where k does not exist."""
+def scaled_weight(weight, stride_o, stride_c, stride_h, stride_w, o, k, outputs, SCALES: tl.constexpr):
+    """float64 [O, K]: weight[o] times channel_scale at taps k; 0 where o or k does not exist."""
     channel, tap = k // 8, k % 8
     position = tap + (tap >= 4).to(tl.int32)
-    offset = channel.to(tl.int64) * stride_c + (position // 3) * stride_h + (position % 3) * stride_w
-    value = tl.load(weight + o.to(tl.int64) * stride_o + offset, mask=exists, other=0).to(tl.float64)
-    return tl.where(exists, value * scale_of(channel, SCALES), 0.0)
+    at = channel.to(tl.int64) * stride_c + (position // 3) * stride_h + (position % 3) * stride_w
+    exists = (o < outputs)[:, None] & (k < 8 * len(SCALES))[None, :]
+    value = tl.load(weight + o.to(tl.int64)[:, None] * stride_o + at[None, :], mask=exists, other=0).to(tl.float64)
+    return tl.where(exists, value * scale_of(channel, SCALES)[None, :], 0.0)
 
 
 @triton.jit
-def moments_times(moments, w, k, K):
-    """N, M1 and M2 w, in float64, from patch moments int64 [1 + K + K^2] and a vector w [K padded]."""
+def moments_times_weight(
+    moments, weight, stride_o, stride_c, stride_h, stride_w, o, k, outputs, SCALES: tl.constexpr
+):  # fmt: skip
+    """From patch moments int64 [1 + K + K^2]: 1 / N (0 for no patches), M1 [K] and W M2 [O, K], in float64."""
+    K: tl.constexpr = 8 * len(SCALES)
     count = tl.load(moments).to(tl.float64)
     first = tl.load(moments + 1 + k, mask=k < K, other=0).to(tl.float64)
-    product = tl.zeros_like(w)
-    ROWS: tl.constexpr = 16
-    for start in range(0, K, ROWS):
-        row = start + tl.arange(0, ROWS)
+    product = tl.zeros([o.shape[0], k.shape[0]], tl.float64)
+    for start in range(0, K, 8):
+        row = start + tl.arange(0, 8)
+        w = scaled_weight(weight, stride_o, stride_c, stride_h, stride_w, o, row, outputs, SCALES)
         at = moments + 1 + K + row[:, None].to(tl.int64) * K + k[None, :]
-        second = tl.load(at, mask=(row < K)[:, None] & (k < K)[None, :], other=0)
-        # w[row], brought to the other axis by sums of one non-zero element.
-        w_row = tl.sum(tl.where(row[:, None] == k[None, :], w[None, :], 0.0), axis=1)
-        product += tl.sum(w_row[:, None] * second.to(tl.float64), axis=0)
-    return count, first, product
+        second = tl.load(at, mask=(row < K)[:, None] & (k < K)[None, :], other=0).to(tl.float64)
+        product += tl.sum(w[:, :, None] * second[None, :, :], axis=1)
+    return tl.where(count > 0, 1.0 / count, 0.0), first, product
 
 
 @triton.jit
@@ -72,59 +75,66 @@ def _fold(
     terms,  # [TERMS, ROWS, OP]
     factor, shift,  # [OP]
     mean_out, var_out,  # float64 [O]
-    O,
+    outputs,
     SCALES: tl.constexpr,
     EPS: tl.constexpr,
     STEM: tl.constexpr,
     TERMS: tl.constexpr,
+    GROUP: tl.constexpr,
     ROWS: tl.constexpr,
+    OP: tl.constexpr,
     KP: tl.constexpr,
+    BLOCK_O: tl.constexpr,
 ):  # fmt: skip
-    o = tl.program_id(0)
+    o = tl.program_id(0) * BLOCK_O + tl.arange(0, BLOCK_O)
     k = tl.arange(0, KP)
-    K: tl.constexpr = 8 * len(SCALES)
-    w = scaled_weight(weight, stride_o, stride_c, stride_h, stride_w, o, k, k < tl.where(o < O, K, 0), SCALES)
-    offset = tl.full((), 0.0, tl.float64)
+    exists = o < outputs
+    w = scaled_weight(weight, stride_o, stride_c, stride_h, stride_w, o, k, outputs, SCALES)
+    offset = tl.zeros([BLOCK_O], tl.float64)
     if bias is not None:
-        offset = tl.load(bias + o, mask=o < O, other=0).to(tl.float64)
+        offset = tl.load(bias + o, mask=exists, other=0).to(tl.float64)
     if STEM:
         if moments is not None:
-            count, first, product = moments_times(moments, w, k, K)
-            rate = tl.where(count > 0, 1.0 / count, 0.0)
-            centre = tl.sum(w * first) * rate
-            variance = tl.sum(w * product) * rate - centre * centre
+            rate, first, product = moments_times_weight(
+                moments, weight, stride_o, stride_c, stride_h, stride_w, o, k, outputs, SCALES
+            )
+            centre = tl.sum(w * first[None, :], axis=1) * rate
+            variance = tl.sum(w * product, axis=1) * rate - centre * centre
             # Rounding may leave a constant image with a variance just below zero. NaN stays.
             variance = tl.where(variance < 0.0, 0.0, variance)
         else:
-            centre = tl.load(mean + o, mask=o < O, other=0).to(tl.float64)
-            variance = tl.load(var + o, mask=o < O, other=0).to(tl.float64)
-        tl.store(mean_out + o, centre, mask=o < O)
-        tl.store(var_out + o, variance, mask=o < O)
-        slope = 1.0 / tl.sqrt(variance + tl.full((), EPS, tl.float64))
+            centre = tl.load(mean + o, mask=exists, other=0).to(tl.float64)
+            variance = tl.load(var + o, mask=exists, other=1).to(tl.float64)
+        tl.store(mean_out + o, centre, mask=exists)
+        tl.store(var_out + o, variance, mask=exists)
+        slope = 1.0 / tl.sqrt(variance + tl.full([BLOCK_O], EPS, tl.float64))
         if gamma is not None:
-            slope *= tl.load(gamma + o, mask=o < O, other=0).to(tl.float64)
-        w = tl.where(k < K, w * slope, 0.0)
-        offset -= centre * slope
+            slope *= tl.load(gamma + o, mask=exists, other=0).to(tl.float64)
+        w = tl.where(exists[:, None] & (k < 8 * len(SCALES))[None, :], w * slope[:, None], 0.0)
+        offset = tl.where(exists, offset - centre * slope, 0.0)
 
-    OP = tl.num_programs(0)
-    target = terms + k * OP + o
+    channel, tap = k // 8, k % 8
+    row = 8 * (channel - channel % GROUP) + tap * GROUP + channel % GROUP  # the order of patches
+    target = terms + row[None, :] * OP + o[:, None]
+    mask = (k < ROWS)[None, :] & (o < OP)[:, None]
+    scale = tl.full([BLOCK_O], 1.0, tl.float64)
     if terms.dtype.element_ty == tl.float64:
-        tl.store(target, w, mask=k < ROWS)
-        tl.store(factor + o, 1.0)
+        tl.store(target, w, mask=mask)
     else:
         # The exponent of the largest finite weight, read from its float64 bits. Infinities stay what they are.
         magnitude = tl.where(tl.abs(w) < float("inf"), tl.abs(w), 0.0)
-        exponent = ((tl.max(magnitude).to(tl.int64, bitcast=True) >> 52) - 1023).to(tl.int32)
+        exponent = ((tl.max(magnitude, axis=1).to(tl.int64, bitcast=True) >> 52) - 1023).to(tl.int32)
         power = tl.minimum(tl.maximum(14 - exponent, -100), 100).to(tl.int64)
-        w *= ((power + 1023) << 52).to(tl.float64, bitcast=True)
+        w *= ((1023 + power) << 52).to(tl.float64, bitcast=True)[:, None]
+        scale = ((1023 - power) << 52).to(tl.float64, bitcast=True)
         high = rounded(w, tl.float16)
-        tl.store(target, high, mask=k < ROWS)
+        tl.store(target, high, mask=mask)
         if TERMS == 2:
             rest = w - high.to(tl.float64)
             low = rounded(tl.where(tl.abs(rest) < float("inf"), rest, 0.0), tl.float16)
-            tl.store(target + ROWS * OP, low, mask=k < ROWS)
-        tl.store(factor + o, ((1023 - power) << 52).to(tl.float64, bitcast=True))
-    tl.store(shift + o, offset)
+            tl.store(target + ROWS * OP, low, mask=mask)
+    tl.store(factor + o, scale, mask=o < OP)
+    tl.store(shift + o, offset, mask=o < OP)
 
 
 class Folded(NamedTuple):
@@ -171,10 +181,12 @@ def fold(
     gamma, moments, mean, var, eps = batch_norm if batch_norm is not None else (None, None, None, None, 0.0)
     mean_out = weight.new_empty((outputs if batch_norm is not None else 0,), dtype=torch.float64)
     var_out = torch.empty_like(mean_out)
-    _fold[(padded,)](
-        weight, *weight.stride(), bias, gamma, moments, mean, var, terms, factor, shift, mean_out, var_out, outputs,
-        SCALES=tuple(channel_scale), EPS=eps, STEM=batch_norm is not None, TERMS=n_terms, ROWS=rows,
-        KP=triton.next_power_of_2(rows),
-        num_warps=1,
+    vectors = (None if v is None else v.contiguous() for v in (bias, gamma, moments, mean, var))
+    block_o = compat.OUTPUTS_PER_PROGRAM
+    _fold[(triton.cdiv(padded, block_o),)](
+        weight, *weight.stride(), *vectors, terms, factor, shift, mean_out, var_out, outputs,
+        SCALES=tuple(channel_scale), EPS=eps, STEM=batch_norm is not None, TERMS=n_terms, GROUP=group, ROWS=rows,
+        OP=padded, KP=triton.next_power_of_2(rows), BLOCK_O=block_o,
+        num_warps=1, **compat.OPTIONS,
     )  # fmt: skip
     return Folded(terms, factor, shift, mean_out, var_out)

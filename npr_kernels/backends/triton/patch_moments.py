@@ -2,9 +2,9 @@
 
     N = number of convolution outputs,    M1 = sum_p d_p,    M2 = sum_p d_p d_p^T         (d_p has K = 8 C entries)
 
-M2 is a product [K, positions] x [positions, K] on tensor cores. It is exact: |d d'| <= 255^2, so 256 products stay below
-2^24, where float32 counts every integer; each tile of at most 256 positions is then added to int64 sums. The programs'
-sums are added as integers, so the result does not depend on the order.
+M2 is a product [K, positions] x [positions, K] on tensor cores. It is exact: |d d'| <= 255^2, so 256 products stay
+below 2^24, where float32 counts every integer; each tile of at most 256 positions is then added to int64 sums. The
+programs' sums are added as integers, so the result does not depend on the order.
 
 Cost an output position: 4 C bytes read; 64 C'^2 multiply-adds on tensor cores, C' = C rounded up to 2 or a multiple
 of 4; building the patches bounds it. Workspace: programs x (1 + K + K^2) int64.
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from npr_kernels.backends.triton import compat, tuning
 from npr_kernels.backends.triton.fold import channels_per_group
-from npr_kernels.backends.triton.patches import patches, split_index
+from npr_kernels.backends.triton.patches import packed_tap, patches, split_index
 
 
 @triton.jit
@@ -38,7 +38,8 @@ def _partial_moments(
     stride_c, stride_h, stride_w = tl.cast(stride_c, tl.int64), tl.cast(stride_h, tl.int64), tl.cast(stride_w, tl.int64)
     KG: tl.constexpr = 8 * GROUP
     K: tl.constexpr = 8 * C
-    row_channel, column_channel = tl.program_id(1) * GROUP, tl.program_id(2) * GROUP
+    row_channel = 0 if C <= GROUP else tl.program_id(1) * GROUP
+    column_channel = 0 if C <= GROUP else tl.program_id(2) * GROUP
     # The patches' sum is a product too, with a matrix of which one row is 1.
     ones = (tl.arange(0, 16)[:, None] + tl.zeros([1, BLOCK_P], tl.int32) == 0).to(tl.float16)
     count = tl.program_id(0).to(tl.int64) * 0
@@ -50,18 +51,17 @@ def _partial_moments(
         plane = tl.cast(rows, tl.int64) * cols
         here = start + tl.arange(0, BLOCK_P) < plane
         y, x = split_index(start, cols, BLOCK_P)
-        pixel = images + n * stride_n + 2 * y * stride_h + 2 * x * stride_w
-        right = patches(pixel, stride_c, stride_h, stride_w, y > 0, x > 0, here, column_channel, C, GROUP)
+        image = images + n * stride_n
+        right = patches(image, y, x, here, stride_c, stride_h, stride_w, column_channel, C, GROUP)
         left = right
         if C > GROUP:
-            left = patches(pixel, stride_c, stride_h, stride_w, y > 0, x > 0, here, row_channel, C, GROUP)
+            left = patches(image, y, x, here, stride_c, stride_h, stride_w, row_channel, C, GROUP)
         second += tl.dot(tl.trans(left), right).to(tl.int64)
         first += tl.dot(ones, right).to(tl.int64)
         count += tl.minimum(plane - start, BLOCK_P)
 
     sums += tl.program_id(0).to(tl.int64) * (1 + K + K * K)
-    row = row_channel * 8 + tl.arange(0, KG)
-    column = column_channel * 8 + tl.arange(0, KG)
+    row, column = packed_tap(row_channel, GROUP), packed_tap(column_channel, GROUP)
     at = sums + 1 + K + row[:, None].to(tl.int64) * K + column[None, :]
     tl.store(at, second, mask=(row < K)[:, None] & (column < K)[None, :])
     if row_channel == 0:
@@ -88,11 +88,11 @@ def patch_moments(images: Tensor) -> Tensor:  # uint8 [N, C, H, W] -> int64 [1 +
         groups = triton.cdiv(channels, group)
         _partial_moments[(programs, groups, groups)](
             images, *images.stride(), sums, rows, cols, tiles_per_image, tiles,
-            C=channels, GROUP=group, BLOCK_P=config.block, num_warps=config.num_warps,
+            C=channels, GROUP=group, BLOCK_P=config.block, num_warps=config.num_warps, **compat.OPTIONS,
         )  # fmt: skip
         out = sums.sum(dim=0)
 
-    tuning.run("patch_moments", (channels, images.stride(3) == 1), n * rows * cols, _CONFIGS, launch)
+    tuning.run("patch_moments", (channels, images.stride(3) == 1), n * rows * cols, images.device, _CONFIGS, launch)
     return out
 
 

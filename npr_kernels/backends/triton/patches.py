@@ -2,7 +2,8 @@
 
 A patch is what one convolution output reads: eight differences a channel, k = 8 c + tap, in the tap order of
 ``csrc/npr.h``. Kernels hold a tile of them as float16 [positions, 8 * GROUP], GROUP channels at a time, ready to be an
-operand of ``tl.dot``. The differences are integers in [-255, 255], exact in float16.
+operand of ``tl.dot``; the columns' order is :func:`packed_tap`. The differences are integers in [-255, 255], exact in
+float16.
 
 A byte becomes float16 without a conversion: 0x6400 is float16 1024, whose last ten bits count ones, so 0x6400 | u is
 1024 + u, and (1024 + u) - (1024 + a) = u - a exactly.
@@ -24,112 +25,60 @@ def split_index(start, size, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def only_if(condition, mask):
-    """``mask`` if the scalar ``condition`` holds. Not ``&``: the interpreter makes integers of a scalar truth."""
-    return tl.where(condition, mask, False)
+def _channel_bytes(pixel, stride_h, stride_w, up, left, here):
+    """One channel's bytes at the eight taps around the anchors at ``pixel`` [P], and at the taps' own anchors.
 
-
-@triton.jit
-def _pixel_pair(pixel, stride_w, mask):
-    """Two neighbouring pixels u of each position, as 1024 + u; 1024 where masked."""
-    pair = pixel[:, None] + tl.arange(0, 2)[None, :] * stride_w
-    value = tl.load(pair, mask=mask[:, None], other=0).to(tl.int16)
-    return tl.split((value | 0x6400).to(tl.float16, bitcast=True))
-
-
-@triton.jit
-def _cell(pixel, stride_h, stride_w, mask):
-    """The three differences of the cells whose anchors are at ``pixel`` [P]: right, below, corner; 0 where masked."""
-    anchor, right = _pixel_pair(pixel, stride_w, mask)
-    below, corner = _pixel_pair(pixel + stride_h, stride_w, mask)
-    return right - anchor, below - anchor, corner - anchor
-
-
-@triton.jit
-def _taps(up_left_corner, up_below, up_corner, left_right, left_corner, right, below, corner):
-    """[P, 8] from the differences around one output, in tap order; joins happen in registers."""
-    even = tl.join(tl.join(up_left_corner, right), tl.join(up_corner, below))
-    odd = tl.join(tl.join(up_below, left_corner), tl.join(left_right, corner))
-    return tl.reshape(tl.join(even, odd), [corner.shape[0], 8])
-
-
-@triton.jit
-def _side_by_side(a, b):
-    """[P, 2 K] from two [P, K]."""
-    return tl.reshape(tl.permute(tl.join(a, b), (0, 2, 1)), [a.shape[0], 2 * a.shape[1]])
-
-
-@triton.jit
-def _channel_patch(pixel, stride_h, stride_w, up, left, here):
-    """[P, 8]: the patches of one channel, centred on the anchors at ``pixel``."""
-    _, _, up_left_corner = _cell(pixel - 2 * stride_h - 2 * stride_w, stride_h, stride_w, here & up & left)
-    _, up_below, up_corner = _cell(pixel - 2 * stride_h, stride_h, stride_w, here & up)
-    left_right, _, left_corner = _cell(pixel - 2 * stride_w, stride_h, stride_w, here & left)
-    right, below, corner = _cell(pixel, stride_h, stride_w, here)
-    return _taps(up_left_corner, up_below, up_corner, left_right, left_corner, right, below, corner)
-
-
-@triton.jit
-def patches(pixel, stride_c, stride_h, stride_w, up, left, here, channel, C: tl.constexpr, GROUP: tl.constexpr):
-    """[P, 8 * GROUP]: the patches of channels ``channel`` .. ``channel + GROUP - 1``; 0 from channel C on.
-
-    ``pixel`` [P] points at the outputs' anchors in channel 0. ``here`` says which positions exist, ``up`` and ``left``
-    which have cells above and to the left. Strides are int64.
+    Two uint8 [P, 2, 2, 2], the taps in order. Both bytes are 0 where the tap is outside the image.
     """
-    pixel += channel * stride_c
-    a = _channel_patch(pixel, stride_h, stride_w, up, left, here)
-    b = _channel_patch(pixel + stride_c, stride_h, stride_w, up, left, only_if(channel + 1 < C, here))
-    out = _side_by_side(a, b)
-    if GROUP == 4:
-        a = _channel_patch(pixel + 2 * stride_c, stride_h, stride_w, up, left, only_if(channel + 2 < C, here))
-        b = _channel_patch(pixel + 3 * stride_c, stride_h, stride_w, up, left, only_if(channel + 3 < C, here))
-        out = _side_by_side(out, _side_by_side(a, b))
-    return out
+    above, before = pixel - 2 * stride_h, pixel - 2 * stride_w
+    before_above = above - 2 * stride_w
+    corner = stride_h + stride_w
+    up, left = here & up, here & left
+    up_left = up & left
+    a0 = tl.load(before_above, mask=up_left, other=0)
+    a1 = tl.load(above, mask=up, other=0)
+    a2 = tl.load(before, mask=left, other=0)
+    a3 = tl.load(pixel, mask=here, other=0)
+    t0 = tl.load(before_above + corner, mask=up_left, other=0)
+    t1 = tl.load(above + stride_h, mask=up, other=0)
+    t2 = tl.load(above + corner, mask=up, other=0)
+    t3 = tl.load(before + stride_w, mask=left, other=0)
+    t4 = tl.load(pixel + stride_w, mask=here, other=0)
+    t5 = tl.load(before + corner, mask=left, other=0)
+    t6 = tl.load(pixel + stride_h, mask=here, other=0)
+    t7 = tl.load(pixel + corner, mask=here, other=0)
+    # Joined halves, quarters, eighths: the last join is the lowest bit of a tap's number.
+    taps = tl.join(tl.join(tl.join(t0, t4), tl.join(t2, t6)), tl.join(tl.join(t1, t5), tl.join(t3, t7)))
+    anchors = tl.join(tl.join(tl.join(a0, a3), tl.join(a1, a3)), tl.join(tl.join(a1, a2), tl.join(a2, a3)))
+    return taps, anchors
 
 
 @triton.jit
-def _channel_window_row(pixel, stride_h, stride_w, up, here, left, right):
-    """Three [P, 8]: the patches of one channel at columns 2 px - 1, 2 px, 2 px + 1 of one convolution row."""
-    above = pixel - 2 * stride_h
-    left_cells = here & left
-    right_cell = here & right
-    _, _, u0c = _cell(above - 4 * stride_w, stride_h, stride_w, left_cells & up)
-    _, u1b, u1c = _cell(above - 2 * stride_w, stride_h, stride_w, left_cells & up)
-    _, u2b, u2c = _cell(above, stride_h, stride_w, here & up)
-    _, u3b, u3c = _cell(above + 2 * stride_w, stride_h, stride_w, right_cell & up)
-    r0, _, c0 = _cell(pixel - 4 * stride_w, stride_h, stride_w, left_cells)
-    r1, b1, c1 = _cell(pixel - 2 * stride_w, stride_h, stride_w, left_cells)
-    r2, b2, c2 = _cell(pixel, stride_h, stride_w, here)
-    r3, b3, c3 = _cell(pixel + 2 * stride_w, stride_h, stride_w, right_cell)
-    return (
-        _taps(u0c, u1b, u1c, r0, c0, r1, b1, c1),
-        _taps(u1c, u2b, u2c, r1, c1, r2, b2, c2),
-        _taps(u2c, u3b, u3c, r2, c2, r3, b3, c3),
-    )
+def patches(image, y, x, here, stride_c, stride_h, stride_w, channel, C: tl.constexpr, GROUP: tl.constexpr):
+    """[P, 8 * GROUP]: patches of outputs (y, x) [P], channels ``channel`` .. ``channel + GROUP - 1``; 0 from C on.
 
-
-@triton.jit
-def window_row(pixel, stride_c, stride_h, stride_w, up, here, left, right, channel, C: tl.constexpr, GROUP: tl.constexpr):
-    """Three [P, 8 * GROUP]: patches at columns 2 px - 1, 2 px, 2 px + 1 of one row of the pooling windows.
-
-    Each cell is loaded once for the three. ``pixel`` [P] points at the anchor of column 2 px in channel 0; ``here``
-    says where the row exists, ``up`` where there is a cell row above, ``left`` and ``right`` where columns 2 px - 1 and
-    2 px + 1 exist.
+    ``image`` points at pixel (0, 0) of channel 0, one pointer or [P]. ``here`` says which positions exist. Strides are
+    int64. Columns are ordered as :func:`packed_tap` says: the order in which joins leave them in registers.
     """
-    pixel += channel * stride_c
-    a0, a1, a2 = _channel_window_row(pixel, stride_h, stride_w, up, here, left, right)
-    b0, b1, b2 = _channel_window_row(
-        pixel + stride_c, stride_h, stride_w, up, only_if(channel + 1 < C, here), left, right
-    )
-    out0, out1, out2 = _side_by_side(a0, b0), _side_by_side(a1, b1), _side_by_side(a2, b2)
+    pixel = image + channel * stride_c + 2 * y.to(tl.int64) * stride_h + 2 * x.to(tl.int64) * stride_w
+    up, left = y > 0, x > 0
+    taps, anchors = _channel_bytes(pixel, stride_h, stride_w, up, left, here)
+    there = tl.where(channel + 1 < C, here, False)
+    taps1, anchors1 = _channel_bytes(pixel + stride_c, stride_h, stride_w, up, left, there)
     if GROUP == 4:
-        a0, a1, a2 = _channel_window_row(
-            pixel + 2 * stride_c, stride_h, stride_w, up, only_if(channel + 2 < C, here), left, right
-        )
-        b0, b1, b2 = _channel_window_row(
-            pixel + 3 * stride_c, stride_h, stride_w, up, only_if(channel + 3 < C, here), left, right
-        )
-        out0 = _side_by_side(out0, _side_by_side(a0, b0))
-        out1 = _side_by_side(out1, _side_by_side(a1, b1))
-        out2 = _side_by_side(out2, _side_by_side(a2, b2))
-    return out0, out1, out2
+        there = tl.where(channel + 2 < C, here, False)
+        taps2, anchors2 = _channel_bytes(pixel + 2 * stride_c, stride_h, stride_w, up, left, there)
+        there = tl.where(channel + 3 < C, here, False)
+        taps3, anchors3 = _channel_bytes(pixel + 3 * stride_c, stride_h, stride_w, up, left, there)
+        taps, taps1 = tl.join(taps, taps2), tl.join(taps1, taps3)
+        anchors, anchors1 = tl.join(anchors, anchors2), tl.join(anchors1, anchors3)
+    taps = tl.reshape(tl.join(taps, taps1), [here.shape[0], 8 * GROUP]).to(tl.int16)
+    anchors = tl.reshape(tl.join(anchors, anchors1), [here.shape[0], 8 * GROUP]).to(tl.int16)
+    return (taps | 0x6400).to(tl.float16, bitcast=True) - (anchors | 0x6400).to(tl.float16, bitcast=True)
+
+
+@triton.jit
+def packed_tap(channel, GROUP: tl.constexpr):
+    """k = 8 c + tap of each column of :func:`patches`: column tap * GROUP + i is channel ``channel + i``."""
+    column = tl.arange(0, 8 * GROUP)
+    return 8 * (channel + column % GROUP) + column // GROUP

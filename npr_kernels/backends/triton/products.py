@@ -10,6 +10,7 @@ import triton.language as tl
 from npr_kernels.backends.triton import compat
 
 _BFLOAT16 = tl.constexpr(compat.BFLOAT16_OPERAND)
+_TRUNCATES = tl.constexpr(compat.BFLOAT16_TRUNCATES)
 
 
 @triton.jit
@@ -30,29 +31,36 @@ def _leading_bits(value):
 
 
 @triton.jit
-def contract(grad, patch):
-    """grad^T @ patch: [P, O] of any floating dtype by [P, K] float16 -> [O, K], float64 for float64.
+def contract(grad, patch, acc):
+    """acc + grad^T @ patch: [P, O] of any floating dtype by [P, K] float16 to [O, K], float64 for float64.
 
     float16 and bfloat16 are one term. float32 is three of bfloat16, all of its 24 bits over all of its range: the scale
     of a gradient is not known beforehand.
     """
     if grad.dtype == tl.float64:
-        return tl.dot(tl.trans(grad), patch.to(tl.float64), out_dtype=tl.float64)
+        return tl.dot(tl.trans(grad), patch.to(tl.float64), acc, out_dtype=tl.float64)
     elif grad.dtype == tl.float16:
-        return tl.dot(tl.trans(grad), patch)
+        return tl.dot(tl.trans(grad), patch, acc)
     elif grad.dtype == tl.bfloat16:
-        return tl.dot(tl.trans(grad.to(_BFLOAT16)), patch.to(_BFLOAT16))
+        return tl.dot(tl.trans(grad.to(_BFLOAT16)), patch.to(_BFLOAT16), acc)
     else:
         operand = patch.to(_BFLOAT16)
         high, rest = _leading_bits(grad)
         middle, rest = _leading_bits(rest)
         low, rest = _leading_bits(rest)
-        acc = tl.dot(tl.trans(high.to(_BFLOAT16)), operand)
+        acc = tl.dot(tl.trans(high.to(_BFLOAT16)), operand, acc)
         acc = tl.dot(tl.trans(middle.to(_BFLOAT16)), operand, acc)
         return tl.dot(tl.trans(low.to(_BFLOAT16)), operand, acc)
 
 
 @triton.jit
 def rounded(value, dtype: tl.constexpr):
-    """A float64 value in ``dtype``, by way of float32: no version converts float64 to every 16-bit type."""
-    return value if dtype == tl.float64 else value.to(tl.float32).to(dtype)
+    """A float32 or float64 value in ``dtype``, rounded to nearest; float64 goes by way of float32."""
+    if value.dtype == dtype:
+        return value
+    value = value.to(tl.float32)
+    if _TRUNCATES and dtype == tl.bfloat16:
+        bits = value.to(tl.int32, bitcast=True)
+        nearest = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16 << 16).to(tl.float32, bitcast=True)
+        value = tl.where(value == value, nearest, value)
+    return value.to(dtype)

@@ -3,12 +3,13 @@
 A kernel comes with a short list of configurations, the first of which is a good guess. The guess is taken, and nothing
 is measured, in the interpreter, while a CUDA graph is captured, under ``torch.use_deterministic_algorithms(True)``
 (results must not depend on a measurement) and with ``NPR_TRITON_TUNE=0`` in the environment. Otherwise the first call
-of a shape class on a device times every configuration and the fastest is kept for this process and, in a JSON file
-beside Triton's own cache, for the next.
+of a shape class on a device times every configuration. The fastest serves this process and, through a JSON file beside
+Triton's own cache, the next ones.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -21,7 +22,7 @@ import triton
 
 from npr_kernels.backends.triton import compat
 
-# Kernels of another revision have other best configurations: raise it with every change of a kernel or a list.
+# Other kernels have other best configurations: raise it with every change of a kernel or of a list.
 _REVISION = 1
 
 
@@ -29,7 +30,7 @@ class Config(NamedTuple):
     """How a kernel is launched."""
 
     block: int  # positions in a tile
-    programs: int  # resident programs on each multiprocessor; rows in a program for kernels that are not resident
+    programs: int  # resident programs on each multiprocessor
     num_warps: int
 
 
@@ -37,23 +38,24 @@ def run(
     op: str,
     kind: tuple,
     positions: int,
+    device: torch.device,
     configs: Sequence[Config],
     launch: Callable[[Config], None],
 ) -> None:
-    """Launches ``op`` once more than tuning needs, with the configuration of its shape class.
+    """Launches ``op`` with the configuration of its shape class, measuring first where that is due.
 
-    ``kind`` and the power of two at or above ``positions`` make the shape class. ``launch`` must be repeatable: same
-    input, same output.
+    ``kind`` and the power of two at or above ``positions`` make the shape class. ``launch`` may be called any number of
+    times: its kernels overwrite their outputs.
     """
     if not _may_measure():
         launch(configs[0])
         return
-    key = _key(op, kind, positions)
-    chosen = _chosen().get(key)
+    name = torch.cuda.get_device_name(device)
+    key = " ".join(map(str, (op, _REVISION, name, *kind, triton.next_power_of_2(positions))))
+    chosen = _remembered().get(key)
     if chosen is None or chosen not in configs:
         chosen = min(configs, key=lambda config: _milliseconds(config, launch))
-        _chosen()[key] = chosen
-        _save(key, chosen)
+        _remember(key, chosen)
     launch(chosen)
 
 
@@ -66,11 +68,8 @@ def _may_measure() -> bool:
     )
 
 
-def _key(op: str, kind: tuple, positions: int) -> str:
-    return " ".join(map(str, (op, _REVISION, torch.cuda.get_device_name(), *kind, triton.next_power_of_2(positions))))
-
-
 def _milliseconds(config: Config, launch: Callable[[Config], None]) -> float:
+    """Median time; infinite where the device lacks the registers or shared memory."""
     try:
         return triton.testing.do_bench(lambda: launch(config), warmup=5, rep=20, return_mode="median")
     except triton.runtime.errors.OutOfResources:
@@ -78,11 +77,10 @@ def _milliseconds(config: Config, launch: Callable[[Config], None]) -> float:
 
 
 def _path() -> str:
-    return os.path.join(compat.cache_directory(), f"npr_kernels-triton{triton.__version__}.json")
+    return os.path.join(compat.cache_directory(), f"npr_kernels-triton-{triton.__version__}.json")
 
 
-@functools.cache
-def _chosen() -> dict[str, Config]:
+def _read() -> dict[str, Config]:
     try:
         with open(_path(), encoding="utf-8") as file:
             return {key: Config(*map(int, value)) for key, value in json.load(file).items()}
@@ -90,17 +88,22 @@ def _chosen() -> dict[str, Config]:
         return {}  # not there yet, or not ours: measure again
 
 
-def _save(key: str, config: Config) -> None:
-    """Adds one entry to the file, which other processes may have extended; what cannot be written is not remembered."""
+@functools.cache
+def _remembered() -> dict[str, Config]:
+    return _read()
+
+
+def _remember(key: str, config: Config) -> None:
+    """Keeps a choice in this process and in the file, to which other processes may have added.
+
+    A cache directory that cannot be written costs the next process its measurements and nothing else.
+    """
+    _remembered()[key] = config
     path = _path()
-    try:
-        _chosen.cache_clear()
-        entries = {**_chosen(), key: config}
+    with contextlib.suppress(OSError):
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=os.path.dirname(path), delete=False, encoding="utf-8") as file:
-            json.dump(entries, file, indent=1)
+            json.dump({**_read(), key: config}, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
         os.replace(file.name, path)
-    except OSError:
-        return
