@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from npr_kernels import IMAGENET_MEAN, IMAGENET_STD, NPR_SCALE
 
@@ -34,3 +34,16 @@ def stem(
     y = conv2d(images, weight)
     z = F.relu(F.batch_norm(y, running_mean, running_var, bn_weight, bn_bias, training))
     return F.max_pool2d(z, kernel_size=3, stride=2, padding=1)
+
+
+class Stem(nn.Module):
+    """The first layers of the original network."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, outputs, 3, stride=2, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+
+    def forward(self, images: Tensor) -> Tensor:
+        y = conv2d(images, self.conv1.weight)
+        return F.max_pool2d(F.relu(self.bn1(y)), kernel_size=3, stride=2, padding=1)
