@@ -62,30 +62,37 @@ __device__ int output_of(int k) {
   return layout == Layout::planar ? spread<4>(k / 8, k % 8) : k;
 }
 
-// The gradients that a thread holds, in memory's order: [output][channel], or [channel][output] if planar.
+// The gradients that a thread holds, in memory's order: four numbers, as words, of each of [output], or of [channel] if
+// planar.
 template <class T, Layout layout>
 struct GradientBlock {
-  T values[4][4];
+  static constexpr int kWords = sizeof(T);  // 4 numbers in words of 4 bytes
+  uint32_t words[4][kWords];
 
   // From image `image`, row `row`, and columns from `col` on; channels from `channel` on. What lies outside is zero.
   __device__ void load(const Gradient& grad, int64_t image, int64_t channel, int64_t outputs, int row, int col,
                        int rows, int cols) {
     const T* data = static_cast<const T*>(grad.data) + image * grad.stride_n + row * grad.stride_h;
 #pragma unroll
-    for (int a = 0; a < 4; ++a) {
+    for (int i = 0; i < 4; ++i) {
       if constexpr (layout == Layout::channels_last) {
-        const int64_t o = channel + gradient_channel<layout>(0), x = col + gradient_output<layout>(a);
-        load_four(values[a], data + o + x * grad.stride_w, row < rows && x < cols && o < outputs);
+        const int64_t o = channel + gradient_channel<layout>(0), x = col + gradient_output<layout>(i);
+        load_four(words[i], data + o + x * grad.stride_w, row < rows && x < cols && o < outputs);
       } else if constexpr (layout == Layout::planar) {
-        const int64_t o = channel + gradient_channel<layout>(a), x = col + gradient_output<layout>(0);
-        load_four(values[a], data + o * grad.stride_o + x, row < rows && x < cols && o < outputs);
+        const int64_t o = channel + gradient_channel<layout>(i), x = col + gradient_output<layout>(0);
+        load_four(words[i], data + o * grad.stride_o + x, row < rows && x < cols && o < outputs);
       } else {
-        const int64_t x = col + gradient_output<layout>(a);
+        const int64_t x = col + gradient_output<layout>(i);
+        uint32_t four[4];
 #pragma unroll
         for (int v = 0; v < 4; ++v) {
           const int64_t o = channel + gradient_channel<layout>(v);
           const bool exists = row < rows && x < cols && o < outputs;
-          values[a][v] = exists ? data[o * grad.stride_o + x * grad.stride_w] : T{};
+          four[v] = exists ? bits(data[o * grad.stride_o + x * grad.stride_w]) : 0;
+        }
+#pragma unroll
+        for (int word = 0; word < kWords; ++word) {
+          words[i][word] = sizeof(T) == 4 ? four[word] : four[2 * word] | four[2 * word + 1] << 16;
         }
       }
     }
@@ -96,35 +103,41 @@ struct GradientBlock {
 #pragma unroll
     for (int word = 0; word < 4; ++word) {
       const int v = 2 * tile + word % 2, pair = word / 2;
-      const auto value = [&](int i) {
-        return layout == Layout::planar ? values[v][2 * pair + i] : values[2 * pair + i][v];
-      };
-      if constexpr (sizeof(T) == 2) {
-        terms[0][word] = value(0).bits | uint32_t{value(1).bits} << 16;
-      } else {
+      if constexpr (sizeof(T) == 4) {
+        const auto value = [&](int i) {
+          return __uint_as_float(layout == Layout::planar ? words[v][2 * pair + i] : words[2 * pair + i][v]);
+        };
         float low = value(0), high = value(1);
 #pragma unroll
-        for (int term = 0; term < 3; ++term) {
+        for (int term = 0; term < kTerms<T>; ++term) {
           const uint32_t rounded = pack<BFloat>(low, high);
           terms[term][word] = rounded;
           low -= __uint_as_float(rounded << 16);
           high -= __uint_as_float(rounded & 0xffff0000u);
         }
+      } else if constexpr (layout == Layout::planar) {
+        terms[0][word] = words[v][pair];
+      } else {
+        const uint32_t selector = v % 2 == 0 ? 0x5410 : 0x7632;
+        terms[0][word] = permute_bytes(words[2 * pair][v / 2], words[2 * pair + 1][v / 2], selector);
       }
     }
   }
 
  private:
-  __device__ static void load_four(T (&four)[4], const T* from, bool exists) {
-    using Vector = std::conditional_t<sizeof(T) == 2, uint2, uint4>;
-    Vector vector{};
-    if (exists) vector = __ldcs(reinterpret_cast<const Vector*>(from));
-    if constexpr (sizeof(T) == 2) {
-      four[0].bits = uint16_t(vector.x), four[1].bits = uint16_t(vector.x >> 16);
-      four[2].bits = uint16_t(vector.y), four[3].bits = uint16_t(vector.y >> 16);
+  __device__ static uint32_t bits(float value) { return __float_as_uint(value); }
+  template <class Narrow>
+  __device__ static uint32_t bits(Narrow value) {
+    return value.bits;
+  }
+
+  __device__ static void load_four(uint32_t (&four)[kWords], const T* from, bool exists) {
+    if constexpr (kWords == 2) {
+      const uint2 vector = exists ? __ldcs(reinterpret_cast<const uint2*>(from)) : uint2{};
+      four[0] = vector.x, four[1] = vector.y;
     } else {
-      four[0] = __uint_as_float(vector.x), four[1] = __uint_as_float(vector.y);
-      four[2] = __uint_as_float(vector.z), four[3] = __uint_as_float(vector.w);
+      const uint4 vector = exists ? __ldcs(reinterpret_cast<const uint4*>(from)) : uint4{};
+      four[0] = vector.x, four[1] = vector.y, four[2] = vector.z, four[3] = vector.w;
     }
   }
 };

@@ -46,6 +46,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) moments_kernel(Tiling tilin
 
   for_each_tile(tiling, patches, [&](const Tiling::Position& tile) {
     float products[2][kChannels][4] = {};
+#pragma unroll 1
     for (int item = warp_index(); item < kItems; item += kWarps) {
       const int y = item / kSegments, x = item % kSegments * kOutputs;
       if (tile.row + y >= tiling.rows || tile.col + x >= tiling.cols) continue;

@@ -142,6 +142,7 @@ struct PatchTile {
     constexpr int kPlanes = interleaved ? 1 : kChannels, kPixelBytes = interleaved ? kChannels : 1;
     constexpr int kRowBytes = interleaved ? kInterleavedPitch : kPitch, kUnits = kRowBytes / kUnit;
     const int first = first_byte(col, kPixelBytes), row_bytes = int(images.cols()) * kCell * kPixelBytes;
+#pragma unroll 1
     for (int i = threadIdx.x; i < kPlanes * kPixelRows * kUnits; i += blockDim.x) {
       const int unit = i % kUnits, plane_row = i / kUnits, plane = plane_row / kPixelRows;
       const int x = first + unit * kUnit, y = 2 * row - 2 + plane_row % kPixelRows;
@@ -154,6 +155,7 @@ struct PatchTile {
 
   __device__ void stage_bytes(const Images& images, const uint8_t* data, int row, int col) {
     const int first = first_byte(col, 1);
+#pragma unroll 1
     for (int i = threadIdx.x; i < kChannels * kPixelRows * kPitch; i += blockDim.x) {
       const int plane_row = i / kPitch, plane = plane_row / kPixelRows;
       const int x = first + i % kPitch, y = 2 * row - 2 + plane_row % kPixelRows;
@@ -199,6 +201,7 @@ struct PatchTile {
   __device__ void build_from(int col) {
     constexpr int kPixelBytes = interleaved ? kChannels : 1;
     const int start = (2 * col - 2) * kPixelBytes - first_byte(col, kPixelBytes);
+#pragma unroll 1
     for (int i = threadIdx.x; i < kChannels * kPositions / kRun; i += blockDim.x) {
       const int x = i % kCols, run = i / kCols, channel = run / (kRows / kRun), row = run % (kRows / kRun) * kRun;
       const int left_offset = start + 2 * x * kPixelBytes, offset = left_offset + 2 * kPixelBytes;

@@ -92,6 +92,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) stem_backward_kernel(Proble
   };
   const auto begin = [&](const Tiling::Position& tile) { load(tile, first_item); };
   for_each_tile(p.tiling, patches, begin, [&](const Tiling::Position& tile) {
+#pragma unroll 1
     for (int item = first_item; item < kItems; item += kWarps / 2) {
       if (item > first_item) load(tile, item);
       const int y = 2 * (item / kSegments), x = 2 * (item % kSegments * kGradientOutputs + lane_index() % 16) + 1;

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 import os
 import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,9 +20,9 @@ import pytest
 import torch
 from torch import Tensor
 
-ROOT = Path(__file__).parents[2]
+from tests.emulator.compilation import ROOT, cached, run, run_all
+
 HERE = Path(__file__).parent
-BUILD = ROOT / "build" / "emulator"
 
 MULTIPROCESSORS = 3  # of the emulated device, unless a test sets another number: fewer than most tests have tiles
 
@@ -43,36 +41,25 @@ def compiler() -> str | None:
 
 
 def build(kernels: Iterable[Path], *interfaces: Path) -> ctypes.CDLL:
-    """The library of these kernels (.cu) and their C interfaces, compiled unless nothing changed since last time."""
+    """The library of these kernels (.cu) and their C interfaces."""
     cxx = compiler()
     assert cxx is not None
     sources = [(path, INSTRUMENTED) for path in sorted(kernels)]
     sources += [(path, ["-O2"]) for path in (*interfaces, HERE / "runtime.cpp")]
     headers = [p for folder in (ROOT / "csrc", HERE) for p in sorted(folder.rglob("*")) if p.suffix in (".h", ".cuh")]
 
-    digest = hashlib.sha256(repr((cxx, FLAGS, INSTRUMENTED)).encode())
-    for path in [*headers, *(path for path, _ in sources)]:
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    folder = BUILD / digest.hexdigest()[:16]
-    library = folder / "emulated.so"
-    if not library.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        suffix = f".{os.getpid()}"  # other processes may be building the same
+    def make(folder: Path) -> None:
+        objects = [str(folder / f"{path.stem}.o") for path, _ in sources]
+        run_all(
+            [
+                [cxx, *FLAGS, *flags, *INCLUDES, "-x", "c++", "-c", str(path), "-o", target]
+                for (path, flags), target in zip(sources, objects, strict=True)
+            ]
+        )
+        run([cxx, "-shared", "-Wl,-Bsymbolic", *objects, "-o", str(folder / "emulated.so")])
 
-        def compile_one(source: tuple[Path, list[str]]) -> str:
-            path, flags = source
-            target = str(folder / (path.stem + suffix + ".o"))
-            run([cxx, *FLAGS, *flags, *INCLUDES, "-x", "c++", "-c", str(path), "-o", target])
-            return target
-
-        with ThreadPoolExecutor(2) as pool:
-            objects = list(pool.map(compile_one, sources))
-        linked = str(library) + suffix
-        run([cxx, "-shared", "-Wl,-Bsymbolic", *objects, "-o", linked])
-        os.replace(linked, library)
-        for file in objects:
-            os.unlink(file)
-    return ctypes.CDLL(str(library))
+    files = [*headers, *(path for path, _ in sources)]
+    return ctypes.CDLL(str(cached("emulator", files, (cxx, FLAGS, INSTRUMENTED), make) / "emulated.so"))
 
 
 def locate(message: str, library: ctypes.CDLL) -> str:
@@ -86,12 +73,6 @@ def locate(message: str, library: ctypes.CDLL) -> str:
         return f"\n  {found.replace(chr(10), chr(10) + '  ')}"
 
     return re.sub(r"\[\+(0x[0-9a-f]+)\]", location, message)
-
-
-def run(command: list[str]) -> None:
-    result = subprocess.run(command, capture_output=True, text=True)
-    if result.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)}\n{result.stderr}")
 
 
 # ---- The structures of csrc/cuda/kernels.h ---------------------------------------------------------
