@@ -27,30 +27,33 @@ help:
 install:
 	$(PYTHON) -m pip install .
 
-# What an editable build needs. --no-build-isolation compiles against the torch that then runs.
 $(BIN)/python:
 	$(PYTHON) -m venv .venv
+
+# What an editable build needs. --no-build-isolation compiles against the torch that then runs.
+.venv/prepared: | $(BIN)/python
 	$(PIP) install $(TORCH)
 	$(PIP) install 'setuptools>=77' pybind11 ninja numpy
+	@touch $@
 
-.venv/installed: $(SOURCES) | $(BIN)/python
+.venv/installed: $(SOURCES) .venv/prepared
 	$(PIP) install --no-build-isolation --editable .
 	@touch $@
 
-.venv/installed-dev: $(SOURCES) | $(BIN)/python
+.venv/installed-dev: $(SOURCES) .venv/prepared
 	$(PIP) install --no-build-isolation --editable '.[dev]'
 	@touch .venv/installed $@
 
 demo: .venv/installed
 	rm -rf demo
-	$(BIN)/npr synth --out demo/data
-	$(BIN)/npr train demo/data --out demo/run
-	$(BIN)/npr detect demo/data/test --weights demo/run/best.safetensors --json > demo/verdicts.jsonl
+	$(BIN)/npr synth --out demo/data --train-count 600 --count 40
+	$(BIN)/npr train demo/data --out demo/run --epochs 5
+	$(BIN)/npr detect demo/data/test/nearest --weights demo/run/best.safetensors --json > demo/verdicts.jsonl
 	$(BIN)/npr eval demo/data/test --weights demo/run/best.safetensors
 	@echo 'The generators above are simulated: see README.md. Files:'
 	@echo '  demo/data                  photographs and simulated fakes, by split and generator'
 	@echo '  demo/run                   checkpoints, log'
-	@echo '  demo/verdicts.jsonl        a verdict for each test image'
+	@echo '  demo/verdicts.jsonl        a score and a verdict for each image of demo/data/test/nearest'
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
