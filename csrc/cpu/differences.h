@@ -36,11 +36,10 @@ class CellRow {
   int64_t plane_;
 };
 
-// StrideW is the distance of neighbouring pixels: 1 in NCHW, 3 in channels_last of RGB, 0 for any.
-template <int StrideW, class T>
-inline void subtract_anchors(const uint8_t* __restrict top, const uint8_t* __restrict bottom, int64_t stride,
+// The differences of one channel of a row of cells, whose pixels are `step` bytes apart.
+template <class T>
+inline void subtract_anchors(const uint8_t* __restrict top, const uint8_t* __restrict bottom, int64_t step,
                              T* __restrict right, T* __restrict below, T* __restrict corner, int64_t cells) {
-  const int64_t step = StrideW ? StrideW : stride;
   for (int64_t x = 0; x < cells; ++x) {
     const int anchor = top[2 * x * step];
     right[x] = T(top[(2 * x + 1) * step] - anchor);
@@ -49,22 +48,74 @@ inline void subtract_anchors(const uint8_t* __restrict top, const uint8_t* __res
   }
 }
 
-// Fills the planes of cell row `by` of image n. The zeros around them are already there.
-template <class T>
-inline void load_cells(const Images& images, int64_t n, int64_t by, const CellRow<T>& row) {
-  for (int64_t c = 0; c < images.channels; ++c) {
-    const uint8_t* top = images.data + n * images.stride_n + c * images.stride_c + by * kCell * images.stride_h;
-    const uint8_t* bottom = top + images.stride_h;
-    T* right = row.plane(c, Difference::right);
-    T* below = row.plane(c, Difference::below);
-    T* corner = row.plane(c, Difference::corner);
-    switch (images.stride_w) {
-      case 1: subtract_anchors<1>(top, bottom, 1, right, below, corner, images.cols()); break;
-      case 3: subtract_anchors<3>(top, bottom, 3, right, below, corner, images.cols()); break;
-      default: subtract_anchors<0>(top, bottom, images.stride_w, right, below, corner, images.cols());
-    }
+// Three interleaved channels, as channels_last images have them, each into a row of its own.
+inline void deinterleave(const uint8_t* __restrict from, uint8_t* const* to, int64_t pixels) {
+  int64_t x = 0;
+#if defined(NPR_SHUFFLE) && (defined(__SSSE3__) || defined(__aarch64__))
+  typedef uint8_t Bytes __attribute__((vector_size(16)));
+  typedef uint8_t UnalignedBytes __attribute__((vector_size(16), aligned(1), may_alias));
+  for (; x + 16 <= pixels; x += 16) {
+    const UnalignedBytes* source = reinterpret_cast<const UnalignedBytes*>(from + 3 * x);
+    const Bytes a = source[0], b = source[1], c = source[2];
+    const Bytes r = __builtin_shufflevector(a, b, 0, 3, 6, 9, 12, 15, 18, 21, 24, 27, 30, 0, 0, 0, 0, 0);
+    const Bytes g = __builtin_shufflevector(a, b, 1, 4, 7, 10, 13, 16, 19, 22, 25, 28, 31, 0, 0, 0, 0, 0);
+    const Bytes u = __builtin_shufflevector(a, b, 2, 5, 8, 11, 14, 17, 20, 23, 26, 29, 0, 0, 0, 0, 0, 0);
+    *reinterpret_cast<UnalignedBytes*>(to[0] + x) =
+        __builtin_shufflevector(r, c, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 17, 20, 23, 26, 29);
+    *reinterpret_cast<UnalignedBytes*>(to[1] + x) =
+        __builtin_shufflevector(g, c, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 18, 21, 24, 27, 30);
+    *reinterpret_cast<UnalignedBytes*>(to[2] + x) =
+        __builtin_shufflevector(u, c, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 19, 22, 25, 28, 31);
+  }
+#endif
+  for (; x < pixels; ++x) {
+    for (int c = 0; c < 3; ++c) to[c][x] = from[3 * x + c];
   }
 }
+
+// Fills the planes of rows of cells from images of any strides.
+template <class T>
+class CellLoader {
+ public:
+  explicit CellLoader(const Images& images)
+      : images_(images),
+        interleaved_(images.channels == 3 && images.stride_c == 1 && images.stride_w == 3),
+        rows_(interleaved_ ? 2 * 3 * width() : 0) {}
+
+  // Cell row `by` of image n. The zeros around the planes are already there.
+  void load(int64_t n, int64_t by, const CellRow<T>& row) const {
+    const uint8_t* pixels = images_.data + n * images_.stride_n + by * kCell * images_.stride_h;
+    if (interleaved_) {
+      uint8_t* top[3] = {rows_.get(), rows_.get() + width(), rows_.get() + 2 * width()};
+      uint8_t* bottom[3] = {top[0] + 3 * width(), top[1] + 3 * width(), top[2] + 3 * width()};
+      deinterleave(pixels, top, width());
+      deinterleave(pixels + images_.stride_h, bottom, width());
+      for (int c = 0; c < 3; ++c) subtract(top[c], bottom[c], 1, c, row);
+      return;
+    }
+    for (int64_t c = 0; c < images_.channels; ++c, pixels += images_.stride_c) {
+      subtract(pixels, pixels + images_.stride_h, images_.stride_w, c, row);
+    }
+  }
+
+ private:
+  Images images_;
+  bool interleaved_;
+  Scratch<uint8_t> rows_;  // [2][3][width()]
+
+  int64_t width() const { return kCell * images_.cols(); }
+
+  void subtract(const uint8_t* top, const uint8_t* bottom, int64_t step, int64_t channel, const CellRow<T>& row) const {
+    T* right = row.plane(channel, Difference::right);
+    T* below = row.plane(channel, Difference::below);
+    T* corner = row.plane(channel, Difference::corner);
+    if (step == 1) {
+      subtract_anchors(top, bottom, 1, right, below, corner, images_.cols());
+    } else {
+      subtract_anchors(top, bottom, step, right, below, corner, images_.cols());
+    }
+  }
+};
 
 // The taps of the output row between the rows of cells `above` and `here`.
 template <class T>
@@ -83,6 +134,7 @@ class RowWalk {
  public:
   explicit RowWalk(const Images& images)
       : images_(images),
+        loader_(images),
         memory_(2 * CellRow<T>::size(images)),
         above_(memory_.get(), images),
         here_(memory_.get() + CellRow<T>::size(images), images) {
@@ -96,17 +148,18 @@ class RowWalk {
     if (unit == last_ + 1 && oy > 0) {
       std::swap(above_, here_);
     } else if (oy > 0) {
-      load_cells(images_, n, oy - 1, above_);
+      loader_.load(n, oy - 1, above_);
     } else {
       above_.clear(images_);
     }
-    load_cells(images_, n, oy, here_);
+    loader_.load(n, oy, here_);
     tap_pointers(images_, above_, here_, taps);
     last_ = unit;
   }
 
  private:
   Images images_;
+  CellLoader<T> loader_;
   Scratch<T> memory_;
   CellRow<T> above_, here_;
   int64_t last_ = -2;
@@ -121,6 +174,7 @@ class RowBlock {
 
   explicit RowBlock(const Images& images)
       : images_(images),
+        loader_(images),
         cells_(CellRow<T>::size(images)),
         memory_((kRows + 2) * cells_),
         ones_(CellRow<T>::plane_size(images)),
@@ -137,8 +191,8 @@ class RowBlock {
   void load(int64_t first, int64_t last) {
     for (int64_t unit = first; unit < last; ++unit) {
       const int64_t n = unit / images_.rows(), oy = unit % images_.rows(), i = unit - first;
-      if (i == 0 && oy > 0) load_cells(images_, n, oy - 1, row(1));
-      load_cells(images_, n, oy, row(2 + i));
+      if (i == 0 && oy > 0) loader_.load(n, oy - 1, row(1));
+      loader_.load(n, oy, row(2 + i));
       const T** taps = taps_.get() + i * columns();
       tap_pointers(images_, row(oy > 0 ? 1 + i : 0), row(2 + i), taps);
       taps[columns() - 1] = ones_.get();
@@ -152,6 +206,7 @@ class RowBlock {
 
  private:
   Images images_;
+  CellLoader<T> loader_;
   int64_t cells_;
   Scratch<T> memory_, ones_;
   Scratch<const T*> taps_;
