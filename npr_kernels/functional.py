@@ -41,7 +41,7 @@ def npr_residual(
     Source: Tan et al., CVPR 2024, Section 3.
     """
     _check_images("npr_residual", images, patch)
-    _check_residual("npr_residual", patch, anchor, mode)
+    check_residual("npr_residual", patch, anchor, mode)
     return reference.npr_residual(images, patch=patch, anchor=anchor, mode=mode)
 
 
@@ -90,7 +90,7 @@ def npr_conv2d(
     """
     op = "npr_conv2d"
     _check_images(op, images, patch)
-    _check_residual(op, patch, anchor, mode)
+    check_residual(op, patch, anchor, mode)
     _check_weight(op, images, weight)
     if bias is not None:
         _check_vector(op, "bias", bias, weight)
@@ -275,7 +275,7 @@ def _check_images(op: str, images: Tensor, patch: int) -> None:
         )
 
 
-def _check_residual(op: str, patch: int, anchor: int, mode: str) -> None:
+def check_residual(op: str, patch: int, anchor: int, mode: str) -> None:
     _check_choice(op, "mode", mode, MODES)
     for name, value in (("patch", patch), ("anchor", anchor)):
         if not isinstance(value, int) or isinstance(value, bool):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from npr_kernels.constants import IMAGENET_STD, NPR_SCALE
-from npr_kernels.functional import npr_conv2d, npr_stem
+from npr_kernels.functional import check_residual, npr_conv2d, npr_stem
 
 
 class NPRConv(nn.Conv2d):
@@ -41,6 +41,7 @@ class NPRConv(nn.Conv2d):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        check_residual("NPRConv", patch, anchor, mode)
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=bias, device=device, dtype=dtype)
         self.std = None if std is None else tuple(std)
         self.scale, self.patch, self.anchor, self.mode = scale, patch, anchor, mode

@@ -16,7 +16,7 @@ from detector.commands.arguments import (
     positive_float,
     positive_int,
 )
-from detector.training.recipes import DEFAULT, RECIPES
+from detector.training.recipes import AUGMENTATIONS, DEFAULT, RECIPES
 
 _DESCRIPTION = """\
 Train a detector. The train split of DATA is trained on and its val split validated on after every epoch; without them,
@@ -29,11 +29,16 @@ examples:
   npr train data                                     small native crops, minutes on a CPU
   npr train data --resume                            go on where it was killed
   npr train ForenSynths --recipe npr --classes car,cat,chair,horse --device cuda --workers 8
+  npr train ForenSynths --recipe cnndetection --imagenet resnet50.pth --augment blur+jpeg-0.1
+  npr train data --augment jpeg --jpeg-encoders pillow     NPR, made robust to JPEG
+  npr train data --patch 4 --mode mean                     the paper's ablations
 """
 
 # Options that a resumed run takes from its config.json where they are not given.
-_SHAPING = ("classes", "generators", "balanced", "val_fraction", "seed", "amp")
-_OF_RECIPE = ("policy", "crop", "batch_size", "epochs", "learning_rate")
+_SHAPING = ("classes", "generators", "balanced", "val_fraction", "imagenet", "seed", "amp")
+_OF_RECIPE = (
+    "policy", "crop", "batch_size", "epochs", "learning_rate", "patch", "anchor", "mode", "jpeg_encoders",
+)  # fmt: skip
 
 
 def add_parser(subparsers: Any) -> None:
@@ -49,7 +54,9 @@ def add_parser(subparsers: Any) -> None:
 
     recipe = parser.add_argument_group("recipe")
     recipe.add_argument(
-        "--recipe", choices=RECIPES, help="default: native crops; npr: as in the paper (default: default)"
+        "--recipe",
+        choices=RECIPES,
+        help="default: NPR on native crops; npr, cnndetection: as in the papers (default: default)",
     )
     recipe.add_argument("--policy", choices=("native", "resize", "centre"), help="resizing and cropping of images")
     recipe.add_argument("--crop", metavar="PX", type=positive_int, help=f"side of crops (default: {DEFAULT.crop})")
@@ -63,6 +70,25 @@ def add_parser(subparsers: Any) -> None:
         type=positive_float,
         dest="learning_rate",
         help=f"Adam's learning rate at the start (default: {DEFAULT.learning_rate:g})",
+    )
+    recipe.add_argument(
+        "--augment",
+        choices=AUGMENTATIONS,
+        help="blur and JPEG compression of training images, each with probability 0.5 or the one in the name "
+        "(default: none; cnndetection: blur+jpeg-0.5)",
+    )
+    recipe.add_argument(
+        "--jpeg-encoders", metavar="A,B", type=names, help="opencv, pillow or both at random (default: both)"
+    )
+    recipe.add_argument("--patch", metavar="PX", type=positive_int, help="side of NPR's cells (default: 2)")
+    recipe.add_argument(
+        "--anchor", metavar="N", type=natural_int, help="pixel of a cell that the others are compared with (default: 0)"
+    )
+    recipe.add_argument(
+        "--mode", choices=("pixel", "mean", "max"), help="compare with the anchor, or the cell's mean or maximum"
+    )
+    recipe.add_argument(
+        "--imagenet", metavar="FILE", help="ResNet-50 weights of torchvision that cnndetection starts from"
     )
 
     data = parser.add_argument_group("data")
@@ -110,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
     keep_freed_memory()
     out = args.out or os.path.join("runs", Path(args.data).resolve().name)
     given = {name: value for name in _SHAPING if (value := getattr(args, name)) is not None}
-    of_recipe = {name: getattr(args, name) for name in _OF_RECIPE}
+    of_recipe = {name: getattr(args, name) for name in _OF_RECIPE} | AUGMENTATIONS.get(args.augment, {})
     if args.resume:
         recorded = read_config(out)
         if args.recipe not in (None, recorded.recipe.name):

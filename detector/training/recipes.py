@@ -7,15 +7,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:
-    from detector.data import Preprocessing
+    from detector.data import Augmentation, Preprocessing
+    from detector.models import Detector
 
-Schedule = Literal["steps", "cosine"]
+Schedule = Literal["steps", "cosine", "plateau"]
 
-#: Smaller crops leave the last layer one value a channel, of which batch norm has no variance.
-MIN_CROP = 16
+#: By model. Smaller crops leave the last layer one value a channel, of which batch norm has no variance.
+MIN_CROP = {"NPRDetector": 16, "CNNDetector": 64}
+
+#: What befalls training images, by the names of Wang et al., Table 2: values of a recipe.
+AUGMENTATIONS: dict[str, dict[str, Any]] = {
+    "none": {"blur_probability": 0.0, "jpeg_probability": 0.0},
+    "blur": {"blur_probability": 0.5, "jpeg_probability": 0.0},
+    "jpeg": {"blur_probability": 0.0, "jpeg_probability": 0.5},
+    "blur+jpeg-0.5": {"blur_probability": 0.5, "jpeg_probability": 0.5},
+    "blur+jpeg-0.1": {"blur_probability": 0.1, "jpeg_probability": 0.1},
+}
 
 
 @dataclass(frozen=True)
@@ -25,11 +35,17 @@ class Recipe:
     Attributes:
         policy, crop, resize, flip: see :class:`detector.data.Preprocessing`.
         batch_size: images in a step; the last batch of an epoch may be smaller.
-        epochs: passes over the training images.
+        epochs: passes over the training images, at most.
         learning_rate: at the start.
         betas: Adam's decay rates of the first and second moment.
         schedule: "steps" multiplies the learning rate by `decay` after every `decay_epochs` epochs; "cosine" takes it
-            to zero over the whole training, step by step.
+            to zero over the whole training, step by step; "plateau" multiplies it by `decay` when `decay_epochs`
+            epochs in a row have not improved the validation accuracy by `min_improvement`, and ends the training where
+            it would fall below `min_learning_rate`.
+        model: "NPRDetector" or "CNNDetector".
+        patch, anchor, mode: of NPRDetector.
+        blur_probability, blur_sigma, jpeg_probability, jpeg_quality, jpeg_encoders: see
+            :class:`detector.data.Augmentation`.
     """
 
     name: str
@@ -44,21 +60,42 @@ class Recipe:
     schedule: Schedule
     decay: float = 1.0
     decay_epochs: int = 1
+    min_improvement: float = 0.0
+    min_learning_rate: float = 0.0
+    model: str = "NPRDetector"
+    patch: int = 2
+    anchor: int = 0
+    mode: str = "pixel"
+    blur_probability: float = 0.0
+    blur_sigma: tuple[float, float] = (0.0, 3.0)
+    jpeg_probability: float = 0.0
+    jpeg_quality: tuple[int, int] = (30, 100)
+    jpeg_encoders: tuple[str, ...] = ("opencv", "pillow")
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "betas", tuple(self.betas))
+        for name in _TUPLES:
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.model not in MIN_CROP:
+            raise ValueError(f"model must be one of {', '.join(MIN_CROP)}, got {self.model!r}")
+        if self.model != "NPRDetector" and (self.patch, self.anchor, self.mode) != (2, 0, "pixel"):
+            raise ValueError(f"patch, anchor and mode are of the NPR residual, which {self.model} does not compute")
         for name in ("batch_size", "epochs", "decay_epochs"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int):
                 raise TypeError(f"{name} must be an int, got {type(value).__name__}")
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        if self.crop < MIN_CROP:
-            raise ValueError(f"crop must be at least {MIN_CROP} pixels to train on, got {self.crop}")
+        if self.crop < MIN_CROP[self.model]:
+            raise ValueError(f"crop must be at least {MIN_CROP[self.model]} pixels to train on, got {self.crop}")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
-        if self.schedule not in ("steps", "cosine"):
-            raise ValueError(f"schedule must be 'steps' or 'cosine', got {self.schedule!r}")
+        if self.learning_rate < self.min_learning_rate:
+            raise ValueError(
+                f"learning_rate must be at least {self.min_learning_rate:g}, where the training ends, "
+                f"got {self.learning_rate:g}"
+            )
+        if self.schedule not in get_args(Schedule):
+            raise ValueError(f"schedule must be one of {', '.join(get_args(Schedule))}, got {self.schedule!r}")
 
     def preprocessing(self) -> Preprocessing:
         """What the trained model carries. Raises TypeError or ValueError where crop, resize and policy disagree."""
@@ -66,12 +103,40 @@ class Recipe:
 
         return Preprocessing(policy=self.policy, crop=self.crop, resize=self.resize, flip=self.flip)
 
-    def learning_rate_at(self, epoch: int, batch: int, batches: int) -> float:
-        """The learning rate of one step: the given batch, from 0, of an epoch, from 0, with so many batches."""
+    def augmentation(self) -> Augmentation:
+        """What befalls training images. Raises TypeError or ValueError for wrong values and missing encoders."""
+        from detector.data import Augmentation
+
+        names = ("blur_probability", "blur_sigma", "jpeg_probability", "jpeg_quality", "jpeg_encoders")
+        return Augmentation(**{name: getattr(self, name) for name in names})
+
+    def detector(self) -> Detector:
+        """A fresh model, its weights drawn from torch's global generator."""
+        from detector.models import CNNDetector, NPRDetector
+
+        if self.model == "CNNDetector":
+            return CNNDetector(self.preprocessing())
+        return NPRDetector(self.preprocessing(), patch=self.patch, anchor=self.anchor, mode=self.mode)
+
+    def learning_rate_at(self, epoch: int, batch: int, batches: int, drops: int = 0) -> float:
+        """The learning rate of one step.
+
+        Args:
+            epoch, batch: counted from 0.
+            batches: in an epoch.
+            drops: how often a plateau was met.
+        """
         if self.schedule == "steps":
             return self.learning_rate * self.decay ** (epoch // self.decay_epochs)
+        if self.schedule == "plateau":
+            return self.learning_rate * self.decay**drops
         done = (epoch + batch / batches) / self.epochs
         return self.learning_rate * (1 + math.cos(math.pi * done)) / 2
+
+    def ends_after(self, drops: int) -> bool:
+        """Whether so many plateaus end the training."""
+        rounding = 1 - 1e-9  # 1e-4 * 0.1 * 0.1 is not quite 1e-6
+        return self.schedule == "plateau" and self.learning_rate_at(0, 0, 1, drops) < rounding * self.min_learning_rate
 
     def changed(self, **values: Any) -> Recipe:
         """This recipe with other values; those that are None stay."""
@@ -79,7 +144,7 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; `Recipe.from_dict` makes an equal one."""
-        return asdict(self) | {"betas": list(self.betas)}
+        return asdict(self) | {name: list(getattr(self, name)) for name in _TUPLES}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Recipe:
@@ -88,6 +153,9 @@ class Recipe:
             raise ValueError(f"unknown recipe keys {', '.join(sorted(unknown))}")
         return cls(**values)
 
+
+# Fields that JSON makes lists of.
+_TUPLES = ("betas", "blur_sigma", "jpeg_quality", "jpeg_encoders")
 
 #: Crops of images that were never resized, which keeps the trace that the detector reads. Small crops, because the
 #: trace is local and many small crops teach more in the same time than few large ones.
@@ -120,4 +188,25 @@ NPR = Recipe(
     decay_epochs=10,
 )
 
-RECIPES = {recipe.name: recipe for recipe in (DEFAULT, NPR)}
+#: Wang et al., CVPR 2020, Section 4.1. Their images of 256x256 are cropped without a resize, as "centre" does; it also
+#: tests on centre crops, as they do.
+CNNDETECTION = Recipe(
+    name="cnndetection",
+    policy="centre",
+    crop=224,
+    resize=256,
+    flip=True,
+    batch_size=64,
+    epochs=10_000,
+    learning_rate=1e-4,
+    betas=(0.9, 0.999),
+    schedule="plateau",
+    decay=0.1,
+    decay_epochs=5,
+    min_improvement=0.001,
+    min_learning_rate=1e-6,
+    model="CNNDetector",
+    **AUGMENTATIONS["blur+jpeg-0.5"],
+)
+
+RECIPES = {recipe.name: recipe for recipe in (DEFAULT, NPR, CNNDETECTION)}

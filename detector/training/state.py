@@ -7,7 +7,6 @@ position. It is replaced as a whole, so that whatever moment a run is killed at,
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,25 +27,46 @@ class Position:
         epoch, batch: the next batch, counted from 0.
         step: steps done.
         losses: of the steps since the last line of the log.
-        best: average precision and minus the loss of the best validation so far; None before the first.
+        best: average precision of the best validation so far; None before the first.
+        drops: how often the learning rate fell because validation accuracy had stopped improving.
+        accuracy: the highest accuracy since the last such drop; None before the first validation after it.
+        stale: validations since then that did not improve on it.
     """
 
     epoch: int = 0
     batch: int = 0
     step: int = 0
     losses: list[float] = field(default_factory=list)
-    best: tuple[float, float] | None = None
+    best: float | None = None
+    drops: int = 0
+    accuracy: float | None = None
+    stale: int = 0
 
     def improves(self, validation: dict[str, Any]) -> bool:
         """Whether a validation is the best so far, and remembers it if so.
 
-        Higher average precision is better; where it is equal (on small sets it soon is 1) or undefined, lower loss.
+        Higher average precision is better, and the later of two equals: on small sets it soon is 1, and a model still
+        gains from the rest of its training. Without average precision every epoch is the best.
         """
-        precision, loss = validation["average_precision"], validation["loss"]
-        rank = (0.0 if precision is None else precision, -math.inf if loss is None else -loss)
-        if self.best is not None and rank <= self.best:
+        precision = validation["average_precision"]
+        if precision is not None and self.best is not None and precision < self.best:
             return False
-        self.best = rank
+        self.best = precision
+        return True
+
+    def stagnates(self, accuracy: float | None, patience: int, min_improvement: float) -> bool:
+        """Whether `patience` validations in a row have not improved the accuracy (0..1); then counts anew.
+
+        An accuracy improves that is higher by `min_improvement` than the highest since the last drop. The first one
+        after a drop is what the next ones are compared with, as in the original implementation of Wang et al.
+        """
+        if self.accuracy is None or (accuracy is not None and accuracy >= self.accuracy + min_improvement):
+            self.accuracy, self.stale = accuracy, 0
+        else:
+            self.stale += 1
+        if self.stale < patience:
+            return False
+        self.drops, self.accuracy, self.stale = self.drops + 1, None, 0
         return True
 
 
@@ -83,7 +103,6 @@ def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -
     torch.set_rng_state(tensors["random.cpu"])
     if "random.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["random.cuda"])
-    position.best = None if position.best is None else (position.best[0], position.best[1])
     return position
 
 

@@ -44,7 +44,7 @@ from detector.data import (
 )
 from detector.evaluation import compute_metrics, score_collection
 from detector.files import write_text
-from detector.models import NPRDetector, save_checkpoint
+from detector.models import CNNDetector, Detector, load_imagenet_weights, save_checkpoint
 from detector.training.log import LOG, TENSORBOARD, RunLog
 from detector.training.recipes import Recipe
 from detector.training.state import Position, load_state, save_state
@@ -68,7 +68,8 @@ class TrainConfig:
         classes, generators: train and validate on these alone; None for all.
         balanced: as many reals as fakes in every epoch.
         val_fraction: of the training images, held out for validation where the data set has no val split.
-        seed: of weights, order and crops.
+        imagenet: file of torchvision's ResNet-50 weights, which a CNNDetector starts from; None for random ones.
+        seed: of weights, order, crops and augmentation.
         device: "cpu", "cuda", "cuda:1", ...
         amp: autocast to bfloat16.
         workers: processes that decode. The result does not depend on them.
@@ -83,6 +84,7 @@ class TrainConfig:
     generators: tuple[str, ...] | None = None
     balanced: bool = False
     val_fraction: float = 0.1
+    imagenet: str | None = None
     seed: int = 100
     device: str = "cpu"
     amp: bool = False
@@ -98,6 +100,8 @@ class TrainConfig:
             raise ValueError(f"workers must not be negative, got {self.workers}")
         if not 0 < self.val_fraction < 1:
             raise ValueError(f"val_fraction must be between 0 and 1, got {self.val_fraction}")
+        if self.imagenet is not None and self.recipe.model != "CNNDetector":
+            raise ValueError(f"imagenet weights are a ResNet-50's; {self.recipe.model} cannot start from them")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; `TrainConfig.from_dict` makes an equal one."""
@@ -135,12 +139,15 @@ def train(config: TrainConfig, *, resume: bool = False, force: bool = False, ver
         ValueError: the run that is there does not fit; an argument is wrong.
     """
     recipe, out, device = config.recipe, Path(config.out), torch.device(config.device)
-    preprocessing = recipe.preprocessing()
+    preprocessing, augmentation = recipe.preprocessing(), recipe.augmentation()
     training, validation = find_data(config, verbose)
+    _seed(config.seed)
+    model = recipe.detector()
+    if config.imagenet is not None and isinstance(model, CNNDetector):
+        load_imagenet_weights(model, config.imagenet)
     open_run(config, training, resume, force)
 
-    _seed(config.seed)
-    model = NPRDetector(preprocessing).to(device)
+    model.to(device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, betas=recipe.betas)
     position = Position()
@@ -149,7 +156,7 @@ def train(config: TrainConfig, *, resume: bool = False, force: bool = False, ver
         if verbose:
             say(f"resumed after step {position.step}, in epoch {position.epoch + 1}")
 
-    dataset = ImageDataset(training, preprocessing, training=True, seed=config.seed)
+    dataset = ImageDataset(training, preprocessing, training=True, seed=config.seed, augmentation=augmentation)
     batches = EpochBatches(training.labels, recipe.batch_size, seed=config.seed, balanced=config.balanced)
     loader = DataLoader(
         dataset,
@@ -164,6 +171,8 @@ def train(config: TrainConfig, *, resume: bool = False, force: bool = False, ver
     named: set[int] = set()  # bad images that the user knows of
 
     for epoch in range(position.epoch, recipe.epochs):
+        if recipe.ends_after(position.drops):
+            break
         dataset.set_epoch(epoch)
         batches.set_epoch(epoch, first=position.batch)
         model.train()
@@ -171,7 +180,7 @@ def train(config: TrainConfig, *, resume: bool = False, force: bool = False, ver
         name = f"epoch {epoch + 1}/{recipe.epochs}"
         with Meter(name, batches.images, done=batches.skipped, verbose=verbose) as meter:
             for batch in loader:
-                learning_rate = recipe.learning_rate_at(epoch, position.batch, batches.total)
+                learning_rate = recipe.learning_rate_at(epoch, position.batch, batches.total, position.drops)
                 if len(batch.labels):
                     losses.append(step(model, optimizer, batch, learning_rate, device, config.amp))
                 name_bad(batch, named, verbose)
@@ -201,6 +210,13 @@ def train(config: TrainConfig, *, resume: bool = False, force: bool = False, ver
         about = {"recipe": recipe.to_dict(), "epoch": epoch + 1, "step": position.step, "validation": metrics}
         if position.improves(metrics):
             save_checkpoint(out / BEST, model, **about)
+        if recipe.schedule == "plateau" and position.stagnates(
+            metrics["accuracy"], recipe.decay_epochs, recipe.min_improvement
+        ):
+            rate = recipe.learning_rate_at(epoch, 0, 1, position.drops)
+            if verbose:
+                ends = " and the training ends" if recipe.ends_after(position.drops) else ""
+                say(f"validation accuracy no longer improves: the learning rate falls to {rate:g}{ends}")
         save_checkpoint(out / LAST, model, **about)
         log.sync()
         save_state(out / STATE, model, optimizer, position)
@@ -210,7 +226,7 @@ def train(config: TrainConfig, *, resume: bool = False, force: bool = False, ver
 
 
 def step(
-    model: NPRDetector,
+    model: Detector,
     optimizer: torch.optim.Optimizer,
     batch: Batch,
     learning_rate: float,
@@ -232,7 +248,7 @@ def step(
     return loss.detach()
 
 
-def validate(model: NPRDetector, validation: Collection, workers: int) -> dict[str, Any]:
+def validate(model: Detector, validation: Collection, workers: int) -> dict[str, Any]:
     """Loss, accuracy and average precision (None where a class is missing) over all validation images."""
     result = score_collection(model, validation, workers=workers)
     metrics = compute_metrics(result.labels, result.scores)

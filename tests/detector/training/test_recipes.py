@@ -1,7 +1,8 @@
 import pytest
 
-from detector.data import Preprocessing
-from detector.training.recipes import DEFAULT, NPR, RECIPES, Recipe
+from detector.data import Augmentation, Preprocessing
+from detector.models import CNNDetector, NPRDetector
+from detector.training.recipes import AUGMENTATIONS, CNNDETECTION, DEFAULT, NPR, RECIPES, Recipe
 
 
 def test_the_papers_recipe():
@@ -9,6 +10,39 @@ def test_the_papers_recipe():
     assert (NPR.batch_size, NPR.epochs, NPR.learning_rate, NPR.betas) == (32, 50, 2e-4, (0.9, 0.999))
     rates = [NPR.learning_rate_at(epoch, batch, 100) for epoch in range(50) for batch in (0, 99)]
     assert rates == [pytest.approx(2e-4 * 0.9 ** (i // 20)) for i in range(100)]
+
+
+def test_cnndetections_recipe():
+    recipe = CNNDETECTION
+    assert recipe.preprocessing() == Preprocessing(policy="centre", crop=224, flip=True)
+    assert (recipe.batch_size, recipe.learning_rate, recipe.betas) == (64, 1e-4, (0.9, 0.999))
+    assert recipe.changed(jpeg_encoders=("pillow",)).augmentation() == Augmentation(
+        0.5, (0.0, 3.0), 0.5, (30, 100), ("pillow",)
+    )
+    assert [recipe.learning_rate_at(7, 3, 9, drops) for drops in range(3)] == pytest.approx([1e-4, 1e-5, 1e-6])
+    assert [recipe.ends_after(drops) for drops in range(4)] == [False, False, False, True]
+    assert not NPR.ends_after(100)
+
+
+def test_augmentations_are_the_papers_five():
+    chances = {
+        name: (recipe.blur_probability, recipe.jpeg_probability)
+        for name, values in AUGMENTATIONS.items()
+        for recipe in [CNNDETECTION.changed(**values)]
+    }
+    assert chances == {
+        "none": (0, 0), "blur": (0.5, 0), "jpeg": (0, 0.5), "blur+jpeg-0.5": (0.5, 0.5), "blur+jpeg-0.1": (0.1, 0.1),
+    }  # fmt: skip
+
+
+def test_the_detector_of_a_recipe():
+    model = DEFAULT.changed(patch=4, anchor=3).detector()
+    assert isinstance(model, NPRDetector)
+    assert model.architecture == {"patch": 4, "anchor": 3, "mode": "pixel"}
+    assert model.preprocessing == DEFAULT.preprocessing()
+    model = CNNDETECTION.changed(crop=64).detector()
+    assert isinstance(model, CNNDetector)
+    assert model.preprocessing == Preprocessing(policy="centre", crop=64)
 
 
 def test_cosine_goes_to_zero():
@@ -29,12 +63,20 @@ def test_round_trip(recipe):
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"crop": 8}, "crop must be at least 16"),
         ({"learning_rate": -1.0}, "learning_rate must be positive"),
-        ({"schedule": "linear"}, "schedule must be"),
+        ({"schedule": "linear"}, "schedule must be one of steps, cosine, plateau, got 'linear'"),
+        ({"model": "VGG"}, "model must be one of NPRDetector, CNNDetector, got 'VGG'"),
+        ({"model": "CNNDetector", "crop": 63}, "crop must be at least 64"),
+        ({"model": "CNNDetector", "crop": 64, "patch": 4}, "patch, anchor and mode are of the NPR residual"),
     ],
 )
 def test_bad_values(values, match):
     with pytest.raises(ValueError, match=match):
         DEFAULT.changed(**values)
+
+
+def test_learning_rate_above_its_end():
+    with pytest.raises(ValueError, match="learning_rate must be at least 1e-06, where the training ends, got 1e-07"):
+        CNNDETECTION.changed(learning_rate=1e-7)
 
 
 def test_wrong_kind():

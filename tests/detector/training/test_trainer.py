@@ -12,10 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 from detector.data import DataError, find_images
-from detector.models import load_checkpoint, read_metadata
+from detector.models import CNNDetector, load_checkpoint, read_metadata
 from detector.training import trainer
 from detector.training.log import read_log
-from detector.training.recipes import DEFAULT
+from detector.training.recipes import AUGMENTATIONS, CNNDETECTION, DEFAULT
+from detector.training.state import Position
 from detector.training.trainer import EpochBatches, TrainConfig, hold_out, read_config, train
 from tests.detector.training.folders import make_data, save_image
 
@@ -239,6 +240,79 @@ def test_classes_and_one_class_sets(config, data, tmp_path):
 def test_bfloat16(config, tmp_path):
     train(replace(config, amp=True), verbose=False)
     assert load_file(tmp_path / "run/last.safetensors")["conv1.weight"].dtype == torch.float32
+
+
+def test_plateaus():
+    """Five validations that gain less than 0.1 % are one; the first one after it sets the new mark."""
+    position = Position()
+
+    def feed(*accuracies):
+        return [position.stagnates(accuracy, 5, 0.001) for accuracy in accuracies]
+
+    assert feed(0.9, 0.9005, 0.9009, 0.9, 0.5, 0.9015) == [False] * 6  # the last one gains 0.15 %
+    assert feed(0.9, 0.9, 0.9, 0.9, 0.902) == [False] * 4 + [True]
+    assert (position.drops, position.stale) == (1, 0)
+    assert feed(0.8, 0.79, 0.79, 0.79, None, 0.9) == [False] * 6
+    assert feed(0.6, 0.6, 0.6, 0.6, 0.6) == [False] * 4 + [True]
+    assert position.drops == 2
+
+
+# Learning rates of 1e-3, 1e-4 and no third one, of two epochs each; no validation improves enough.
+PLATEAUS = RECIPE.changed(
+    batch_size=16, epochs=50, schedule="plateau", decay=0.1, decay_epochs=1, min_improvement=2.0, min_learning_rate=1e-4
+)
+
+
+def test_learning_rate_falls_on_plateaus_until_the_training_ends(config, tmp_path, monkeypatch):
+    config = replace(config, recipe=PLATEAUS, log_every=2)
+    train(config, verbose=False)
+    rates = {line["epoch"]: line["learning_rate"] for line in read_log(tmp_path / "run") if line["event"] == "train"}
+    assert rates == pytest.approx({1: 1e-3, 2: 1e-3, 3: 1e-4, 4: 1e-4})
+
+    def killed(*arguments):
+        raise Killed
+
+    original, steps = trainer.step, iter(range(1, 100))
+    monkeypatch.setattr(trainer, "step", lambda *a: killed() if next(steps) == 6 else original(*a))
+    other = replace(config, out=str(tmp_path / "other"))
+    with pytest.raises(Killed):
+        train(other, verbose=False)
+    train(other, resume=True, verbose=False)
+    assert_same_run(tmp_path / "run", tmp_path / "other")
+    train(other, resume=True, verbose=False)  # a training that has ended
+    assert_same_run(tmp_path / "run", tmp_path / "other")
+
+
+def test_augmented_ablation(straight, config, tmp_path):
+    recipe = RECIPE.changed(epochs=1, mode="mean", jpeg_encoders=("pillow",), **AUGMENTATIONS["blur+jpeg-0.5"])
+    best = train(replace(config, recipe=recipe), verbose=False)
+    assert read_metadata(best)["architecture"] == {"name": "NPRDetector", "patch": 2, "anchor": 0, "mode": "mean"}
+    assert read_metadata(best)["recipe"]["jpeg_probability"] == 0.5
+    train(replace(config, recipe=recipe, workers=2, out=str(tmp_path / "workers")), verbose=False)
+    assert_same_run(tmp_path / "run", tmp_path / "workers")
+
+
+def test_cnndetection_from_imagenet_weights(data, tmp_path):
+    weights = tmp_path / "resnet50.pth"
+    state = CNNDetector().state_dict()
+    torch.save(state | {"fc.weight": torch.ones(1000, 2048), "fc.bias": torch.ones(1000)}, weights)
+    recipe = CNNDETECTION.changed(crop=64, batch_size=16, epochs=1, learning_rate=1e-6, jpeg_encoders=("pillow",))
+    config = TrainConfig(str(data), str(tmp_path / "run"), recipe, imagenet=str(weights))
+    model = load_checkpoint(train(config, verbose=False))
+    assert isinstance(model, CNNDetector)
+    torch.testing.assert_close(model.layer4[2].conv2.weight.detach(), state["layer4.2.conv2.weight"], atol=1e-5, rtol=0)
+    assert read_config(tmp_path / "run") == config
+    with pytest.raises(ValueError, match="imagenet weights are a ResNet-50's; NPRDetector cannot"):
+        replace(config, recipe=RECIPE)
+
+
+def test_what_is_missing_is_said_before_a_run_is_made(config, tmp_path):
+    recipe = CNNDETECTION.changed(crop=64, jpeg_encoders=("pillow",))
+    with pytest.raises(FileNotFoundError):
+        train(replace(config, recipe=recipe, imagenet=str(tmp_path / "none.pth")), verbose=False)
+    with pytest.raises(ValueError, match="anchor"):
+        train(replace(config, recipe=RECIPE.changed(anchor=4)), verbose=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_batches_continue_where_they_stopped():
