@@ -10,7 +10,8 @@
 // Bytes: 12 + O x size of the gradient are read per output; 256 images of 256x256, 64 channels: 50 MB and
 // 537 MB in bfloat16, 1074 MB in float32. Instructions of a warp for 16 outputs x 32 channels: 6 MMA a
 // term (1 or 3 of them), 2 more for the bias, 2 ldmatrix, 4 loads, 32 additions, and 8 to permute or
-// 100 to split; 15 more to form the patches.
+// 100 to split; 15 more to form the patches. Two blocks of 8 warps fit a multiprocessor (100 to 128
+// registers a thread, 40 KB of shared memory a block).
 //
 // Other than 3 channels, or float64 gradients, take a plain kernel, a block for each (o, c).
 #include "cuda/gradients.cuh"

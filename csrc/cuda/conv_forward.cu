@@ -7,11 +7,12 @@
 // Bytes: 3 x 4 read and O x size written per output (one cell); 256 images of 256x256 to 64 channels
 // are 50 MB and 537 MB in bfloat16, so stores decide. They are 16 bytes a thread, straight from the
 // accumulators, whose channel order (channels_last) or position order (NCHW) is dealt out for that.
-// Instructions of a warp for 16 outputs x 64 channels, bfloat16: 24 MMA (16 if fast), 2 ldmatrix,
-// 16 pack, 32 multiply-add, 4 stores, and about 30 to form the patches: 6 % of an H200's issue slots
-// at the memory floor for each 10 instructions, so arithmetic stays below the memory time.
+// Instructions of a warp for 16 outputs x 64 channels, bfloat16, counted in sm_90 code: 24 MMA (16 if
+// fast), 2 ldmatrix, 32 multiply-adds, 16 conversions, 4 stores, 16 loads of factors, 110 to find
+// addresses and bounds; and 30 to form the patches.
 //
 // Blocks are persistent: the bytes of a block's next tile arrive while it multiplies the present one.
+// Two of 8 warps fit a multiprocessor, by registers (128 a thread); each has 33 KB of shared memory.
 // Other than 3 channels, or float64 results, take a plain kernel, one thread per result.
 #include "cuda/plain.cuh"
 #include "cuda/weights.cuh"
@@ -78,6 +79,9 @@ __global__ void __launch_bounds__(kThreads, kBlocks) conv_forward_channels_last(
           const int channel = group * kGroup + run * 4 * kRun + t * kRun;
           const int64_t count = p.outputs - first_output - channel;
           if (count <= 0) continue;
+          float factors[kRun], terms[kRun];
+          load_floats(factors, unscale + channel);
+          load_floats(terms, shift + channel);
 #pragma unroll
           for (int half = 0; half < 2; ++half) {
             const int x_out = col + g + 8 * half;
@@ -86,7 +90,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) conv_forward_channels_last(
 #pragma unroll
             for (int v = 0; v < kRun; ++v) {
               const float sum = sums[run * kRun / 2 + v / 2][2 * half + v % 2];
-              values[v] = fmaf(sum, unscale[channel + v], shift[channel + v]);
+              values[v] = fmaf(sum, factors[v], terms[v]);
             }
             const int64_t at = ((int64_t(tile.image) * rows + row) * cols + x_out) * p.outputs + first_output + channel;
             store_vector<T>(out + at, values, count, p.aligned);

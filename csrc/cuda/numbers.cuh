@@ -94,6 +94,16 @@ __device__ inline void store_double(void* data, Type type, int64_t index, double
   }
 }
 
+// kCount floats, a multiple of 4, from a 16-byte boundary.
+template <int kCount>
+__device__ void load_floats(float (&to)[kCount], const float* from) {
+#pragma unroll
+  for (int i = 0; i < kCount; i += 4) {
+    const float4 four = *reinterpret_cast<const float4*>(from + i);
+    to[i] = four.x, to[i + 1] = four.y, to[i + 2] = four.z, to[i + 3] = four.w;
+  }
+}
+
 // Numbers of type T in 16 bytes.
 template <class T>
 constexpr int kVector = 16 / sizeof(T);

@@ -11,7 +11,9 @@
 // 64 channels are 50 MB and 134 MB in bfloat16, 67 MB of codes. Instructions of a warp for 8 pooled
 // outputs x 32 channels: 24 MMA (16 if fast) and 3 more for the row that tiles share, 4 ldmatrix, 48
 // maxima, 8 shuffles, 8 multiply-adds; 60 more to form the patches, once for all channels. The products
-// decide: 2 x 24 x 64 multiply-adds an output of the convolution are 25.8 Gflop for the images above.
+// decide: 2 x 24 x 64 multiply-adds an output of the convolution are 25.8 Gflop for the images above,
+// and an eighth more for the rows that tiles share. Two blocks of 8 warps fit a multiprocessor (128
+// registers a thread, 75 KB of shared memory a block).
 //
 // Other than 3 channels, or float64 results, take a plain kernel, one thread per result.
 #include "cuda/plain.cuh"
@@ -192,14 +194,16 @@ __global__ void __launch_bounds__(kThreads, kBlocks) stem_forward_kernel(Problem
         for (int run = 0; run < 8 / kRun; ++run) {
           const int64_t channel = group * kGroup + run * 4 * kRun + t * kRun, count = p.outputs - channel;
           if (count <= 0) continue;
-          float values[kRun];
+          float unscale[kRun], shift[kRun], values[kRun];
+          load_floats(unscale, p.weights.unscale + channel);
+          load_floats(shift, p.weights.shift + channel);
           uint32_t codes[kRun / 4] = {};
 #pragma unroll
           for (int v = 0; v < kRun; ++v) {
             const int j = run * kRun / 2 + v / 2, i = v % 2;
             const float even = maxima.values[j][i], odd = has_odd ? maxima.values[j][2 + i] : -INFINITY;
             const float value = max_or_nan(max_or_nan(left[j][i], even), odd);
-            const float normalised = fmaf(value, p.weights.unscale[channel + v], p.weights.shift[channel + v]);
+            const float normalised = fmaf(value, unscale[v], shift[v]);
             values[v] = normalised <= 0 ? 0 : normalised;  // NaN stays
             if constexpr (kSave) {
               // Of equal maxima, the first in row-major order.
