@@ -26,7 +26,6 @@ class NPRFallbackWarning(UserWarning):
     """A call ran on the reference because no fused kernel covers it; said once for each reason."""
 
 
-@torch.compiler.assume_constant_result
 def unavailable_reason(name: str) -> str | None:
     """Why the backend cannot run on this machine; None when it can."""
     if name == "reference":
@@ -34,6 +33,10 @@ def unavailable_reason(name: str) -> str | None:
     if name == "triton":
         return triton.unavailable_reason()
     return native.unavailable_reason(name)
+
+
+# torch.compiler.assume_constant_result, which imports Dynamo, and Triton with it: not wanted at import.
+unavailable_reason._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def available_backends() -> dict[str, bool]:

@@ -45,7 +45,6 @@ def _conv2d(
     stride_c, stride_h, stride_w = tl.cast(stride_c, tl.int64), tl.cast(stride_h, tl.int64), tl.cast(stride_w, tl.int64)
     K: tl.constexpr = 8 * GROUP
     o = tl.program_id(1) * BLOCK_O + tl.arange(0, BLOCK_O)
-    scale, offset = tl.load(factor + o), tl.load(shift + o)
     high_at = terms + tl.arange(0, K)[:, None] * OP + o[None, :]
     low_at = high_at + (TERMS - 1) * tl.cdiv(C, GROUP) * K * OP
     high, low = tl.load(high_at), tl.load(low_at)
@@ -58,14 +57,15 @@ def _conv2d(
         y, x = split_index(start, cols, BLOCK_P)
         image = images + n * stride_n
 
-        acc = tl.zeros([BLOCK_P, BLOCK_O], scale.dtype)
+        acc = tl.zeros([BLOCK_P, BLOCK_O], factor.dtype.element_ty)
         patch = patches(image, y, x, here, stride_c, stride_h, stride_w, 0, C, GROUP)
         acc = multiply(patch, high, low, acc, TERMS)
         for channel in range(GROUP, C, GROUP):
             patch = patches(image, y, x, here, stride_c, stride_h, stride_w, channel, C, GROUP)
             at = 8 * channel * OP
             acc = multiply(patch, tl.load(high_at + at), tl.load(low_at + at), acc, TERMS)
-        value = acc * scale[None, :] + offset[None, :]
+        # Loaded for each tile: held over the loop, they would cost registers.
+        value = acc * tl.load(factor + o)[None, :] + tl.load(shift + o)[None, :]
 
         target = out + n * out_stride_n + q[:, None] * out_stride_q + o[None, :].to(tl.int64) * out_stride_o
         tl.store(target, rounded(value, out.dtype.element_ty), mask=here[:, None] & (o < outputs)[None, :])

@@ -38,13 +38,18 @@ def scale_of(channel, SCALES: tl.constexpr):
 
 @triton.jit
 def scaled_weight(weight, stride_o, stride_c, stride_h, stride_w, o, k, outputs, SCALES: tl.constexpr):
-    """float64 [O, K]: weight[o] times channel_scale at taps k; 0 where o or k does not exist."""
+    """float64 [O, K]: weight[o] times channel_scale at taps k; 0 where o or k does not exist.
+
+    The centre of the kernel meets only zeros, but zero times a NaN or an infinity is NaN, as in any convolution.
+    """
     channel, tap = k // 8, k % 8
     position = tap + (tap >= 4).to(tl.int32)
-    at = channel.to(tl.int64) * stride_c + (position // 3) * stride_h + (position % 3) * stride_w
     exists = (o < outputs)[:, None] & (k < 8 * len(SCALES))[None, :]
-    value = tl.load(weight + o.to(tl.int64)[:, None] * stride_o + at[None, :], mask=exists, other=0).to(tl.float64)
-    return tl.where(exists, value * scale_of(channel, SCALES)[None, :], 0.0)
+    kernel = weight + o.to(tl.int64)[:, None] * stride_o + channel.to(tl.int64)[None, :] * stride_c
+    at = (position // 3) * stride_h + (position % 3) * stride_w
+    value = tl.load(kernel + at[None, :], mask=exists, other=0).to(tl.float64)
+    centre = tl.load(kernel + stride_h + stride_w, mask=exists, other=0).to(tl.float64)
+    return tl.where(exists, value * scale_of(channel, SCALES)[None, :] + 0.0 * centre, 0.0)
 
 
 @triton.jit
@@ -124,7 +129,7 @@ def _fold(
         # The exponent of the largest finite weight, read from its float64 bits. Infinities stay what they are.
         magnitude = tl.where(tl.abs(w) < float("inf"), tl.abs(w), 0.0)
         exponent = ((tl.max(magnitude, axis=1).to(tl.int64, bitcast=True) >> 52) - 1023).to(tl.int32)
-        power = tl.minimum(tl.maximum(14 - exponent, -100), 100).to(tl.int64)
+        power = tl.minimum(tl.maximum(14 - exponent, -126), 126).to(tl.int64)
         w *= ((1023 + power) << 52).to(tl.float64, bitcast=True)[:, None]
         scale = ((1023 - power) << 52).to(tl.float64, bitcast=True)
         high = rounded(w, tl.float16)

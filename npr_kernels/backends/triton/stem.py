@@ -55,11 +55,10 @@ def _stem(
     stride_c, stride_h, stride_w = tl.cast(stride_c, tl.int64), tl.cast(stride_h, tl.int64), tl.cast(stride_w, tl.int64)
     K: tl.constexpr = 8 * GROUP
     o = tl.program_id(1) * BLOCK_O + tl.arange(0, BLOCK_O)
-    scale, offset = tl.load(factor + o), tl.load(shift + o)
     high_at = terms + tl.arange(0, K)[:, None] * OP + o[None, :]
     low_at = high_at + (TERMS - 1) * tl.cdiv(C, GROUP) * K * OP
     high, low = tl.load(high_at), tl.load(low_at)
-    zero = tl.zeros([BLOCK_P, BLOCK_O], scale.dtype)
+    zero = tl.zeros([BLOCK_P, BLOCK_O], factor.dtype.element_ty)
 
     for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
         start = tl.cast(tile, tl.int64) * BLOCK_P
@@ -88,7 +87,8 @@ def _stem(
             else:
                 best = tl.maximum(best, value, propagate_nan=tl.PropagateNan.ALL)
 
-        value = best * scale[None, :] + offset[None, :]
+        # Loaded for each tile: held over the loop, they would cost registers.
+        value = best * tl.load(factor + o)[None, :] + tl.load(shift + o)[None, :]
         closed = value <= 0.0  # not NaN, which passes a ReLU
         at = (start + tl.arange(0, BLOCK_P))[:, None] * outputs + o[None, :]
         mask = here[:, None] & (o < outputs)[None, :]
@@ -126,7 +126,7 @@ def stem(
     if out.numel() == 0:
         return out, code, folded.mean, folded.var
     block_o = block_of_outputs(outputs)
-    if save:
+    if save and not compat.INTERPRETED:
         block_o = min(block_o, 32)  # places take as many registers as values
 
     def launch(config: tuning.Config) -> None:

@@ -197,7 +197,7 @@ def _configs(grad_dtype: torch.dtype) -> tuple[tuning.Config, ...]:
         return (tuning.Config(block=32, programs=2, num_warps=4),)
     if grad_dtype == torch.float32:
         return (
-            tuning.Config(block=64, programs=4, num_warps=4),
+            tuning.Config(block=32, programs=4, num_warps=4),
             tuning.Config(block=64, programs=2, num_warps=4),
         )
     return (

@@ -1,0 +1,133 @@
+"""Compiles the Triton kernels for a GPU that need not be here, and prints what came out as JSON lines.
+
+    python compile_kernels.py TARGET                    TARGET: cuda:80, cuda:90, cuda:100 or hip:gfx942
+
+The launchers run as they are, on meta tensors; a launch compiles and does not launch. One line a kernel: the call that
+launched it, its name, bytes of shared memory, registers, bytes of stack (spills), and how often each kind of
+tensor-core instruction occurs. Registers and stack are null where there is no cuobjdump.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime.jit import JITFunction
+
+from npr_kernels.backends.triton import compat, implementation
+
+WARP_SIZE = {"cuda": 32, "hip": 64}
+TENSOR_CORES = {"cuda": r"\b(mma\.sync|wgmma\.mma_async|tcgen05\.mma)", "hip": r"\b(v_mfma)"}
+IMAGE = 256
+
+
+def main(target: str) -> None:
+    backend, arch = target.split(":")
+    gpu = GPUTarget(backend, int(arch) if arch.isdigit() else arch, WARP_SIZE[backend])
+    driver = SimpleNamespace(
+        get_current_target=lambda: gpu,
+        get_current_device=lambda: 0,
+        get_current_stream=lambda device: 0,
+        get_active_torch_device=lambda: torch.device("meta"),
+    )
+    triton.runtime.driver.set_active(driver)
+    compat.multiprocessors = lambda device: 132
+    compiled: list[tuple[str, Any]] = []
+    run = JITFunction.run
+
+    def compile_only(self, *args, grid, warmup, **options):
+        compiled.append((self.fn.__name__, run(self, *args, grid=grid, warmup=True, **options)))
+
+    JITFunction.run = compile_only
+    for call in calls():
+        compiled.clear()
+        call.launch()
+        for name, kernel in compiled:
+            print(json.dumps({"call": call.name, "kernel": name, **facts(kernel, backend)}), flush=True)
+
+
+def calls() -> Iterator[SimpleNamespace]:
+    ops = implementation()
+    meta = torch.device("meta")
+    images = torch.empty((8, 3, IMAGE, IMAGE), dtype=torch.uint8, device=meta)
+    weight = torch.empty((64, 3, 3, 3), device=meta)
+    vector = torch.empty((64,), device=meta)
+    double = torch.empty((64,), dtype=torch.float64, device=meta)
+    moments = torch.empty((1 + 24 + 24 * 24,), dtype=torch.int64, device=meta)
+    scale = [0.011, 0.012, 0.013]
+
+    def features(size: int, dtype: torch.dtype, channels_last: bool = True) -> torch.Tensor:
+        memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        return torch.empty((8, 64, size, size), dtype=dtype, device=meta).contiguous(memory_format=memory_format)
+
+    def call(name: str, op: Any, *args: Any) -> SimpleNamespace:
+        return SimpleNamespace(name=name, launch=lambda: op(*args))
+
+    yield call("patch_moments", ops.patch_moments, images)
+    code = features(IMAGE // 4, torch.uint8)
+    for dtype in (torch.bfloat16, torch.float32):
+        name = str(dtype).removeprefix("torch.")
+        yield call(f"conv2d {name}", ops.conv2d, images, weight, None, scale, dtype, True, False)
+        yield call(f"conv2d_backward {name}", ops.conv2d_backward, features(128, dtype), images, scale, dtype, False)
+        for moment in (None, moments):
+            statistics = (vector, vector) if moment is None else (None, None)
+            training = moment is not None
+            yield call(
+                f"stem {name}{' training' if training else ''}",
+                ops.stem, images, moment, weight, vector, vector, *statistics, 1e-5, scale, dtype, training, False,
+            )  # fmt: skip
+        yield call(
+            f"stem_backward {name}",
+            ops.stem_backward, features(64, dtype), images, code, moments, weight, vector, double, double, 1e-5, scale,
+        )  # fmt: skip
+    nchw = features(128, torch.float16, channels_last=False)
+    yield call("conv2d fast float16 nchw", ops.conv2d, images, weight, vector, scale, torch.float16, False, True)
+    yield call("conv2d_backward float16 nchw", ops.conv2d_backward, nchw, images, scale, torch.float32, True)
+
+
+def facts(kernel: Any, backend: str) -> dict[str, Any]:
+    text = kernel.asm["ptx" if backend == "cuda" else "amdgcn"]
+    instructions = re.findall(TENSOR_CORES[backend], text)
+    registers, stack = resources(kernel.asm["cubin"]) if backend == "cuda" else amd_resources(text)
+    return {
+        "shared": kernel.metadata.shared,
+        "registers": registers,
+        "stack": stack,
+        "tensor_core_instructions": {name: instructions.count(name) for name in sorted(set(instructions))},
+    }
+
+
+def resources(cubin: bytes) -> tuple[int | None, int | None]:
+    tool = getattr(triton.knobs.nvidia.cuobjdump, "path", None)
+    if tool is None:
+        return None, None
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        text = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+)", text)
+    assert found is not None, text
+    return int(found[1]), int(found[2])
+
+
+def amd_resources(text: str) -> tuple[int, int]:
+    registers = re.search(r"\.vgpr_count:\s+(\d+)", text)
+    stack = re.search(r"\.private_segment_fixed_size:\s+(\d+)", text)
+    assert registers is not None, text
+    assert stack is not None, text
+    return int(registers[1]), int(stack[1])
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+    main(sys.argv[1])

@@ -1,0 +1,108 @@
+"""torch.ops.npr.triton_*: schemas, fakes, autograd, torch.compile. Their values are tested with all other backends'."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from npr_kernels import reference
+
+pytest.importorskip("triton")
+
+from npr_kernels.backends import triton
+
+pytestmark = pytest.mark.skipif(triton.unavailable_reason() is not None, reason=str(triton.unavailable_reason()))
+
+DEVICE = "cuda" if triton.unavailable_reason() is None and triton.serves(torch.device("cuda")) else "cpu"
+STD = (0.2, 0.25, 0.3)
+SCALE = [2 / 3 / 255 / std for std in STD]
+
+
+@pytest.fixture
+def images(rng) -> Tensor:
+    return torch.from_numpy(rng.integers(0, 256, (2, 3, 10, 14), dtype="uint8")).to(DEVICE)
+
+
+@pytest.fixture
+def weight(rng) -> Tensor:
+    return torch.from_numpy(rng.standard_normal((8, 3, 3, 3))).float().to(DEVICE).requires_grad_()
+
+
+@pytest.fixture
+def vector(rng) -> Tensor:
+    return torch.from_numpy(rng.standard_normal(8)).float().to(DEVICE).requires_grad_()
+
+
+def close(result: Tensor, truth: Tensor, tolerance: float = 1e-6) -> None:
+    torch.testing.assert_close(result.double(), truth.double(), rtol=0, atol=tolerance * truth.abs().max().item())
+
+
+def opcheck(name: str, *args) -> None:
+    torch.library.opcheck(getattr(torch.ops.npr, f"triton_{name}").default, args)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_opcheck_conv2d(images, weight, vector, channels_last):
+    opcheck("conv2d", images, weight, vector, SCALE, torch.float32, channels_last, False)
+
+
+def test_opcheck_the_others(images, weight, vector):
+    grad = torch.ones(2, 8, 5, 7, device=DEVICE)
+    opcheck("conv2d_backward", grad.requires_grad_(), images, SCALE, torch.float32, True)
+    opcheck("patch_moments", images)
+    moments = torch.ops.npr.triton_patch_moments(images)
+    stem = (images, moments, weight, vector, vector, None, None, 1e-5, SCALE, torch.float32, True, False)
+    opcheck("stem", *stem)
+    out, code, mean, var = torch.ops.npr.triton_stem(*stem)
+    opcheck("stem_backward", torch.ones_like(out), images, code, moments, weight.detach(), None, mean, var, 1e-5, SCALE)
+
+
+def conv2d(images, weight, bias):
+    return torch.ops.npr.triton_conv2d(images, weight, bias, SCALE, torch.float32, False, False)
+
+
+def test_conv2d_gradients_of_every_order(images, weight, vector):
+    inputs = (weight, vector)
+    out = conv2d(images, *inputs)
+    first = torch.autograd.grad(out.square().sum(), inputs, create_graph=True)
+    second = torch.autograd.grad(first[0].square().sum() + first[1].sum(), inputs)
+
+    inputs = tuple(t.detach().double().requires_grad_() for t in inputs)
+    out = reference.npr_conv2d(images, *inputs, std=STD, out_dtype=torch.float64)
+    first_truth = torch.autograd.grad(out.square().sum(), inputs, create_graph=True)
+    second_truth = torch.autograd.grad(first_truth[0].square().sum() + first_truth[1].sum(), inputs)
+    for result, truth in zip((*first, *second), (*first_truth, *second_truth), strict=True):
+        close(result.detach(), truth.detach())
+
+
+def training_stem(images, weight, gamma, beta):
+    moments = torch.ops.npr.triton_patch_moments(images)
+    out, *_ = torch.ops.npr.triton_stem(
+        images, moments, weight, gamma, beta, None, None, 1e-5, SCALE, torch.float32, True, False
+    )
+    return out
+
+
+def test_stem_gradients(images, weight, vector):
+    gamma, beta = vector, vector.detach().flip(0).requires_grad_()
+    training_stem(images, weight, gamma, beta).square().sum().backward()
+    truth = [t.detach().double().requires_grad_() for t in (weight, gamma, beta)]
+    out = reference.npr_stem(images, *truth, None, None, training=True, std=STD, out_dtype=torch.float64)
+    out.square().sum().backward()
+    for result, expected in zip((weight, gamma, beta), truth, strict=True):
+        close(result.grad, expected.grad)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compile_without_graph_breaks(images, weight, vector, backend):
+    def step(images, weight, vector):
+        conv = conv2d(images, weight, vector).relu().sum()
+        return conv + training_stem(images, weight, vector, vector).sin().sum()
+
+    step(images, weight, vector).backward()
+    eager = weight.grad.clone(), vector.grad.clone()
+    weight.grad = vector.grad = None
+    torch.compile(step, fullgraph=True, backend=backend)(images, weight, vector).backward()
+    for compiled, plain in zip((weight.grad, vector.grad), eager, strict=True):
+        close(compiled, plain)
