@@ -113,6 +113,18 @@ def test_alignment_of_images(kernels, rng, first, width, channels_last):
     assert_relative(out, Reference.conv2d(images, weight, None, SCALE, torch.float64, False, False), 1e-6)
 
 
+@pytest.mark.parametrize("columns", [47, 42, 34], ids=lambda columns: f"{columns} of 48 columns")
+@pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "channels_last"])
+def test_crops_of_aligned_images(kernels, rng, columns, channels_last):
+    """Copies of 16 bytes must end with the crop: what follows it may not be there."""
+    layout = "channels_last" if channels_last else "nchw"
+    images = draw_images(rng, (2, 3, 12, 48), layout)[..., :columns]
+    weight = draw_weight(rng, 8)
+    out = kernels.conv2d(images, weight, None, SCALE, torch.float32, False, False)
+    assert_relative(out, Reference.conv2d(images, weight, None, SCALE, torch.float64, False, False), 1e-6)
+    assert torch.equal(kernels.patch_moments(images), Reference.patch_moments(images))
+
+
 def test_a_code_of_every_position(kernels, rng):
     """The backward pass gathers from the position that each code names, whatever the forward pass would have named."""
     images, weight = draw_images(rng, (1, 3, 40, 44)), draw_weight(rng, 12)
