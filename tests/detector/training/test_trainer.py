@@ -259,7 +259,14 @@ def test_plateaus():
 
 # Learning rates of 1e-3, 1e-4 and no third one, of two epochs each; no validation improves enough.
 PLATEAUS = RECIPE.changed(
-    batch_size=16, epochs=50, schedule="plateau", decay=0.1, decay_epochs=1, min_improvement=2.0, min_learning_rate=1e-4
+    batch_size=16,
+    epochs=50,
+    learning_rate=1e-3,
+    schedule="plateau",
+    decay=0.1,
+    decay_epochs=1,
+    min_improvement=2.0,
+    min_learning_rate=1e-4,
 )
 
 
