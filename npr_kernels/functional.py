@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -102,13 +102,14 @@ def npr_conv2d(
     out_dtype = _out_dtype(op, out_dtype, images, weight)
 
     uncovered = _uncovered(images, weight, stride, padding, patch, anchor, mode)
-    if backends.choose(op, images.device, uncovered) == "reference":
+    chosen = backends.choose(op, images.device, uncovered)
+    if chosen == "reference":
         out = reference.npr_conv2d(
             images, weight, bias, stride=stride, padding=padding, std=std, scale=scale,
             patch=patch, anchor=anchor, mode=mode, out_dtype=out_dtype,
         )  # fmt: skip
         return out.contiguous(memory_format=_memory_format(images))
-    return torch.ops.npr.conv2d(
+    return _low_level_op("conv2d", chosen)(
         images, weight, bias, _channel_scale(std, scale), out_dtype, _is_channels_last(images), precision == "fast"
     )
 
@@ -185,7 +186,8 @@ def npr_stem(
         raise ValueError(f"{op}: images must give more than 1 value per channel in training, got {list(images.shape)}")
 
     uncovered = None if images.dtype == torch.uint8 else f"fused kernels read uint8 images, these are {images.dtype}"
-    if backends.choose(op, images.device, uncovered) == "reference":
+    chosen = backends.choose(op, images.device, uncovered)
+    if chosen == "reference":
         out = reference.npr_stem(
             images, weight, bn_weight, bn_bias, running_mean, running_var, training=training, momentum=momentum,
             eps=eps, std=std, scale=scale, out_dtype=out_dtype, group=group,
@@ -196,11 +198,11 @@ def npr_stem(
     if training and positions == 0 and group is None:  # nothing to normalise, and no statistics to track
         training, running_mean, running_var = False, weight.new_zeros(len(weight)), weight.new_ones(len(weight))
     if training:
-        moments = torch.ops.npr.patch_moments(images)
+        moments = _low_level_op("patch_moments", chosen)(images)
         if group is not None:
             dist.all_reduce(moments, group=group)
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (weight, bn_weight, bn_bias))
-    out, _, mean, var = torch.ops.npr.stem(
+    out, _, mean, var = _low_level_op("stem", chosen)(
         images, moments, weight, bn_weight, bn_bias, None if training else running_mean,
         None if training else running_var, eps, _channel_scale(std, scale), out_dtype, save, precision == "fast",
     )  # fmt: skip
@@ -210,6 +212,11 @@ def npr_stem(
             running_mean.lerp_(mean.to(running_mean.dtype), momentum)
             running_var.lerp_((var * (count / (count - 1))).to(running_var.dtype), momentum)
     return out
+
+
+def _low_level_op(name: str, chosen: str) -> Callable:
+    """The op of a backend: ``torch.ops.npr.*`` is the extension's, by device; Triton's have names of their own."""
+    return getattr(torch.ops.npr, f"triton_{name}" if chosen == "triton" else name)
 
 
 def _channel_scale(std: Sequence[float] | None, scale: float) -> list[float]:

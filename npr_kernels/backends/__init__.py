@@ -101,6 +101,9 @@ def _serves(name: str, device: torch.device) -> bool:
     return name == device.type
 
 
+_serves._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def _nothing_serves(device: torch.device) -> str:
     reasons = [f"{name}: {unavailable_reason(name)}" for name in _PREFERENCE.get(device.type, ())]
     return f"no fused backend runs on {device.type}" + (f" ({'; '.join(reasons)})" if reasons else "")
