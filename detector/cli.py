@@ -17,6 +17,9 @@ COMMANDS = {
     "detect": "say of image files whether they are generated",
     "train": "train a detector",
     "eval": "measure a detector on each generator of a data set",
+    "explain": "draw why the detector says what it says of an image",
+    "rank": "list images from the most fake to the least, with a contact sheet of both ends",
+    "spectrum": "draw the mean spectra of reals and fakes of each generator",
     "synth": "make a data set from photographs and simulated generators",
     "info": "show versions, backends and the machine",
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -86,23 +86,51 @@ def _scores(model: Detector, group: list[tuple[Key, Tensor]]) -> Iterator[tuple[
     return zip(keys, logits(model, stacked).sigmoid().tolist(), strict=True)
 
 
-def _tiled_logit(model: Detector, image: Tensor, max_pixels: int) -> Tensor:
-    """float64 scalar, the logit of [1, 3, H, W]."""
-    parameter = next(model.parameters())
+class Window(NamedTuple):
+    """A part of an image that gives some of the whole image's features.
+
+    Attributes:
+        rows, columns: of the image, those features' pixels with a margin around them.
+        feature_rows, feature_columns: of the part's feature map, without the margin's.
+    """
+
+    rows: slice
+    columns: slice
+    feature_rows: slice
+    feature_columns: slice
+
+
+def windows(model: Detector, height: int, width: int, max_pixels: int) -> Iterator[Window]:
+    """Windows whose features, row by row, are the feature map of an image of that size.
+
+    Args:
+        max_pixels: of one window, as far as the model's margins allow.
+    """
     step = model.tile_alignment
     margin = math.ceil(model.feature_reach / step) * step
     core = max(step, (math.isqrt(max_pixels) - 2 * margin) // step * step)
-    height, width = image.shape[2:]
-    total = torch.zeros(())
-    count = 0
-    for top in range(0, height, core):
-        for left in range(0, width, core):
+
+    def spans(size: int) -> Iterator[tuple[slice, slice]]:
+        for start in range(0, size, core):
             # At the image's own border there is no margin: the network's padding is the true one.
-            above, before = min(margin, top), min(margin, left)
-            tile = image[:, :, top - above : top + core + margin, left - before : left + core + margin]
-            features = model.features(tile.to(parameter.device))
-            y, x, side = above // model.feature_stride, before // model.feature_stride, core // model.feature_stride
-            features = features[:, :, y : y + side, x : x + side]
-            total = total.to(parameter.device) + features.double().sum(dim=(2, 3))
-            count += features.shape[2] * features.shape[3]
+            before = min(margin, start)
+            first = before // model.feature_stride
+            kept = slice(first, first + core // model.feature_stride)
+            yield slice(start - before, min(start + core + margin, size)), kept
+
+    for rows, feature_rows in spans(height):
+        for columns, feature_columns in spans(width):
+            yield Window(rows, columns, feature_rows, feature_columns)
+
+
+def _tiled_logit(model: Detector, image: Tensor, max_pixels: int) -> Tensor:
+    """float64 scalar, the logit of [1, 3, H, W]."""
+    parameter = next(model.parameters())
+    total = torch.zeros((), dtype=torch.float64, device=parameter.device)
+    count = 0
+    for window in windows(model, image.shape[2], image.shape[3], max_pixels):
+        features = model.features(image[:, :, window.rows, window.columns].to(parameter.device))
+        features = features[:, :, window.feature_rows, window.feature_columns]
+        total = total + features.double().sum(dim=(2, 3))
+        count += features.shape[2] * features.shape[3]
     return model.classify((total / count).to(parameter.dtype)).double().flatten()[0].cpu()

@@ -1,0 +1,95 @@
+"""`npr explain`: why the detector says what it says of an image, as one picture."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from detector.commands.arguments import add_device, add_policy, add_weights, find_device, find_weights
+
+_DESCRIPTION = """\
+Draw for every image one picture, OUT/NAME.png: the image, the class activation map (red speaks for generated, blue for
+real; the local logits' mean is the image's logit, exactly), the saliency (how much each pixel moves the logit), the NPR
+residual, the part of it where the evidence is strongest, magnified, and the spectrum of what a median filter takes
+away. A file that cannot be read gets a line with its error, the others go on, and the exit status is 1."""
+
+_EPILOG = """\
+examples:
+  npr explain photo.jpg --weights runs/data --out why
+  npr explain 'downloads/*.png' --weights NPR.pth --policy native --out why --json
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds `explain` to the command line's sub-parsers."""
+    parser = subparsers.add_parser(
+        "explain", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("paths", metavar="IMAGE", nargs="+", help="files, folders (with subfolders) or patterns")
+    add_weights(parser)
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder for the pictures, made where it is missing")
+    add_policy(parser)
+    add_device(parser)
+    parser.add_argument("--json", action="store_true", help="a JSON object on each line")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command; returns the exit status: 1 where a file could not be read."""
+    from dataclasses import replace
+
+    from detector.data import ImageError, decode
+    from detector.detection import Detection, find_files
+    from detector.explain import explain
+    from detector.explain.figures import explanation_figure, new_figure, save_figure
+    from detector.memory import keep_freed_memory
+    from detector.models import load_checkpoint
+
+    keep_freed_memory()
+    new_figure(1, 1)  # says before the work that matplotlib is missing
+    model = load_checkpoint(find_weights(args.weights), find_device(args.device))
+    preprocessing = replace(model.preprocessing, policy=args.policy) if args.policy else model.preprocessing
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    used: set[str] = set()
+    failed = False
+    for file in find_files(args.paths):
+        detection, picture = file if isinstance(file, Detection) else None, None
+        if isinstance(file, str):
+            try:
+                decoded = decode(file)
+            except ImageError as error:
+                detection = Detection(file, error=error.reason)
+            else:
+                image = preprocessing.test_view(decoded)
+                explanation = explain(model, image)
+                detection = Detection(file, explanation.score, decoded.shape[2], decoded.shape[1])
+                picture = out / _unused(Path(file).stem, used)
+                title = f"{Path(file).name}: {detection.verdict}, score {explanation.score:.4f}"
+                save_figure(explanation_figure(image, explanation, title), picture)
+        assert detection is not None
+        failed |= detection.error is not None
+        _report(detection, picture, args.json)
+    return int(failed)
+
+
+def _unused(stem: str, used: set[str]) -> str:
+    """A file name for the picture; images of one name in several folders are numbered."""
+    name, number = f"{stem}.png", 1
+    while name in used:
+        number += 1
+        name = f"{stem}-{number}.png"
+    used.add(name)
+    return name
+
+
+def _report(detection: Any, picture: Path | None, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(detection.to_dict() | ({} if picture is None else {"picture": str(picture)})), flush=True)
+    elif picture is None:
+        print(f"npr: {detection.path}: {detection.error}", file=sys.stderr)
+    else:
+        print(f"{detection.score:6.4f}  {detection.verdict:7}  {detection.path} -> {picture}", flush=True)

@@ -1,0 +1,6 @@
+"""Why a detector says what it says: activation maps, saliency, residuals and spectra, and pictures of them."""
+
+from detector.explain.activation import Explanation, explain
+from detector.explain.spectra import MeanSpectrum, high_pass, mean_spectra, radial_profile, spectrum
+
+__all__ = ["Explanation", "MeanSpectrum", "explain", "high_pass", "mean_spectra", "radial_profile", "spectrum"]

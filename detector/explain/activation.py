@@ -1,0 +1,93 @@
+"""Where in an image a detector finds its evidence: class activation map and saliency, both exact.
+
+The logit is linear in the mean of the feature map, so it is a sum of one term a feature and the bias: the class
+activation map (Zhou et al., CVPR 2016), no approximation. Saliency (Simonyan et al., ICLR workshop 2014) is the
+gradient of the logit with respect to the pixels. Both are computed window by window, in bounded memory.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from detector.models import Detector
+from detector.models.inference import windows
+from npr_kernels import NPRFallbackWarning
+
+MAX_PIXELS = 2**18
+"""Most pixels that go through the model at once, where its margins allow. Gradients need about 3 kB for each."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A logit, taken apart.
+
+    Attributes:
+        logit: positive means generated.
+        bias: the classifier's.
+        activation: float64 [h, w], the term of each feature; they sum to logit - bias.
+        saliency: [H, W], in the model's dtype: the Euclidean norm over the channels of the logit's gradient with
+            respect to the pixels, on their scale 0..1.
+        feature_stride: pixels between neighbouring features.
+    """
+
+    logit: float
+    bias: float
+    activation: Tensor
+    saliency: Tensor
+    feature_stride: int
+
+    @property
+    def score(self) -> float:
+        """The sigmoid of the logit, in 0..1."""
+        return 1 / (1 + math.exp(-self.logit)) if self.logit >= 0 else 1 - 1 / (1 + math.exp(self.logit))
+
+    @property
+    def local_logits(self) -> Tensor:
+        """float64 [h, w], the logit of each feature by itself; their mean is the image's logit."""
+        return self.activation * self.activation.numel() + self.bias
+
+
+def explain(model: Detector, image: Tensor, *, max_pixels: int = MAX_PIXELS) -> Explanation:
+    """Takes the logit of an image apart.
+
+    Args:
+        model: in evaluation mode afterwards.
+        image: uint8 [3, H, W], as the model's preprocessing gives it.
+        max_pixels: of one pass through the model, as far as its margins allow; the result does not depend on it.
+    """
+    if not isinstance(image, Tensor):
+        raise TypeError(f"image must be a Tensor, got {type(image).__name__}")
+    if image.dtype != torch.uint8:
+        raise TypeError(f"image must be uint8, got {image.dtype}")
+    if image.ndim != 3 or image.shape[0] != 3 or min(image.shape) < 2:
+        raise ValueError(f"image must be [3, H, W] with H and W at least 2, got {list(image.shape)}")
+    model.eval()
+    classifier = model.classifier
+    weight = classifier.weight.detach().view(1, -1, 1, 1)
+    height, width = image.shape[1:]
+    gradient = torch.zeros(3, height, width, dtype=weight.dtype, device=weight.device)
+    rows: dict[int, list[Tensor]] = {}
+    for window in windows(model, height, width, max_pixels):
+        part = image[None, :, window.rows, window.columns].to(weight.device, weight.dtype) / 255
+        part.requires_grad_()
+        with torch.enable_grad(), warnings.catch_warnings():
+            # Gradients to the image are the reference's; there is no faster way to fall back from.
+            warnings.simplefilter("ignore", NPRFallbackWarning)
+            features = model.features(part)[:, :, window.feature_rows, window.feature_columns]
+            terms = (features * weight).sum(dim=1)[0]
+            (of_part,) = torch.autograd.grad(terms.sum(), part)
+        # A pixel lies in several windows, and acts on the features of each.
+        gradient[:, window.rows, window.columns] += of_part[0]
+        row = window.rows.start // model.feature_stride + window.feature_rows.start
+        rows.setdefault(row, []).append(terms.detach().double())
+    activation = torch.cat([torch.cat(parts, dim=1) for parts in rows.values()])
+    count = activation.numel()
+    activation = (activation / count).cpu()
+    bias = classifier.bias.item()
+    saliency = (gradient / count).square().sum(dim=0).sqrt().cpu()
+    return Explanation(activation.sum().item() + bias, bias, activation, saliency, model.feature_stride)
