@@ -1,6 +1,9 @@
 """Compiles the Triton kernels for a GPU that need not be here, and prints what came out as JSON lines.
 
-    python compile_kernels.py TARGET                    TARGET: cuda:80, cuda:90, cuda:100 or hip:gfx942
+    python compile_kernels.py TARGET CALLS
+
+TARGET is cuda:80, cuda:90, cuda:100 or hip:gfx942. CALLS is `common`, what detectors use, or `corners`: sizes of one,
+which Triton makes constants of, sizes beyond 2^31, and every dtype and optional argument.
 
 The launchers run as they are, on meta tensors; a launch compiles and does not launch. One line a kernel: the call that
 launched it, its name, bytes of shared memory, registers, bytes of stack (spills), and how often each kind of
@@ -31,7 +34,7 @@ TENSOR_CORES = {"cuda": r"\b(mma\.sync|wgmma\.mma_async|tcgen05\.mma)", "hip": r
 IMAGE = 256
 
 
-def main(target: str) -> None:
+def main(target: str, which: str) -> None:
     backend, arch = target.split(":")
     gpu = GPUTarget(backend, int(arch) if arch.isdigit() else arch, WARP_SIZE[backend])
     driver = SimpleNamespace(
@@ -49,29 +52,32 @@ def main(target: str) -> None:
         compiled.append((self.fn.__name__, run(self, *args, grid=grid, warmup=True, **options)))
 
     JITFunction.run = compile_only
-    for call in calls():
+    for call in {"common": common_calls, "corners": corner_calls}[which]():
         compiled.clear()
         call.launch()
         for name, kernel in compiled:
             print(json.dumps({"call": call.name, "kernel": name, **facts(kernel, backend)}), flush=True)
 
 
-def calls() -> Iterator[SimpleNamespace]:
+META = torch.device("meta")
+
+
+def call(name: str, op: Any, *args: Any) -> SimpleNamespace:
+    return SimpleNamespace(name=name, launch=lambda: op(*args))
+
+
+def common_calls() -> Iterator[SimpleNamespace]:
     ops = implementation()
-    meta = torch.device("meta")
-    images = torch.empty((8, 3, IMAGE, IMAGE), dtype=torch.uint8, device=meta)
-    weight = torch.empty((64, 3, 3, 3), device=meta)
-    vector = torch.empty((64,), device=meta)
-    double = torch.empty((64,), dtype=torch.float64, device=meta)
-    moments = torch.empty((1 + 24 + 24 * 24,), dtype=torch.int64, device=meta)
+    images = torch.empty((8, 3, IMAGE, IMAGE), dtype=torch.uint8, device=META)
+    weight = torch.empty((64, 3, 3, 3), device=META)
+    vector = torch.empty((64,), device=META)
+    double = torch.empty((64,), dtype=torch.float64, device=META)
+    moments = torch.empty((1 + 24 + 24 * 24,), dtype=torch.int64, device=META)
     scale = [0.011, 0.012, 0.013]
 
     def features(size: int, dtype: torch.dtype, channels_last: bool = True) -> torch.Tensor:
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        return torch.empty((8, 64, size, size), dtype=dtype, device=meta).contiguous(memory_format=memory_format)
-
-    def call(name: str, op: Any, *args: Any) -> SimpleNamespace:
-        return SimpleNamespace(name=name, launch=lambda: op(*args))
+        return torch.empty((8, 64, size, size), dtype=dtype, device=META).contiguous(memory_format=memory_format)
 
     yield call("patch_moments", ops.patch_moments, images)
     code = features(IMAGE // 4, torch.uint8)
@@ -93,6 +99,37 @@ def calls() -> Iterator[SimpleNamespace]:
     nchw = features(128, torch.float16, channels_last=False)
     yield call("conv2d fast float16 nchw", ops.conv2d, images, weight, vector, scale, torch.float16, False, True)
     yield call("conv2d_backward float16 nchw", ops.conv2d_backward, nchw, images, scale, torch.float32, True)
+
+
+def corner_calls() -> Iterator[SimpleNamespace]:
+    ops = implementation()
+    for n, c, h, w, outputs, dtype, out in (
+        (1, 1, 2, 2, 1, torch.float32, torch.bfloat16),
+        (1, 1, 2, 3, 1, torch.float64, torch.float64),
+        (2, 5, 6, 10, 70, torch.bfloat16, torch.float32),
+        (3, 2, 5, 4, 7, torch.float16, torch.float64),
+        (1, 3, 70_000, 70_000, 64, torch.float64, torch.float16),
+    ):
+        taps, scale = 8 * c, [0.01 * (i + 1) for i in range(c)]
+        images = torch.empty((n, c, h, w), dtype=torch.uint8, device=META, memory_format=torch.channels_last)
+        moments = torch.empty((1 + taps + taps * taps,), dtype=torch.int64, device=META)
+        weight = torch.empty((outputs, c, 3, 3), dtype=dtype, device=META)
+        vector = torch.empty((outputs,), dtype=dtype, device=META)
+        double = torch.empty((outputs,), dtype=torch.float64, device=META)
+        grad = torch.empty((n, outputs, h // 2, w // 2), dtype=out, device=META)
+        pooled = grad.new_empty((n, outputs, (h // 2 + 1) // 2, (w // 2 + 1) // 2))
+        code = torch.empty_like(pooled, dtype=torch.uint8, memory_format=torch.channels_last)
+        name = f"{n}x{c}x{h}x{w}x{outputs} {out}"
+        yield call(f"patch_moments {name}", ops.patch_moments, images)
+        yield call(f"conv2d {name}", ops.conv2d, images, weight, vector, scale, out, False, out == torch.float16)
+        yield call(f"conv2d_backward {name}", ops.conv2d_backward, grad, images, scale, dtype, True)
+        yield call(
+            f"stem {name}", ops.stem, images, moments, weight, None, None, None, None, 0.0, scale, out, True, False
+        )
+        yield call(
+            f"stem_backward {name}",
+            ops.stem_backward, pooled, images, code, None, weight, None, double, double, 1e-5, scale,
+        )  # fmt: skip
 
 
 def facts(kernel: Any, backend: str) -> dict[str, Any]:
@@ -130,4 +167,4 @@ def amd_resources(text: str) -> tuple[int, int]:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -29,16 +29,24 @@ def target(request) -> str:
     return request.param
 
 
-@pytest.fixture(scope="module")
-def kernels(target: str) -> list[dict]:
+def compiled(target: str, calls: str) -> list[dict]:
     """Facts of every kernel, compiled in a process of its own: in this one, kernels may be interpreted."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     root = Path(__file__).resolve().parents[3]
     environment |= {"NPR_TRITON_TUNE": "0", "PYTHONPATH": os.pathsep.join([str(root), *sys.path])}
-    command = [sys.executable, str(Path(__file__).with_name("compile_kernels.py")), target]
+    command = [sys.executable, str(Path(__file__).with_name("compile_kernels.py")), target, calls]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
+
+
+@pytest.fixture(scope="module")
+def kernels(target: str) -> list[dict]:
+    return compiled(target, "common")
+
+
+def test_corners_compile():
+    assert {kernel["kernel"] for kernel in compiled("cuda:80", "corners")} == PRODUCTS | ALGEBRA
 
 
 def test_every_kernel_compiles(kernels):
