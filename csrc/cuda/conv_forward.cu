@@ -8,8 +8,8 @@
 // are 50 MB and 537 MB in bfloat16, so stores decide. They are 16 bytes a thread, straight from the
 // accumulators, whose channel order (channels_last) or position order (NCHW) is dealt out for that.
 // Instructions of a warp for 16 outputs x 64 channels, bfloat16, counted in sm_90 code: 24 MMA (16 if
-// fast), 2 ldmatrix, 32 multiply-adds, 16 conversions, 4 stores, 16 loads of factors, 110 to find
-// addresses and bounds; and 30 to form the patches.
+// fast), 2 ldmatrix, 32 multiply-adds, 16 conversions, 4 stores, 8 loads of factors, some 100 to find
+// addresses and bounds; and some 60 to form the patches.
 //
 // Blocks are persistent: the bytes of a block's next tile arrive while it multiplies the present one.
 // Two of 8 warps fit a multiprocessor, by registers (128 a thread); each has 33 KB of shared memory.
@@ -53,6 +53,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) conv_forward_channels_last(
 
   const int lane = lane_index(), g = lane / 4, t = lane % 4;
   const int rows = p.tiling.rows, cols = p.tiling.cols;
+  const int64_t eight_columns = 8 * p.outputs, of_thread = g * p.outputs + first_output + t * kRun;
   for_each_tile(p.tiling, patches, [&](const Tiling::Position& tile) {
     constexpr int kSegments = Tile::kCols / 16;
     for (int i = warp_index(); i < Tile::kRows * kSegments; i += kWarps) {
@@ -65,6 +66,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) conv_forward_channels_last(
       load_matrices<false>(channels01, patches.patch(lane / 16, position));
       load_matrices<false>(channel2, patches.patch(2, position));
 
+      T* results = out + ((int64_t(tile.image) * rows + row) * cols + col) * p.outputs + of_thread;
 #pragma unroll
       for (int group = 0; group < 2; ++group) {
         float sums[PackedWeights::kTiles][4] = {};
@@ -76,7 +78,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) conv_forward_channels_last(
         }
 #pragma unroll
         for (int run = 0; run < 8 / kRun; ++run) {
-          const int channel = group * kGroup + run * 4 * kRun + t * kRun;
+          const int offset = group * kGroup + run * 4 * kRun, channel = offset + t * kRun;
           const int64_t count = p.outputs - first_output - channel;
           if (count <= 0) continue;
           float factors[kRun], terms[kRun];
@@ -84,16 +86,14 @@ __global__ void __launch_bounds__(kThreads, kBlocks) conv_forward_channels_last(
           load_floats(terms, shift + channel);
 #pragma unroll
           for (int half = 0; half < 2; ++half) {
-            const int x_out = col + g + 8 * half;
-            if (x_out >= cols) continue;
+            if (col + g + 8 * half >= cols) continue;
             float values[kRun];
 #pragma unroll
             for (int v = 0; v < kRun; ++v) {
               const float sum = sums[run * kRun / 2 + v / 2][2 * half + v % 2];
               values[v] = fmaf(sum, factors[v], terms[v]);
             }
-            const int64_t at = ((int64_t(tile.image) * rows + row) * cols + x_out) * p.outputs + first_output + channel;
-            store_vector<T>(out + at, values, count, p.aligned);
+            store_vector<T>(results + half * eight_columns + offset, values, count, p.aligned);
           }
         }
       }

@@ -49,11 +49,11 @@ __device__ int gradient_channel(int v) {
   return layout == Layout::planar ? g + 8 * v : 4 * g + v;
 }
 
-// Output i of this thread, among the warp's 16.
+// Output 0 of this thread, among the warp's 16.
 template <Layout layout>
-__device__ int gradient_output(int i) {
+__device__ int gradient_output() {
   const int t = lane_index() % 4;
-  return layout == Layout::planar ? 4 * t + i : 2 * t + i % 2 + i / 2 * 8;
+  return layout == Layout::planar ? 4 * t : 2 * t;
 }
 
 // The output that k stands for.
@@ -72,27 +72,29 @@ struct GradientBlock {
   // From image `image`, row `row`, and columns from `col` on; channels from `channel` on. What lies outside is zero.
   __device__ void load(const Gradient& grad, int64_t image, int64_t channel, int64_t outputs, int row, int col,
                        int rows, int cols) {
-    const T* data = static_cast<const T*>(grad.data) + image * grad.stride_n + row * grad.stride_h;
+    // Of this thread's first channel and output; the others are multiples of a stride away.
+    const int64_t o = channel + gradient_channel<layout>(0);
+    const int x = col + gradient_output<layout>();
+    const T* first = static_cast<const T*>(grad.data) + image * grad.stride_n + o * grad.stride_o +
+                     row * grad.stride_h + x * grad.stride_w;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
+      if constexpr (layout == Layout::planar) {
+        load_four(words[i], first + 8 * i * grad.stride_o, row < rows && x < cols && o + 8 * i < outputs);
+        continue;
+      }
+      const int away = i % 2 + i / 2 * 8;
+      const T* four = first + away * grad.stride_w;
+      const bool exists = row < rows && x + away < cols;
       if constexpr (layout == Layout::channels_last) {
-        const int64_t o = channel + gradient_channel<layout>(0), x = col + gradient_output<layout>(i);
-        load_four(words[i], data + o + x * grad.stride_w, row < rows && x < cols && o < outputs);
-      } else if constexpr (layout == Layout::planar) {
-        const int64_t o = channel + gradient_channel<layout>(i), x = col + gradient_output<layout>(0);
-        load_four(words[i], data + o * grad.stride_o + x, row < rows && x < cols && o < outputs);
+        load_four(words[i], four, exists && o < outputs);
       } else {
-        const int64_t x = col + gradient_output<layout>(i);
-        uint32_t four[4];
+        uint32_t numbers[4];
 #pragma unroll
-        for (int v = 0; v < 4; ++v) {
-          const int64_t o = channel + gradient_channel<layout>(v);
-          const bool exists = row < rows && x < cols && o < outputs;
-          four[v] = exists ? bits(data[o * grad.stride_o + x * grad.stride_w]) : 0;
-        }
+        for (int v = 0; v < 4; ++v) numbers[v] = exists && o + v < outputs ? bits(four[v * grad.stride_o]) : 0;
 #pragma unroll
         for (int word = 0; word < kWords; ++word) {
-          words[i][word] = sizeof(T) == 4 ? four[word] : four[2 * word] | four[2 * word + 1] << 16;
+          words[i][word] = sizeof(T) == 4 ? numbers[word] : numbers[2 * word] | numbers[2 * word + 1] << 16;
         }
       }
     }

@@ -153,14 +153,26 @@ struct PatchTile {
     }
   }
 
+  // A warp loads a row at a time, all of its bytes before it stores the first.
   __device__ void stage_bytes(const Images& images, const uint8_t* data, int row, int col) {
+    constexpr int kLoads = (kPitch + kWarp - 1) / kWarp;
     const int first = first_byte(col, 1);
 #pragma unroll 1
-    for (int i = threadIdx.x; i < kChannels * kPixelRows * kPitch; i += blockDim.x) {
-      const int plane_row = i / kPitch, plane = plane_row / kPixelRows;
-      const int x = first + i % kPitch, y = 2 * row - 2 + plane_row % kPixelRows;
-      const bool inside = x >= 0 && x < images.cols() * kCell && y >= 0 && y < images.rows() * kCell;
-      bytes[i] = inside ? data[plane * images.stride_c + y * images.stride_h + x * images.stride_w] : 0;
+    for (int plane_row = warp_index(); plane_row < kChannels * kPixelRows; plane_row += blockDim.x / kWarp) {
+      const int plane = plane_row / kPixelRows, y = 2 * row - 2 + plane_row % kPixelRows;
+      const bool inside = y >= 0 && y < images.rows() * kCell;
+      const uint8_t* from = data + plane * images.stride_c + y * images.stride_h;
+      uint8_t loaded[kLoads];
+#pragma unroll
+      for (int i = 0; i < kLoads; ++i) {
+        const int x = first + lane_index() + i * kWarp;
+        loaded[i] = inside && x >= 0 && x < images.cols() * kCell ? from[x * images.stride_w] : 0;
+      }
+#pragma unroll
+      for (int i = 0; i < kLoads; ++i) {
+        const int at = lane_index() + i * kWarp;
+        if (at < kPitch) bytes[plane_row * kPitch + at] = loaded[i];
+      }
     }
   }
 
@@ -212,7 +224,7 @@ struct PatchTile {
         const Cell left = cell<interleaved>(channel, row + y + 1, left_offset);
         const Cell own = cell<interleaved>(channel, row + y + 1, offset);
         patches[channel][patch_row((row + y) * kCols + x)] = {
-            permute_bytes(upper_left.below_corner, upper.below_corner, 0x5432),  // corner, below
+            permute_bytes(upper_left.right_corner, upper.below_corner, 0x5432),  // corner, below
             permute_bytes(upper.below_corner, left.right_corner, 0x5432),        // corner, right
             permute_bytes(own.right_corner, left.right_corner, 0x7610),          // right, corner
             own.below_corner,                                                    // below, corner

@@ -52,12 +52,14 @@ struct Problem {
 __device__ void load_codes(uint32_t (&codes)[4], const Problem& p, int64_t image, int64_t channel, int row, int col,
                            int rows, int cols) {
   channel += gradient_channel<Layout::channels_last>(0);
+  col += gradient_output<Layout::channels_last>();
+  const uint8_t* first = p.code + ((image * rows + row) * cols + col) * p.outputs + channel;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const int x = col + gradient_output<Layout::channels_last>(i);
+    const int away = i % 2 + i / 2 * 8;
     codes[i] = kClosed * 0x01010101u;
-    if (row >= rows || x >= cols || channel >= p.outputs) continue;
-    const uint8_t* from = p.code + ((image * rows + row) * cols + x) * p.outputs + channel;
+    if (row >= rows || col + away >= cols || channel >= p.outputs) continue;
+    const uint8_t* from = first + away * p.outputs;
     if (p.aligned) {
       codes[i] = __ldcs(reinterpret_cast<const uint32_t*>(from));
     } else {
