@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "cpu/kernels.h"
+#include "cpu/memory.h"
 #include "npr.h"
 #include "stem_algebra.h"
 #if defined(NPR_WITH_CUDA)
@@ -200,6 +201,7 @@ Tensor conv2d_cpu(const Tensor& images, const Tensor& weight, const std::optiona
   Tensor out = empty({p.images.batch, p.outputs, p.images.rows(), p.images.cols()}, out_dtype, images,
                      channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
   p.out = out.data_ptr();
+  npr::cpu::expect_writes(p.out, out.numel() * size_of(p.type));
   with_compute_type(p.type, [&](auto zero) {
     using T = decltype(zero);
     const auto packed = pack<T>(fold(weight, channel_scale), p.outputs);
@@ -329,6 +331,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> stem_cpu(const Tensor& images, const 
 
   p.type = type_of(out_dtype);
   p.out = results.out.data_ptr();
+  npr::cpu::expect_writes(p.out, results.out.numel() * size_of(p.type));
   p.code = save ? static_cast<uint8_t*>(results.code.data_ptr()) : nullptr;
   with_compute_type(p.type, [&](auto zero) {
     using T = decltype(zero);
