@@ -18,8 +18,8 @@ from detector.models import Detector
 from detector.models.inference import windows
 from npr_kernels import NPRFallbackWarning
 
-MAX_PIXELS = 2**18
-"""Most pixels that go through the model at once, where its margins allow. Gradients need about 3 kB for each."""
+MAX_PIXELS = 2**20
+"""Most pixels that go through the model at once. Gradients need about 2 kB for each."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def explain(model: Detector, image: Tensor, *, max_pixels: int = MAX_PIXELS) -> 
     Args:
         model: in evaluation mode afterwards.
         image: uint8 [3, H, W], as the model's preprocessing gives it.
-        max_pixels: of one pass through the model, as far as its margins allow; the result does not depend on it.
+        max_pixels: of one pass through the model, where its margins allow; the result does not depend on it.
     """
     if not isinstance(image, Tensor):
         raise TypeError(f"image must be a Tensor, got {type(image).__name__}")

@@ -208,9 +208,8 @@ def _detail(image: Tensor, explanation: Explanation) -> tuple[int, int, int]:
     logits = explanation.local_logits if explanation.logit > 0 else -explanation.local_logits
     row, column = divmod(int(logits.argmax()), logits.shape[1])
     side = min(_DETAIL, *image.shape[1:])
-    middle = explanation.feature_stride // 2
     top, left = (
-        min(max(at * explanation.feature_stride + middle - side // 2, 0), size - side) // 2 * 2
+        min(max(at * explanation.feature_stride - side // 2, 0), size - side) // 2 * 2
         for at, size in zip((row, column), image.shape[1:], strict=True)
     )
     return top, left, side

@@ -104,11 +104,13 @@ def windows(model: Detector, height: int, width: int, max_pixels: int) -> Iterat
     """Windows whose features, row by row, are the feature map of an image of that size.
 
     Args:
-        max_pixels: of one window, as far as the model's margins allow.
+        max_pixels: of one window. Larger ones are given where less would be more margin than core.
     """
     step = model.tile_alignment
     margin = math.ceil(model.feature_reach / step) * step
-    core = max(step, (math.isqrt(max_pixels) - 2 * margin) // step * step)
+    core = max(margin, (math.isqrt(max_pixels) - 2 * margin) // step * step)
+    if height * width <= max_pixels:
+        core = math.ceil(max(height, width) / step) * step
 
     def spans(size: int) -> Iterator[tuple[slice, slice]]:
         for start in range(0, size, core):
