@@ -151,8 +151,8 @@ def train(config: TrainConfig, *, resume: bool = False, force: bool = False, ver
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, betas=recipe.betas)
     position = Position()
-    if resume and (out / "state.safetensors").exists():
-        position = load_state(out / "state.safetensors", model, optimizer)
+    if resume and (out / STATE).exists():
+        position = load_state(out / STATE, model, optimizer)
         if verbose:
             say(f"resumed after step {position.step}, in epoch {position.epoch + 1}")
 
