@@ -85,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
         preprocessing=preprocessing,
         batch_size=args.batch_size,
         workers=default_workers(device) if args.workers is None else args.workers,
+        weights=str(weights),
         verbose=True,
     )
     for image in evaluation.bad:
@@ -96,8 +97,7 @@ def run(args: argparse.Namespace) -> int:
     if args.csv is not None:
         _write(args.csv, as_csv(evaluation))
     if args.json is not None:
-        context = {"data": str(args.data), "weights": str(weights), "preprocessing": preprocessing.to_dict()}
-        _write(args.json, as_json(evaluation, **context))
+        _write(args.json, as_json(evaluation))
     return int(len(evaluation.bad) == len(collection))
 
 

@@ -1,7 +1,7 @@
 """Real and generated images: decoding, folder layouts, preprocessing, and the dataset that a DataLoader reads."""
 
 from detector.data.augment import Augmentation, Degradation
-from detector.data.dataset import BadImage, Batch, EpochSampler, ImageDataset, collate
+from detector.data.dataset import BadImage, Batch, EpochSampler, ImageDataset, Transform, collate
 from detector.data.decode import MAX_PIXELS, ImageError, decode
 from detector.data.layouts import (
     FAKE,
@@ -34,6 +34,7 @@ __all__ = [
     "ImageError",
     "Preprocessing",
     "Sample",
+    "Transform",
     "collate",
     "decode",
     "find_images",

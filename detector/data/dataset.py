@@ -6,7 +6,7 @@ alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +32,9 @@ class BadImage:
 
 
 Item = tuple[Tensor, int, int] | BadImage
+
+Transform = Callable[[Tensor, int], Tensor]
+"""uint8 [3, H, W] and the image's index in the collection -> uint8 [3, H', W']."""
 
 
 class Batch(NamedTuple):
@@ -62,6 +65,7 @@ class ImageDataset(Dataset[Item]):
         training: which of the two views.
         seed: seeds every sample's crop, flip and degradation, together with the epoch and the index.
         augmentation: degrades the images of the training view.
+        transform: changes decoded images before the test view.
     """
 
     def __init__(
@@ -72,11 +76,13 @@ class ImageDataset(Dataset[Item]):
         training: bool,
         seed: int = 0,
         augmentation: Augmentation | None = None,
+        transform: Transform | None = None,
     ) -> None:
         self.collection = collection
         self.preprocessing = preprocessing
         self.training = training
         self.augmentation = augmentation
+        self.transform = transform
         self.seed = _check_seed(seed)
         # Shared memory: persistent workers hold a copy of the dataset and must see set_epoch too.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -95,10 +101,10 @@ class ImageDataset(Dataset[Item]):
         except ImageError as error:
             return BadImage(index, sample.path, error.reason)
         if self.training:
-            generator = _generator(self.seed, int(self._epoch), index)
+            generator = seeded_generator(self.seed, int(self._epoch), index)
             image = self.preprocessing.training_view(image, generator, self.augmentation)
         else:
-            image = self.preprocessing.test_view(image)
+            image = self.preprocessing.test_view(image if self.transform is None else self.transform(image, index))
         return image, sample.label, index
 
 
@@ -161,7 +167,7 @@ def _stack(images: list[Tensor]) -> Tensor | list[Tensor]:
     return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
 
 
-def _generator(*entropy: int) -> torch.Generator:
+def seeded_generator(*entropy: int) -> torch.Generator:
     """A generator whose stream depends on all the numbers, unrelated for neighbouring ones."""
     state = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))

@@ -55,7 +55,7 @@ def test_rows_equal_one_image_at_a_time(data, model, workers):
                 with torch.no_grad():
                     scores.append(model.eval()(pixels[None]).double().sigmoid().item())
                 labels.append(sample.label)
-        row = result.rows[generator]
+        row = result.rows[generator].metrics
         assert (row.reals, row.fakes) == (3, 3)
         assert row.average_precision == pytest.approx(average_precision_score(labels, scores), abs=1e-9)
         assert row.accuracy == pytest.approx(np.mean((np.array(scores) > 0.5) == np.array(labels)))
@@ -63,7 +63,7 @@ def test_rows_equal_one_image_at_a_time(data, model, workers):
 
 def test_mean_and_undefined(data, model):
     result = evaluate(model, data)
-    rows = result.rows
+    rows = {name: row.metrics for name, row in result.rows.items()}
     assert rows["gamma"].average_precision is None
     both = [rows[name].average_precision for name in ("alpha", "beta")]
     assert result.mean["average_precision"] == pytest.approx(np.mean(both))
@@ -84,12 +84,14 @@ def test_tables_agree(data, model):
     rows = list(csv.DictReader(io.StringIO(as_csv(result))))
     assert [row["generator"] for row in rows] == ["alpha", "beta", "gamma", "mean"]
     assert rows[2]["average_precision"] == ""
-    assert float(rows[0]["average_precision"]) == pytest.approx(100 * result.rows["alpha"].average_precision, abs=1e-4)
+    assert float(rows[0]["average_precision"]) == pytest.approx(
+        100 * result.rows["alpha"].metrics.average_precision, abs=1e-4
+    )
     assert [int(row["images"]) for row in rows] == [6, 6, 1, 13]
 
-    content = json.loads(as_json(result, weights="w"))
-    assert content["weights"] == "w"
-    assert content["generators"][0]["average_precision"] == result.rows["alpha"].average_precision
+    content = json.loads(as_json(result, made="today"))
+    assert content["made"] == "today"
+    assert content["generators"][0]["average_precision"] == result.rows["alpha"].metrics.average_precision
     assert content["generators"][2]["average_precision"] is None
     assert content["mean"] == result.mean
     assert content["bad"][0]["reason"].startswith("is not an image")

@@ -29,11 +29,10 @@ def as_table(evaluation: Evaluation, title: str | None = None) -> Table:
     for head in COLUMNS:
         table.add_column(head, justify="right")
     for name, row in evaluation.rows.items():
-        values = (getattr(row, metric) for metric in COLUMNS.values())
+        values = (getattr(row.metrics, metric) for metric in COLUMNS.values())
         table.add_row(name, str(row.images), *map(_percent, values))
     table.add_section()
-    images = sum(row.images for row in evaluation.rows.values())
-    table.add_row("mean", str(images), *(_percent(evaluation.mean[metric]) for metric in COLUMNS.values()))
+    table.add_row("mean", str(evaluation.images), *(_percent(evaluation.mean[metric]) for metric in COLUMNS.values()))
     return table
 
 
@@ -44,9 +43,9 @@ def as_csv(evaluation: Evaluation) -> str:
     writer.writerow(["generator", "images", "reals", "fakes", *COLUMNS.values()])
     rows = evaluation.rows
     for name, row in rows.items():
-        values = [getattr(row, metric) for metric in COLUMNS.values()]
-        writer.writerow([name, row.images, row.reals, row.fakes, *map(_cell, values)])
-    totals = [sum(getattr(row, count) for row in rows.values()) for count in ("images", "reals", "fakes")]
+        values = [getattr(row.metrics, metric) for metric in COLUMNS.values()]
+        writer.writerow([name, row.images, row.metrics.reals, row.metrics.fakes, *map(_cell, values)])
+    totals = [sum(getattr(row.metrics, count) for row in rows.values()) for count in ("images", "reals", "fakes")]
     writer.writerow(["mean", *totals, *(_cell(evaluation.mean[metric]) for metric in COLUMNS.values())])
     return text.getvalue()
 

@@ -1,0 +1,92 @@
+"""A detector's score of every image of a collection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from detector.console import Meter
+from detector.data import BadImage, Collection, ImageDataset, Preprocessing, Transform
+from detector.models import Detector
+from detector.models.inference import score_stream
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One score for every readable image of a collection, in the collection's order."""
+
+    labels: list[int]
+    scores: list[float]
+    generators: list[str]
+    categories: list[str]
+    bad: list[BadImage]
+
+    def of_generator(self, generator: str, category: str | None = None) -> tuple[list[int], list[float]]:
+        """Labels and scores of one generator, or of one of its classes."""
+        members = [
+            i
+            for i, names in enumerate(zip(self.generators, self.categories, strict=True))
+            if names[0] == generator and category in (None, names[1])
+        ]
+        return [self.labels[i] for i in members], [self.scores[i] for i in members]
+
+
+def score_collection(
+    model: Detector,
+    collection: Collection,
+    *,
+    preprocessing: Preprocessing | None = None,
+    transform: Transform | None = None,
+    batch_size: int = 32,
+    workers: int = 0,
+    verbose: bool = False,
+    task: str = "evaluate",
+) -> Scores:
+    """Scores every image of a collection.
+
+    Args:
+        model: the detector; in evaluation mode afterwards.
+        collection: the images. Those that cannot be decoded are listed and have no score.
+        preprocessing: treatment of the images, by default the model's own.
+        transform: what befalls each decoded image before that treatment, see :class:`detector.data.ImageDataset`.
+        batch_size: images of one size that are scored together.
+        workers: processes that decode; results do not depend on their number.
+        verbose: show progress.
+        task: what the progress is called.
+    """
+    model.eval()
+    dataset = ImageDataset(collection, preprocessing or model.preprocessing, training=False, transform=transform)
+    # One item at a time: the images' sizes differ, score_stream puts the equal ones together.
+    loader = DataLoader(dataset, batch_size=None, num_workers=workers, collate_fn=_unchanged)
+    scores: dict[int, float] = {}
+    bad: list[BadImage] = []
+
+    def views() -> Iterator[tuple[int, Tensor]]:
+        for item in loader:
+            if isinstance(item, BadImage):
+                bad.append(item)
+                meter.advance(1)
+            else:
+                image, _, index = item
+                yield index, image
+
+    with Meter(task, len(collection), verbose=verbose) as meter:
+        for index, score in score_stream(model, views(), batch_size):
+            scores[index] = score
+            meter.advance(1)
+    samples = [collection.samples[i] for i in sorted(scores)]
+    return Scores(
+        labels=[sample.label for sample in samples],
+        scores=[scores[i] for i in sorted(scores)],
+        generators=[sample.generator for sample in samples],
+        categories=[sample.category for sample in samples],
+        bad=bad,
+    )
+
+
+def _unchanged(item: Any) -> Any:
+    return item
