@@ -170,7 +170,7 @@ class RowWalk {
 template <class T>
 class RowBlock {
  public:
-  static constexpr int64_t kRows = 16;
+  static constexpr int64_t kRows = ConvBackward::kBlockRows;
 
   explicit RowBlock(const Images& images)
       : images_(images),

@@ -45,10 +45,11 @@ struct ConvBackward {
   bool bias;        // whether its gradient is wanted
   double* partial;  // [units()][outputs][taps + 1]: one sum per unit; the last column is the bias's
 
-  // A unit is whole blocks of 16 output rows, so many that its sum is smaller than the pixels it covers.
+  // A unit is whole blocks of output rows, so many that its sum is smaller than the pixels it covers.
+  static constexpr int64_t kBlockRows = 16;
   int64_t unit_rows() const {
-    const int64_t cells = 2048 * ((outputs + 63) / 64), block = 16 * images.cols();
-    return 16 * ((cells + block - 1) / block);
+    const int64_t cells = 2048 * ((outputs + 63) / 64), block = kBlockRows * images.cols();
+    return kBlockRows * ((cells + block - 1) / block);
   }
   int64_t units() const { return (images.batch * images.rows() + unit_rows() - 1) / unit_rows(); }
 };

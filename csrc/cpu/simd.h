@@ -92,41 +92,42 @@ inline V maximum(V a, V b) {
 #endif
 #endif
 
-// to[i][j] = from[j][at + i] for 8 x 8 elements; rows of `to` are `stride` apart.
-template <class T>
-inline void transpose_8x8(const T* const* from, int64_t at, T* to, int64_t stride) {
+// to[i][j] = from[j][at + i] for 8 x 8 elements, as double; rows of `to` are `stride` apart.
+inline void transpose_8x8(const float* const* from, int64_t at, double* to, int64_t stride) {
 #if defined(NPR_SHUFFLE)
-  if constexpr (sizeof(T) == 4) {
-    typedef T Row __attribute__((vector_size(32)));
-    typedef T UnalignedRow __attribute__((vector_size(32), aligned(4), may_alias));
-    Row r[8], s[8];
+  typedef float Row __attribute__((vector_size(32)));
+  typedef float UnalignedRow __attribute__((vector_size(32), aligned(4), may_alias));
+  typedef double WideRow __attribute__((vector_size(64)));
+  typedef double UnalignedWideRow __attribute__((vector_size(64), aligned(8), may_alias));
+  Row r[8], s[8];
 #pragma GCC unroll 8
-    for (int i = 0; i < 8; ++i) r[i] = *reinterpret_cast<const UnalignedRow*>(from[i] + at);
+  for (int i = 0; i < 8; ++i) r[i] = *reinterpret_cast<const UnalignedRow*>(from[i] + at);
 #pragma GCC unroll 8
-    for (int i = 0; i < 8; i += 2) {  // pairs of rows: interleave elements
-      s[i] = __builtin_shufflevector(r[i], r[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
-      s[i + 1] = __builtin_shufflevector(r[i], r[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
-    }
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i += 4) {  // then pairs of elements
-      r[i] = __builtin_shufflevector(s[i], s[i + 2], 0, 1, 8, 9, 4, 5, 12, 13);
-      r[i + 1] = __builtin_shufflevector(s[i], s[i + 2], 2, 3, 10, 11, 6, 7, 14, 15);
-      r[i + 2] = __builtin_shufflevector(s[i + 1], s[i + 3], 0, 1, 8, 9, 4, 5, 12, 13);
-      r[i + 3] = __builtin_shufflevector(s[i + 1], s[i + 3], 2, 3, 10, 11, 6, 7, 14, 15);
-    }
-#pragma GCC unroll 8
-    for (int i = 0; i < 4; ++i) {  // then halves
-      s[i] = __builtin_shufflevector(r[i], r[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
-      s[i + 4] = __builtin_shufflevector(r[i], r[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
-    }
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; ++i) *reinterpret_cast<UnalignedRow*>(to + i * stride) = s[i];
-    return;
+  for (int i = 0; i < 8; i += 2) {  // pairs of rows: interleave elements
+    s[i] = __builtin_shufflevector(r[i], r[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+    s[i + 1] = __builtin_shufflevector(r[i], r[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
   }
-#endif
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i += 4) {  // then pairs of elements
+    r[i] = __builtin_shufflevector(s[i], s[i + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+    r[i + 1] = __builtin_shufflevector(s[i], s[i + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+    r[i + 2] = __builtin_shufflevector(s[i + 1], s[i + 3], 0, 1, 8, 9, 4, 5, 12, 13);
+    r[i + 3] = __builtin_shufflevector(s[i + 1], s[i + 3], 2, 3, 10, 11, 6, 7, 14, 15);
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < 4; ++i) {  // then halves
+    s[i] = __builtin_shufflevector(r[i], r[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+    s[i + 4] = __builtin_shufflevector(r[i], r[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    *reinterpret_cast<UnalignedWideRow*>(to + i * stride) = __builtin_convertvector(s[i], WideRow);
+  }
+#else
   for (int i = 0; i < 8; ++i) {
     for (int j = 0; j < 8; ++j) to[i * stride + j] = from[j][at + i];
   }
+#endif
 }
 
 // Scratch memory, aligned to the widest vector; freed when it goes out of scope.

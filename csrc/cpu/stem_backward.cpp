@@ -4,7 +4,10 @@
 //
 // A gather: each pooled gradient meets the patch that its code names, one of the nine around it. Patches
 // of three convolution rows lie [position][taps], so that one is a few neighbouring vectors, and the sums
-// of four channels stay in registers along a pooled row.
+// of some channels stay in registers along some pooled columns.
+//
+// Sums are double whatever the type of grad: the algebra subtracts, and where little remains float sums
+// would leave their rounding errors. A float times a tap is exact in double.
 //
 // Cost per pooled gradient: K multiply-adds; per patch: one transposition; bytes: image, grad and code once.
 #include "cpu/differences.h"
@@ -13,55 +16,39 @@
 namespace npr::cpu::NPR_ISA {
 namespace {
 
-constexpr int kChannels = 4;                                   // whose sums are in registers together
-constexpr int kPatchVectors = NPR_VECTOR_BYTES == 64 ? 2 : 3;  // as many vectors of each
+// The sums of so many channels, each of so many vectors of taps, are in registers together.
+constexpr int kChannels = NPR_VECTOR_BYTES == 64 ? 4 : 2;
+constexpr int kTapVectors = NPR_VECTOR_BYTES == 64 ? 3 : 6;
+constexpr int64_t kColumns = 16;  // pooled columns that all channels pass over at a time
 
-inline float to_compute(float value) { return value; }
-inline double to_compute(double value) { return value; }
-inline float to_compute(bf16 value) { return to_float(value); }
-inline float to_compute(f16 value) { return to_float(value); }
+inline double to_double(double value) { return value; }
+inline double to_double(float value) { return value; }
+inline double to_double(bf16 value) { return to_float(value); }
+inline double to_double(f16 value) { return to_float(value); }
 
-template <class T>
-inline T masked(T value, IntegerOf<T> mask) {
-  IntegerOf<T> bits;
-  std::memcpy(&bits, &value, sizeof(T));
+inline double masked(double value, int64_t mask) {
+  int64_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
   bits &= mask;
-  std::memcpy(&value, &bits, sizeof(T));
+  std::memcpy(&value, &bits, sizeof(bits));
   return value;
 }
 
 template <class Element>
 class StemSums {
-  using T = Compute<Element>;
-
  public:
   explicit StemSums(const StemBackward& p)
       : p_(p),
         walk_(p.images),
         taps_(p.images.taps()),
-        patch_((p.images.taps() + kBlock - 1) / kBlock * kBlock),
-        row_((p.images.cols() + 2) * patch_),
-        patches_(3 * row_),
-        sums_(p.outputs * patch_),
-        totals_(p.outputs) {
-    std::memset(patches_.get(), 0, 3 * row_ * sizeof(T));
-    clear();
+        row_((p.images.cols() + 2) * p.images.taps()),
+        patches_(3 * row_) {
+    std::memset(patches_.get(), 0, 3 * row_ * sizeof(double));
   }
 
-  // Adds the sums of pooled rows since the last call to sum[outputs][taps + 1].
-  void empty(double* sum) {
-    const int64_t taps = p_.images.taps();
-    for (int64_t o = 0; o < p_.outputs; ++o) {
-      for (int64_t k = 0; k < taps; ++k) sum[o * (taps + 1) + k] += sums_.get()[o * patch_ + k];
-      sum[o * (taps + 1) + taps] += totals_.get()[o];
-    }
-    clear();
-  }
-
-  // Adds pooled row `unit`, n * pooled rows + py. The terms of a row are added up before they meet the
-  // larger sum of the rows so far: the rounding error grows with the length of a row.
-  void add(int64_t unit) {
-    const int64_t rows = p_.images.rows(), pooled_rows = pooled(rows);
+  // Adds pooled row `unit`, n * pooled rows + py, to sum [outputs][taps + 1].
+  void add(int64_t unit, double* sum) {
+    const int64_t rows = p_.images.rows(), pooled_rows = pooled(rows), taps = p_.images.taps();
     const int64_t n = unit / pooled_rows, py = unit % pooled_rows, first = 2 * py - 1;
     if (first >= 0 && !(unit == last_ + 1 && py > 0)) make_patches(n, first);
     make_patches(n, first + 1);
@@ -69,79 +56,86 @@ class StemSums {
     last_ = unit;
 
     // Where the nine patches of pooled column 0 begin; a closed gate takes the first, times zero.
-    const T* patch[10];
-    for (int i = 0; i < 9; ++i) patch[i] = patches_.get() + (first + i / 3 + 1) % 3 * row_ + i % 3 * patch_;
-    patch[9] = patch[0];
+    const double* patch[StemForward::kClosed + 1];
+    for (int i = 0; i < StemForward::kClosed; ++i) {
+      patch[i] = patches_.get() + (first + i / 3 + 1) % 3 * row_ + i % 3 * taps;
+    }
+    patch[StemForward::kClosed] = patch[0];
 
-    const int64_t pooled_cols = pooled(p_.images.cols());
-    const Element* grad = static_cast<const Element*>(p_.grad) + n * p_.stride_n + py * p_.stride_h;
-    const uint8_t* code = p_.code + unit * pooled_cols * p_.outputs;
+    for (int64_t px = 0; px < pooled(p_.images.cols()); px += kColumns) add_columns(n, py, px, patch, sum);
+  }
+
+ private:
+  const StemBackward& p_;
+  RowWalk<float> walk_;
+  Scratch<const float*> taps_;
+  int64_t row_;              // a row of patches: one position before the first, and one after the last
+  Scratch<double> patches_;  // [slot][position][taps], row r in slot (r + 1) % 3
+  int64_t last_ = -2;
+
+  // ReLU's gate as a mask, by code: whether one is open is as good as random, and no branch guesses it.
+  static constexpr int64_t open_[StemForward::kClosed + 1] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, 0};
+
+  // Adds up to kColumns pooled columns from px on; few enough that their patches stay in the first-level
+  // cache while all channels pass over them.
+  void add_columns(int64_t n, int64_t py, int64_t px, const double* const* patch, double* sum) const {
+    const int64_t pooled_cols = pooled(p_.images.cols()), taps = p_.images.taps();
+    const int64_t cols = min(kColumns, pooled_cols - px), row = n * pooled(p_.images.rows()) + py;
+    const Element* grad = static_cast<const Element*>(p_.grad) + n * p_.stride_n + py * p_.stride_h + px * p_.stride_w;
+    const uint8_t* code = p_.code + (row * pooled_cols + px) * p_.outputs;
     for (int64_t o = 0; o < p_.outputs; o += kChannels) {
       with_constant<kChannels>(int(min(kChannels, p_.outputs - o)), [&](auto channels) {
-        for (int64_t k = 0; k < patch_; k += kBlock) {
-          add_block<decltype(channels)::value>(patch, k, grad + o * p_.stride_o, code + o, pooled_cols, o);
+        for (int64_t k = 0; k < taps; k += kTapVectors * kLanes<double>) {
+          with_constant<kTapVectors>(int(min(kTapVectors, (taps - k) / kLanes<double>)), [&](auto vectors) {
+            add_block<decltype(channels)::value, decltype(vectors)::value>(
+                patch, 2 * px * taps + k, grad + o * p_.stride_o, code + o, cols, k == 0, sum + o * (taps + 1) + k);
+          });
         }
       });
     }
   }
 
- private:
-  static constexpr int64_t kBlock = kPatchVectors * kLanes<T>;  // taps whose sums are in registers together
-
-  const StemBackward& p_;
-  RowWalk<T> walk_;
-  Scratch<const T*> taps_;
-  int64_t patch_;       // taps, padded
-  int64_t row_;         // a row of patches: one position before the first, and one after the last
-  Scratch<T> patches_;  // [slot][position][taps], row r in slot (r + 1) % 3
-  // ReLU's gate as a mask, by code: whether one is open is as good as random, and no branch guesses it.
-  static constexpr IntegerOf<T> open_[10] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, 0};
-  Scratch<T> sums_;    // [outputs][patch_]
-  Scratch<T> totals_;  // [outputs]
-  int64_t last_ = -2;
-
-  void clear() {
-    std::memset(sums_.get(), 0, p_.outputs * patch_ * sizeof(T));
-    std::memset(totals_.get(), 0, p_.outputs * sizeof(T));
-  }
-
   void make_patches(int64_t n, int64_t row) {
     const int64_t cols = p_.images.cols(), taps = p_.images.taps();
     walk_.taps(n * p_.images.rows() + row, taps_.get());
-    T* to = patches_.get() + (row + 1) % 3 * row_ + patch_;
+    double* to = patches_.get() + (row + 1) % 3 * row_ + taps;
     static_assert(kTaps == 8);
     for (int64_t k = 0; k < taps; k += kTaps) {
       int64_t x = 0;
-      for (; x + 8 <= cols; x += 8) transpose_8x8(taps_.get() + k, x, to + x * patch_ + k, patch_);
+      for (; x + 8 <= cols; x += 8) transpose_8x8(taps_.get() + k, x, to + x * taps + k, taps);
       for (; x < cols; ++x) {
-        for (int t = 0; t < kTaps; ++t) to[x * patch_ + k + t] = taps_.get()[k + t][x];
+        for (int t = 0; t < kTaps; ++t) to[x * taps + k + t] = taps_.get()[k + t][x];
       }
     }
   }
 
-  // The sums of `Channels` channels and the taps of one block along a pooled row.
-  template <int Channels>
-  void add_block(const T* const* patch, int64_t k, const Element* grad, const uint8_t* code, int64_t cols,
-                 int64_t o) const {
-    Vec<T> sums[Channels][kPatchVectors] = {};
-    T total[Channels] = {};
+  // The sums of some channels and of a block of taps, which lies at offset `first` of the patches, along pooled
+  // columns; with the first block, grad's own.
+  template <int Channels, int Vectors>
+  void add_block(const double* const* patch, int64_t first, const Element* grad, const uint8_t* code, int64_t cols,
+                 bool with_total, double* sum) const {
+    const int64_t taps = p_.images.taps();
+    Vec<double> sums[Channels][Vectors] = {};
+    double total[Channels] = {};
     for (int64_t px = 0; px < cols; ++px) {
-      const int64_t offset = 2 * px * patch_ + k;
+      const int64_t offset = first + 2 * px * taps;
 #pragma GCC unroll 8
       for (int i = 0; i < Channels; ++i) {
-        const int coded = code[px * p_.outputs + i], where = coded < 9 ? coded : 9;
-        const T value = masked(T(to_compute(grad[i * p_.stride_o + px * p_.stride_w])), open_[where]);
+        const int64_t where = min(code[px * p_.outputs + i], StemForward::kClosed);
+        const double value = masked(to_double(grad[i * p_.stride_o + px * p_.stride_w]), open_[where]);
         total[i] += value;
 #pragma GCC unroll 8
-        for (int j = 0; j < kPatchVectors; ++j) {
-          sums[i][j] += broadcast(value) * load(patch[where] + offset + j * kLanes<T>);
+        for (int j = 0; j < Vectors; ++j) {
+          sums[i][j] += broadcast(value) * load(patch[where] + offset + j * kLanes<double>);
         }
       }
     }
     for (int i = 0; i < Channels; ++i) {
-      T* to = sums_.get() + (o + i) * patch_ + k;
-      for (int j = 0; j < kPatchVectors; ++j) store(to + j * kLanes<T>, load(to + j * kLanes<T>) + sums[i][j]);
-      if (k == 0) totals_.get()[o + i] += total[i];
+      double* to = sum + i * (taps + 1);
+      for (int j = 0; j < Vectors; ++j) {
+        store(to + j * kLanes<double>, load(to + j * kLanes<double>) + sums[i][j]);
+      }
+      if (with_total) to[taps] += total[i];
     }
   }
 };
@@ -154,8 +148,7 @@ void run(const StemBackward& p, int64_t first, int64_t last) {
     double* sum = p.partial + unit * size;
     std::memset(sum, 0, size * sizeof(double));
     const int64_t end = min(p.rows(), (unit + 1) * p.kUnitRows);
-    for (int64_t row = unit * p.kUnitRows; row < end; ++row) sums.add(row);
-    sums.empty(sum);
+    for (int64_t row = unit * p.kUnitRows; row < end; ++row) sums.add(row, sum);
   }
 }
 

@@ -47,6 +47,11 @@ class Implementation:
         """Runs so slowly that tests give it small images only."""
         return self.name in ("triton-interpreter", "cuda-emulator")
 
+    @property
+    def sums_in_double(self) -> bool:
+        """Adds up the gradients of the stem in double, whatever the dtypes: no cancellation takes their precision."""
+        return self.name == "reference" or self.name.startswith("cpu-")
+
     def __getattr__(self, op: str) -> Callable:
         if op not in OPS:
             raise AttributeError(op)
