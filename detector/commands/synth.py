@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from detector.commands.arguments import UsageError, names, natural_int, positive_int
 
+# Those of detector.synth.SUITES, which waits for torch.
+_SUITES = ("default", "28")
+
 if TYPE_CHECKING:
     from detector.synth import GeneratorSpec
 
@@ -22,7 +25,8 @@ examples:
   npr synth --out data                              procedural photographs
   npr synth --photos ~/Pictures --out data          your own
   npr synth --out data --train-family fir,bilinear  other generators to train on
-  npr synth --list                                  the generators
+  npr synth --out data --suite 28                   as many generators, of such kinds, as the NPR paper tests on
+  npr synth --list --suite 28                       what they are
 """
 
 
@@ -63,7 +67,15 @@ def add_parser(subparsers: Any) -> None:
         default=1500,
         help="images of each label for each generator in train (default: %(default)s)",
     )
-    parser.add_argument("--families", metavar="A,B", type=names, help="generators to test on (default: all)")
+    parser.add_argument(
+        "--suite",
+        choices=_SUITES,
+        default="default",
+        help="generators to choose from: %(default)s, or 28 of the kinds that the NPR paper tests on",
+    )
+    parser.add_argument(
+        "--families", metavar="A,B", type=names, help="generators to test on (default: all of the suite)"
+    )
     parser.add_argument(
         "--train-family",
         metavar="A,B",
@@ -85,13 +97,14 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit status."""
     from detector.console import Meter
-    from detector.synth import FAMILIES, build
+    from detector.synth import SUITES, build
 
+    suite = SUITES[args.suite]
     if args.list:
-        _print_families(FAMILIES, args.json)
+        _print_families(suite, args.json)
         return 0
-    families = FAMILIES if args.families is None else _families("--families", args.families)
-    train_families = _families("--train-family", args.train_family)
+    families = suite if args.families is None else _families("--families", args.families, suite)
+    train_families = _families("--train-family", args.train_family, suite)
     total = 2 * (len(train_families) * (args.train_count + args.count) + len(families) * args.count)
     with Meter("synth", total) as meter:
         manifest = build(
@@ -115,11 +128,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _families(option: str, chosen: tuple[str, ...]) -> tuple[GeneratorSpec, ...]:
+def _families(option: str, chosen: tuple[str, ...], suite: tuple[GeneratorSpec, ...]) -> tuple[GeneratorSpec, ...]:
     from detector.synth import find_families
 
     try:
-        return find_families(chosen)
+        return find_families(chosen, suite)
     except ValueError as error:
         raise UsageError(f"{option}: {error}") from error
 

@@ -34,16 +34,18 @@ class GeneratorSpec:
     Attributes:
         name: its name, also that of its folder.
         kind: the kind of generator that it stands for.
-        upsampler: the operator of every level.
+        upsampler: the operator of the finest level, and of every other level unless `coarse` names theirs.
         kernel: side of the fitted convolution after each up-sampling.
         channels: feature channels kept at each level, finest first; as many x2 levels as there are numbers. A level
             unfolds to four times the channels above it, and the image has 3, so 8 keeps two thirds of a photograph.
-        hidden: channels of a residual block before the last convolution, y = conv(u) + conv(relu(conv(u))) with
+        coarse: the operator of the levels below the finest, as where a super-resolving stage of its own follows a
+            decoder; None for `upsampler`.
+        hidden: channels of a residual block before each level's convolution, y = conv(u) + conv(relu(conv(u))) with
             random inner weights; 0 for none.
         blend: the generated pixels fill only a soft elliptic region of the photograph, as a swapped face does.
         jpeg: quality at which the generator's images, real and fake alike, are compressed at the end; None for no
             compression.
-        seed: draws the encoder's projections and the residual block.
+        seed: draws the encoder's projections and the residual blocks.
     """
 
     name: str
@@ -51,6 +53,7 @@ class GeneratorSpec:
     upsampler: Upsampler
     kernel: int = 3
     channels: tuple[int, ...] = (8,)
+    coarse: Upsampler | None = None
     hidden: int = 0
     blend: bool = False
     jpeg: int | None = None
@@ -61,11 +64,16 @@ class GeneratorSpec:
         """Up-sampling factor of all levels together."""
         return 2 ** len(self.channels)
 
+    def operator(self, level: int) -> Upsampler:
+        """The up-sampling operator of a level, 0 the finest."""
+        return self.upsampler if level == 0 or self.coarse is None else self.coarse
+
     @property
     def description(self) -> str:
         """What it is, in one line."""
+        below = f"{self.coarse} x{self.scale // 2}, then " if self.coarse else ""
         parts = [
-            f"{self.kind}: {self.upsampler} x{self.scale}",
+            f"{self.kind}: {below}{self.upsampler} x{2 if self.coarse else self.scale}",
             f"{self.kernel}x{self.kernel} convolution",
             f"{'+'.join(map(str, self.channels))} channels",
         ]
@@ -97,9 +105,9 @@ class Generator:
         self.spec = spec
         rng = np.random.default_rng(spec.seed)
         self._projections = _projections(spec.channels, rng)
-        top = spec.channels[0]
-        inner = rng.normal(0, (9 * top) ** -0.5, (spec.hidden, top, 3, 3))
-        self._inner = torch.from_numpy(inner).float()
+        self._inner = [
+            torch.from_numpy(rng.normal(0, (9 * m) ** -0.5, (spec.hidden, m, 3, 3))).float() for m in spec.channels
+        ]
         self._weights: list[tuple[Tensor, Tensor]] = []  # convolution weight and bias of each level, coarsest first
         self._fit(_to_unit(images))
 
@@ -116,7 +124,7 @@ class Generator:
         z = codes[-1].features
         for level in reversed(range(len(codes))):
             weight, bias = self._weights[len(codes) - 1 - level]
-            z = self._rearrange(F.conv2d(_pad(self._basis(z, codes, level), self.spec.kernel), weight, bias))
+            z = self._rearrange(F.conv2d(self._basis(z, codes, level), weight, bias), level)
         return ((z + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
     def _encode(self, x: Tensor) -> list[_Code]:
@@ -129,26 +137,26 @@ class Generator:
         return codes
 
     def _basis(self, z: Tensor, codes: list[_Code], level: int) -> Tensor:
-        """What the fitted convolution of a level sees: the up-sampled features and, at level 0, the hidden ones."""
-        u = upsample(z, self.spec.upsampler, codes[level].switches)
-        if level == 0 and self.spec.hidden:
-            return torch.cat([u, F.relu(F.conv2d(_pad(u, 3), self._inner))], 1)
-        return u
+        """What the fitted convolution of a level sees, padded for it: the up-sampled features and the hidden ones."""
+        u = upsample(z, self.spec.operator(level), codes[level].switches)
+        if self.spec.hidden:
+            u = torch.cat([u, F.relu(F.conv2d(_pad(u, 3), self._inner[level]))], 1)
+        return _pad(u, self.spec.kernel)
 
-    def _rearrange(self, y: Tensor) -> Tensor:
-        return F.pixel_shuffle(y, 2) if self.spec.upsampler == "pixelshuffle" else y
+    def _rearrange(self, y: Tensor, level: int) -> Tensor:
+        return F.pixel_shuffle(y, 2) if self.spec.operator(level) == "pixelshuffle" else y
 
     def _fit(self, x: Tensor) -> None:
         codes = self._encode(x)
         z = codes[-1].features
         for level in reversed(range(len(codes))):
             target = codes[level - 1].features if level else x
-            if self.spec.upsampler == "pixelshuffle":
+            if self.spec.operator(level) == "pixelshuffle":
                 target = F.pixel_unshuffle(target, 2)
-            basis = _pad(self._basis(z, codes, level), self.spec.kernel)
+            basis = self._basis(z, codes, level)
             weight, bias = _ridge(basis, target, self.spec.kernel)
             self._weights.append((weight, bias))
-            z = self._rearrange(F.conv2d(basis, weight, bias))
+            z = self._rearrange(F.conv2d(basis, weight, bias), level)
 
 
 def _to_unit(images: Tensor) -> Tensor:

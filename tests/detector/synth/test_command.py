@@ -5,7 +5,8 @@ import json
 import pytest
 
 from detector.cli import main
-from detector.synth import FAMILIES, MANIFEST
+from detector.commands.synth import _SUITES
+from detector.synth import FAMILIES, MANIFEST, SUITE_28, SUITES
 
 
 def run(*arguments):
@@ -44,6 +45,15 @@ def test_list(capsys):
     assert [row["name"] for row in json.loads(capsys.readouterr().out)] == [spec.name for spec in FAMILIES]
 
 
+def test_suites(tmp_path, capsys):
+    assert tuple(SUITES) == _SUITES
+    assert run("--list", "--suite", "28", "--json") == 0
+    assert [row["name"] for row in json.loads(capsys.readouterr().out)] == [spec.name for spec in SUITE_28]
+    options = ("--suite", "28", "--families", "cascade-bicubic", "--train-family", "patches-x4")
+    assert run("--out", tmp_path / "data", *SMALL, *options) == 0
+    assert (tmp_path / "data/test/cascade-bicubic/1_fake/00000.png").exists()
+
+
 def test_help(capsys):
     with pytest.raises(SystemExit) as caught:
         run("--help")
@@ -63,6 +73,8 @@ def test_help(capsys):
         ("--out", "x", "--count", 0),
         ("--out", "x", "--seed", -1),
         ("--out", "x", "--families", "dalle"),
+        ("--out", "x", "--families", "patches-x4"),  # of the other suite
+        ("--out", "x", "--suite", "29"),
         ("--out", "x", "--train-family", "fir,fir"),
     ],
 )

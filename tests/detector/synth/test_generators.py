@@ -1,11 +1,14 @@
 """Simulated generators: fitted as least squares says, and leaving the traces that they are made for."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from detector.synth import FAMILIES, Generator, GeneratorSpec, find_families
+from detector.synth import FAMILIES, SUITE_28, SUITES, Generator, GeneratorSpec, find_families
+from detector.synth.build import MARGIN
 from detector.synth.generators import RIDGE, _ridge
 from detector.synth.upsampling import UPSAMPLERS
 
@@ -20,7 +23,7 @@ def smooth_images(count, side, seed):
     return torch.from_numpy(noise.round().clip(0, 255).astype(np.uint8))
 
 
-FIT = smooth_images(16, 32, 0)
+FIT = smooth_images(16, 48, 0)
 TEST = smooth_images(4, 48, 1)
 
 
@@ -37,13 +40,35 @@ def psnr(a, b):
     return float(10 * torch.log10(255**2 / (a.double() - b.double()).square().mean()))
 
 
-def test_the_table():
-    assert len(FAMILIES) >= 10
-    assert len({spec.name for spec in FAMILIES}) == len(FAMILIES)
-    assert {spec.upsampler for spec in FAMILIES} == set(UPSAMPLERS)
-    assert {spec.kind for spec in FAMILIES} == {"GAN-like", "diffusion-like", "face-swap-like"}
-    assert len({spec.description for spec in FAMILIES}) == len(FAMILIES)
-    assert all(16 % spec.scale == 0 for spec in FAMILIES)  # the rim that is cut off keeps cells aligned
+ALL = tuple(dict.fromkeys([*FAMILIES, *SUITE_28]))
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_the_tables(suite):
+    families = SUITES[suite]
+    assert {spec.upsampler for spec in families} == set(UPSAMPLERS)
+    assert {spec.kind for spec in families} == {"GAN-like", "diffusion-like", "face-swap-like"}
+    assert len({spec.description for spec in families}) == len(families)
+    assert all(MARGIN % spec.scale == 0 for spec in families)  # the rim that is cut off keeps cells aligned
+
+
+def test_the_suite_of_the_paper():
+    kinds = [spec.kind for spec in SUITE_28]
+    assert [kinds.count(kind) for kind in ("GAN-like", "diffusion-like", "face-swap-like")] == [16, 11, 1]
+    assert sum(spec.scale == 8 for spec in SUITE_28) >= 4
+    assert len({spec.name for spec in ALL}) == len(ALL)  # one name means one generator, in whatever suite
+    assert len({replace(spec, name="", seed=0) for spec in SUITE_28}) >= 27  # `nearest` alone comes with two seeds
+
+
+def test_a_coarser_operator():
+    spec = GeneratorSpec("x", "GAN-like", "bicubic", channels=(8, 26), coarse="nearest")
+    assert [spec.operator(level) for level in (0, 1)] == ["bicubic", "nearest"]
+    assert spec.description.startswith("GAN-like: nearest x2, then bicubic x2, ")
+    # Below, a pixel shuffle that keeps everything gives its input back: only the level above it shows.
+    whole = GeneratorSpec("x", "GAN-like", "nearest", kernel=1, channels=(3, 12), coarse="pixelshuffle")
+    top = GeneratorSpec("x", "GAN-like", "nearest", kernel=1, channels=(3,))
+    error = Generator(whole, FIT).reconstruct(TEST).int() - Generator(top, FIT).reconstruct(TEST).int()
+    assert error.abs().max() <= 3  # the ridge's
 
 
 def test_find_families():
@@ -56,7 +81,7 @@ def test_find_families():
         find_families([])
 
 
-@pytest.mark.parametrize("spec", FAMILIES, ids=lambda spec: spec.name)
+@pytest.mark.parametrize("spec", ALL, ids=lambda spec: spec.name)
 def test_every_family_reconstructs_unseen_images(spec):
     generator = Generator(spec, FIT)
     fakes = generator.reconstruct(TEST)
@@ -68,6 +93,9 @@ def test_every_family_reconstructs_unseen_images(spec):
     assert torch.equal(fakes, Generator(spec, FIT).reconstruct(TEST))  # seeded
     for image, fake in zip(TEST, fakes, strict=True):  # images do not mix
         assert (generator.reconstruct(image[None])[0].int() - fake.int()).abs().max() <= 1
+    # The rim of MARGIN pixels holds whatever padding has changed.
+    part = generator.reconstruct(TEST[..., 8:, 8:])[..., MARGIN:, MARGIN:]
+    assert (part.int() - fakes[..., MARGIN + 8 :, MARGIN + 8 :].int()).abs().max() <= 1
 
 
 def test_seed_kernel_and_channels_matter():
