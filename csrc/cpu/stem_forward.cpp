@@ -3,13 +3,14 @@
 // Batch norm's scale is folded into the weights (it may be negative: it comes before the maximum), its
 // shift is added after the maximum and ReLU comes last: max(x) + b = max(x + b), relu(max) = max(relu).
 //
-// The convolution makes 32 positions at a time, [position][O] in the first-level cache, and each row is
-// pooled along the row at once: 3 neighbours, stride 2. Pooled row py then is the maximum of the row
-// maxima of convolution rows 2py - 1 .. 2py + 1, the last of which is the next one's first.
+// The convolution makes a register tile of some positions times some channels, and pools it along the row
+// before it leaves the registers: 3 neighbours, stride 2. What remains is half a row of maxima, into which
+// the maxima of the window's next rows go: convolution row 2py is the middle one of pooled row py, and row
+// 2py + 1 the last one and the first one of the next.
 // In training, the arg-max position goes along: first within the row, then between rows; a later one
 // wins only if it is larger, so ties fall as in max_pool2d.
 //
-// Cost per pooled output: 4 K multiply-adds and about 12 vector operations (26 with positions); bytes:
+// Cost per pooled output: 4 K multiply-adds and about 10 vector operations (24 with positions); bytes:
 // the image once, the pooled map once, a byte of code in training.
 #include "cpu/differences.h"
 #include "cpu/tiles.h"
@@ -40,7 +41,7 @@ template <class Element, bool Save, bool Literal>
 class StemRows {
   using T = Compute<Element>;
   using I = IntegerOf<T>;
-  static constexpr int64_t kSegment = 32;
+  using Best = Maximum<T, Save, Literal>;
 
  public:
   explicit StemRows(const StemForward& p)
@@ -50,110 +51,136 @@ class StemRows {
         pooled_cols_(pooled(p.images.cols())),
         weight_(p.images.taps()),
         taps_(p.images.taps()),
-        segment_taps_(p.images.taps()),
-        zero_(stride_),
-        segment_((kSegment + 2) * stride_),
-        maxima_(3 * pooled_cols_ * stride_),
-        positions_(Save ? 3 * pooled_cols_ * stride_ : 0) {
+        maxima_(2 * pooled_cols_ * stride_),
+        positions_(Save ? 2 * pooled_cols_ * stride_ : 0),
+        window_{maxima_.get(), positions_.get()},
+        next_{maxima_.get() + pooled_cols_ * stride_, positions_.get() + (Save ? pooled_cols_ * stride_ : 0)} {
     for (int64_t k = 0; k < p.images.taps(); ++k) weight_.get()[k] = static_cast<const T*>(p.weight) + k * stride_;
-    std::memset(zero_.get(), 0, stride_ * sizeof(T));
   }
 
   // Pooled row `unit`, n * pooled rows + py.
   void pool(int64_t unit) {
     const int64_t rows = p_.images.rows(), pooled_rows = pooled(rows);
-    const int64_t n = unit / pooled_rows, py = unit % pooled_rows, first = 2 * py - 1;
-    // Convolution row r lies in slot (r + 1) % 3 while it is needed.
-    if (first >= 0 && !(unit == last_ + 1 && py > 0)) convolve(n, first);
-    convolve(n, first + 1);
-    if (first + 2 < rows) convolve(n, first + 2);
+    const int64_t n = unit / pooled_rows, py = unit % pooled_rows, middle = n * rows + 2 * py;
+    if (py == 0 || unit != last_ + 1) {
+      clear();
+      if (py > 0) add(middle - 1, 0, false);
+    }
     last_ = unit;
-    const int64_t begin = first < 0 ? 1 : 0, end = first + 2 < rows ? 3 : 2;
-    for (int64_t px = 0; px < pooled_cols_; ++px) finish(unit * pooled_cols_ + px, px, first, begin, end);
+    add(middle, 3, false);
+    if (2 * py + 1 < rows) add(middle + 1, 6, true);
+    for (int64_t px = 0; px < pooled_cols_; ++px) finish(unit * pooled_cols_ + px, px);
+    std::swap(window_, next_);
   }
 
  private:
+  // Maxima of a row of pooling windows over the rows of the convolution so far, [pooled_cols_][stride_].
+  struct Maxima {
+    T* value;
+    I* position;
+
+    Best load_from(int64_t at) const {
+      if constexpr (Save) return {load(value + at), load(position + at)};
+      return {load(value + at), Vec<I>{}};
+    }
+    void store_to(int64_t at, const Best& best) const {
+      store(value + at, best.value);
+      if constexpr (Save) store(position + at, best.position);
+    }
+  };
+
+  static constexpr int kTailRows = 2;  // of a smaller tile
+  static_assert(kTileRows % 2 == 0 && kTailRows % 2 == 0);
+
   const StemForward& p_;
   RowWalk<T> walk_;
   int64_t stride_, pooled_cols_;
-  Scratch<const T*> weight_, taps_, segment_taps_;
-  Scratch<T> zero_;
-  Scratch<T> segment_;    // [1 + kSegment + 1][stride_]: the position before, the segment, one more
-  Scratch<T> maxima_;     // [slot][pooled_cols_][stride_]
-  Scratch<I> positions_;  // likewise
+  Scratch<const T*> weight_, taps_;
+  Scratch<T> maxima_;
+  Scratch<I> positions_;
+  Maxima window_, next_;
   int64_t last_ = -2;
 
-  int64_t slot(int64_t row) const { return (row + 1) % 3 * pooled_cols_ * stride_; }
-  T* position(int64_t x) const { return segment_.get() + x * stride_; }
+  void clear() {
+    const Best lowest{broadcast(-std::numeric_limits<T>::infinity()), Vec<I>{}};
+    for (int64_t i = 0; i < pooled_cols_ * stride_; i += kLanes<T>) window_.store_to(i, lowest);
+  }
 
-  // Row `row` of the convolution, pooled along the row.
-  void convolve(int64_t n, int64_t row) {
-    const int64_t cols = p_.images.cols(), taps = p_.images.taps();
-    walk_.taps(n * p_.images.rows() + row, taps_.get());
-    set_lowest(position(0));
-    for (int64_t begin = 0; begin < cols; begin += kSegment) {
-      const int64_t width = min(kSegment, cols - begin);
-      for (int64_t k = 0; k < taps; ++k) segment_taps_.get()[k] = taps_.get()[k] + begin;
-      multiply_row<T, false>(segment_taps_.get(), width, weight_.get(), stride_, taps, zero_.get(), position(1),
-                             stride_);
-      if constexpr (Literal) normalise(width);
-      if (width % 2) set_lowest(position(width + 1));
-      for (int64_t i = 0; 2 * i < width; ++i) pool_along_row(slot(row) + (begin / 2 + i) * stride_, position(2 * i));
-      std::memcpy(position(0), position(kSegment), stride_ * sizeof(T));
+  // Adds row `unit` of the convolution, n * rows + oy, whose positions in its windows begin at `first`; the last
+  // row of the windows is the first one of the next.
+  void add(int64_t unit, int first, bool last) {
+    constexpr int64_t kWide = kTileVectors * kLanes<T>;
+    walk_.taps(unit, taps_.get());
+    for (int64_t o = 0; o < p_.outputs; o += kWide) {
+      const int64_t width = min(kWide, p_.outputs - o);
+      with_constant<kTileVectors>(int((width + kLanes<T> - 1) / kLanes<T>),
+                                  [&](auto vectors) { add_channels<decltype(vectors)::value>(o, first, last); });
     }
   }
 
-  void set_lowest(T* to) const {
-    for (int64_t o = 0; o < stride_; ++o) to[o] = -std::numeric_limits<T>::infinity();
+  // The same for N vectors of channels from o on.
+  template <int N>
+  void add_channels(int64_t o, int first, bool last) {
+    const int64_t cols = p_.images.cols();
+    Vec<T> before[N];  // the position before the tile
+    for (int j = 0; j < N; ++j) before[j] = broadcast(-std::numeric_limits<T>::infinity());
+    int64_t x = 0;
+    for (; cols - x > kTailRows; x += kTileRows)
+      add_tile<kTileRows>(x, o, min(kTileRows, cols - x), before, first, last);
+    if (x < cols) add_tile<kTailRows>(x, o, cols - x, before, first, last);
   }
 
-  // Batch norm and ReLU of a segment, one after the other.
-  void normalise(int64_t width) {
-    const T* scale = static_cast<const T*>(p_.scale);
-    const T* shift = static_cast<const T*>(p_.shift);
-    for (int64_t x = 1; x <= width; ++x) {
-      for (int64_t o = 0; o < p_.outputs; o += kLanes<T>) {
-        store(position(x) + o, relu(load(position(x) + o) * load(scale + o) + load(shift + o)));
+  // A tile of M positions from x on, the first `valid` of which are in the image.
+  template <int M, int N>
+  void add_tile(int64_t x, int64_t o, int64_t valid, Vec<T> (&before)[N], int first, bool last) {
+    Vec<T> tile[M][N];
+    multiply(taps_.get(), x, weight_.get(), o, p_.images.taps(), [](int, int) { return Vec<T>{}; }, tile);
+    if constexpr (Literal) normalise(tile, o);
+    const Maxima window = window_, next = next_;
+    const int64_t stride = stride_, at = x / 2 * stride + o;
+    const Vec<I> start = Vec<I>{} + I(first);
+#pragma GCC unroll 8
+    for (int i = 0; i < M; i += 2) {
+      if (i >= valid) break;
+#pragma GCC unroll 8
+      for (int j = 0; j < N; ++j) {
+        const int64_t here = at + i / 2 * stride + j * kLanes<T>;
+        Best along{before[j], Vec<I>{}};
+        along.update(tile[i][j], Vec<I>{} + I(1));
+        if (i + 1 < valid) along.update(tile[i + 1][j], Vec<I>{} + I(2));
+        before[j] = tile[i + 1][j];
+        Best best = window.load_from(here);
+        best.update(along.value, along.position + start);
+        window.store_to(here, best);
+        if (last) next.store_to(here, along);
       }
+    }
+  }
+
+  // Batch norm and ReLU of a tile, one after the other.
+  template <int M, int N>
+  void normalise(Vec<T> (&tile)[M][N], int64_t o) const {
+    for (int j = 0; j < N; ++j) {
+      const Vec<T> scale = load(static_cast<const T*>(p_.scale) + o + j * kLanes<T>);
+      const Vec<T> shift = load(static_cast<const T*>(p_.shift) + o + j * kLanes<T>);
+      for (int i = 0; i < M; ++i) tile[i][j] = relu(tile[i][j] * scale + shift);
     }
   }
 
   static Vec<T> relu(Vec<T> value) { return value < Vec<T>{} ? Vec<T>{} : value; }  // keeps NaN
 
-  // The maximum of three positions from `from` on, stored at offset `to` of the maxima.
-  void pool_along_row(int64_t to, const T* from) {
+  // Shift, ReLU and store.
+  void finish(int64_t pixel, int64_t px) const {
     for (int64_t o = 0; o < p_.outputs; o += kLanes<T>) {
-      Maximum<T, Save, Literal> best{load(from + o), Vec<I>{}};
-      best.update(load(from + stride_ + o), Vec<I>{} + I(1));
-      best.update(load(from + 2 * stride_ + o), Vec<I>{} + I(2));
-      store(maxima_.get() + to + o, best.value);
-      if constexpr (Save) store(positions_.get() + to + o, best.position);
-    }
-  }
-
-  // The maximum over rows begin .. end - 1 of the window, shift, ReLU and store.
-  void finish(int64_t pixel, int64_t px, int64_t first_row, int64_t begin, int64_t end) {
-    Element* out = static_cast<Element*>(p_.out) + pixel * p_.outputs;
-    const T* shift = static_cast<const T*>(p_.shift);
-    for (int64_t o = 0; o < p_.outputs; o += kLanes<T>) {
-      Maximum<T, Save, Literal> best;
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t at = slot(first_row + i) + px * stride_ + o;
-        Vec<I> where{};
-        if constexpr (Save) where = load(positions_.get() + at) + I(3 * i);
-        if (i == begin) {
-          best = {load(maxima_.get() + at), where};
-        } else {
-          best.update(load(maxima_.get() + at), where);
-        }
-      }
-      const Vec<T> value = Literal ? best.value : best.value + load(shift + o);
-      const int64_t count = min(kLanes<T>, p_.outputs - o);
-      store_some(relu(value), out + o, count);
+      const int64_t to = pixel * p_.outputs + o, count = min(kLanes<T>, p_.outputs - o);
+      const Best best = window_.load_from(px * stride_ + o);
+      const Vec<T> value = Literal ? best.value : best.value + load(static_cast<const T*>(p_.shift) + o);
+      store_some(relu(value), static_cast<Element*>(p_.out) + to, count);
       if constexpr (Save) {
         const Vec<I> code = value <= Vec<T>{} ? Vec<I>{} + I(StemForward::kClosed) : best.position;
-        uint8_t* to = p_.code + pixel * p_.outputs + o;
-        for (int64_t lane = 0; lane < count; ++lane) to[lane] = uint8_t(code[lane]);
+        typedef uint8_t Bytes __attribute__((vector_size(kLanes<T>)));
+        const Bytes bytes = __builtin_convertvector(code, Bytes);
+        std::memcpy(p_.code + to, &bytes, count);
       }
     }
   }

@@ -11,15 +11,14 @@
 namespace npr::cpu {
 namespace {
 
-// tile[i][j] = start + sum_k a[k][row + i] * b[k][column + j], for M rows and N vectors of columns.
+// tile[i][j] = start(i, j) + sum_k a[k][row + i] * b[k][column..] for M rows and N vectors of columns.
 template <int M, int N, class T, class Start>
 inline void multiply(const T* const* a, int64_t row, const T* const* b, int64_t column, int64_t taps, Start start,
-                     T* tile, int64_t stride) {
-  Vec<T> sum[M][N];
+                     Vec<T> (&tile)[M][N]) {
 #pragma GCC unroll 8
   for (int i = 0; i < M; ++i) {
 #pragma GCC unroll 8
-    for (int j = 0; j < N; ++j) sum[i][j] = start(i, j);
+    for (int j = 0; j < N; ++j) tile[i][j] = start(i, j);
   }
   for (int64_t k = 0; k < taps; ++k) {
     const T* ak = a[k] + row;
@@ -31,13 +30,8 @@ inline void multiply(const T* const* a, int64_t row, const T* const* b, int64_t 
     for (int i = 0; i < M; ++i) {
       const Vec<T> av = broadcast(ak[i]);
 #pragma GCC unroll 8
-      for (int j = 0; j < N; ++j) sum[i][j] += av * bv[j];
+      for (int j = 0; j < N; ++j) tile[i][j] += av * bv[j];
     }
-  }
-#pragma GCC unroll 8
-  for (int i = 0; i < M; ++i) {
-#pragma GCC unroll 8
-    for (int j = 0; j < N; ++j) store(tile + i * stride + j * kLanes<T>, sum[i][j]);
   }
 }
 
@@ -55,14 +49,20 @@ inline void multiply_row(const T* const* a, int64_t rows, const T* const* b, int
       for (int64_t row = 0; row < rows; row += kTileRows) {
         const int height = int(rows - row < kTileRows ? rows - row : kTileRows);
         alignas(64) T buffer[kTileRows * kWide];
-        T* tile = direct ? reinterpret_cast<T*>(out + row * stride + column) : buffer;
-        const int64_t tile_stride = direct ? stride : kWide;
+        T* to = direct ? reinterpret_cast<T*>(out + row * stride + column) : buffer;
+        const int64_t to_stride = direct ? stride : kWide;
         with_constant<kTileRows>(height, [&](auto tile_rows) {
           constexpr int M = decltype(tile_rows)::value;
           const auto start = [&](int i, int j) {
             return BiasOfRows ? broadcast(bias[row + i]) : load(bias + column + j * kLanes<T>);
           };
-          multiply<M, N>(a, row, b, column, taps, start, tile, tile_stride);
+          Vec<T> tile[M][N];
+          multiply(a, row, b, column, taps, start, tile);
+#pragma GCC unroll 8
+          for (int i = 0; i < M; ++i) {
+#pragma GCC unroll 8
+            for (int j = 0; j < N; ++j) store(to + i * to_stride + j * kLanes<T>, tile[i][j]);
+          }
         });
         if (!direct) {
           for (int i = 0; i < height; ++i) convert(buffer + i * kWide, out + (row + i) * stride + column, width);
