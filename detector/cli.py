@@ -6,6 +6,7 @@ import argparse
 import importlib
 import io
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -16,10 +17,15 @@ from detector.commands.arguments import UsageError
 COMMANDS = {
     "detect": "say of image files whether they are generated",
     "train": "train a detector",
-    "eval": "measure a detector on each generator of a data set",
+    "eval": "measure detectors on each generator of a data set",
+    "robustness": "measure detectors on blurred, compressed, resized and noisy images",
+    "report": "put results together as one HTML page with tables and plots",
     "explain": "draw why the detector says what it says of an image",
     "rank": "list images from the most fake to the least, with a contact sheet of both ends",
     "spectrum": "draw the mean spectra of reals and fakes of each generator",
+    "diversity": "measure how detectors carry over by the number of classes trained on",
+    "ablate": "train and test NPR with each residual of its Table 7",
+    "study": "from photographs to a report: 28 simulated generators, NPR and CNNDetection",
     "synth": "make a data set from photographs and simulated generators",
     "info": "show versions, backends and the machine",
 }
@@ -43,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     if args.command is None:
         parser.error("which command? See npr --help")
+    args.command_line = shlex.join(["npr", *arguments])  # for results, which say how they were made
     try:
         status = args.run(args)
         sys.stdout.flush()

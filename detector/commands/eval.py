@@ -4,31 +4,51 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from detector.commands.arguments import (
-    add_device,
-    add_policy,
-    add_weights,
-    default_workers,
-    find_device,
-    find_weights,
-    names,
-    natural_int,
-    positive_int,
+from detector.commands.arguments import find_device, natural_int
+from detector.commands.measuring import (
+    Named,
+    add_measuring,
+    count_workers,
+    find_collection,
+    limit_collection,
+    load_detectors,
 )
 
+if TYPE_CHECKING:
+    from detector.data import Collection
+    from detector.evaluation import Evaluation, Preset
+
 _DESCRIPTION = """\
-Measure a detector on every generator of a data set: images, accuracy at 0.5 (Acc), average precision (AP), accuracy on
-reals and on fakes, AUC, in percent, and their mean over the generators, as the papers report them. Images that cannot
-be read are named and do not count."""
+Measure detectors on every generator of a data set: images, accuracy at 0.5 (Acc), average precision (AP), accuracy on
+reals and on fakes, AUC, accuracy at the best threshold, expected calibration error (ECE), reals called fake where 95 %
+of the fakes are found (FPR95), in percent, and their mean over the generators, as the papers report them. Several
+detectors are compared in one table. A preset is one of the papers' test sets, with its folders, its treatment of images
+and the published figures beside. Images that cannot be read are named and do not count."""
 
 _EPILOG = """\
 examples:
   npr eval data/test --weights runs/data
-  npr eval ForenSynths --weights NPR.pth --csv forensynths.csv
+  npr eval data/test --weights npr=runs/a cnn=runs/b --bootstrap 1000 --html report.html
+  npr eval ForenSynths/test --preset forensynths-8 --weights NPR.pth --csv forensynths.csv
   npr eval GenImage --split val --weights NPR.pth --policy native --json results.json
 """
+
+
+class _ListPresets(argparse.Action):
+    """Prints the presets and ends, as --help does."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from detector.evaluation import PRESETS
+
+        for preset in PRESETS.values():
+            folders = ", ".join(folders[0] for folders in preset.generators.values())
+            print(f"{preset.name}\n  {preset.title}; {preset.rule}\n  folders: {folders}\n  from {preset.home}")
+            for row in preset.published:
+                print(f"  published: {row.detector}, {row.source}")
+        parser.exit()
 
 
 def add_parser(subparsers: Any) -> None:
@@ -36,69 +56,121 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "eval", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("data", metavar="DATA", help="folder of real and generated images, by generator")
-    add_weights(parser)
+    add_measuring(parser)
+    parser.add_argument("--preset", metavar="NAME", help="DATA is this test set of the papers'")
+    parser.add_argument("--list-presets", action=_ListPresets, nargs=0, help="list them and stop")
     parser.add_argument(
-        "--split", choices=("train", "val", "test"), help="of the data set (default: test if there is one, else all)"
+        "--bootstrap",
+        metavar="N",
+        type=natural_int,
+        default=0,
+        help="resamples that 95%% intervals are computed of, such as 1000 (default: no intervals)",
     )
-    parser.add_argument("--generators", metavar="A,B", type=names, help="these alone")
-    parser.add_argument("--classes", metavar="A,B", type=names, help="these alone")
-    add_policy(parser)
+    parser.add_argument(
+        "--by", choices=("generator", "class"), default="generator", help="rows of the table (default: %(default)s)"
+    )
     parser.add_argument("--csv", metavar="FILE", help="write the table, in percent; - for standard output")
     parser.add_argument("--json", metavar="FILE", help="write the results, as fractions; - for standard output")
-    parser.add_argument(
-        "--batch-size", metavar="N", type=positive_int, default=32, help="of equal sizes (default: %(default)s)"
-    )
-    parser.add_argument("--workers", metavar="N", type=natural_int, help="processes that decode images")
-    add_device(parser)
+    parser.add_argument("--html", metavar="FILE", help="write a report with tables and plots")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit status: 1 where no image could be read."""
-    from dataclasses import replace
-
-    from rich.console import Console
-
     from detector.console import say
-    from detector.data import find_images, has_split
-    from detector.evaluation import as_csv, as_json, as_table, evaluate
+    from detector.evaluation import as_csv, find_preset
+    from detector.evaluation.results import as_results
     from detector.files import check_writable
     from detector.memory import keep_freed_memory
-    from detector.models import load_checkpoint
+    from detector.report import check_figures, write_report
 
     keep_freed_memory()
-    for target in (args.csv, args.json):
+    for target in (args.csv, args.json, args.html):
         if target not in (None, "-"):
             check_writable(target)
-    device = find_device(args.device)
-    weights = find_weights(args.weights)
-    model = load_checkpoint(weights, device)
-    preprocessing = replace(model.preprocessing, policy=args.policy) if args.policy else model.preprocessing
-    split = args.split or ("test" if has_split(args.data, "test") else None)
-    collection = find_images(args.data, split).select(categories=args.classes, generators=args.generators)
-    say(collection.describe())
-
-    evaluation = evaluate(
-        model,
-        collection,
-        preprocessing=preprocessing,
-        batch_size=args.batch_size,
-        workers=default_workers(device) if args.workers is None else args.workers,
-        weights=str(weights),
-        verbose=True,
-    )
-    for image in evaluation.bad:
-        say(f"skipped {image.path}: {image.reason}")
-    for remark in evaluation.undefined:
+    if args.html is not None:
+        check_figures()
+    preset = None if args.preset is None else find_preset(args.preset)
+    detectors = load_detectors(args.weights, find_device(args.device))
+    collection = _collection(args, preset)
+    evaluations = [_evaluate(args, detector, collection, preset) for detector in detectors]
+    bad = {image.path: image.reason for evaluation in evaluations for image in evaluation.bad}
+    for path, reason in bad.items():
+        say(f"skipped {path}: {reason}")
+    for remark in dict.fromkeys(remark for evaluation in evaluations for remark in evaluation.undefined):
         say(remark)
     if "-" not in (args.csv, args.json):
-        Console().print(as_table(evaluation))
+        _show(evaluations, classes=args.by == "class")
+    results = [evaluation.to_dict() for evaluation in evaluations]
     if args.csv is not None:
-        _write(args.csv, as_csv(evaluation))
+        _write(args.csv, as_csv(*evaluations))
     if args.json is not None:
-        _write(args.json, as_json(evaluation))
-    return int(len(evaluation.bad) == len(collection))
+        _write(args.json, as_results(results))
+    if args.html is not None:
+        write_report(args.html, f"Evaluation on {args.data}", results)
+    return int(not any(evaluation.images for evaluation in evaluations))
+
+
+def _collection(args: argparse.Namespace, preset: Preset | None) -> Collection:
+    """The images to measure on; says what was found, and what of a preset is missing."""
+    from detector.console import say
+
+    found = find_collection(args, preset.split if preset else "test")
+    missing: list[str] = []
+    if preset is not None:
+        found, missing = preset.select(found)
+    collection = limit_collection(args, found)
+    say(collection.describe())
+    if preset is not None and missing:
+        folders = ", ".join(preset.generators[name][0] for name in missing)
+        say(
+            f"{preset.title}: {len(missing)} of {len(preset.generators)} generators are missing ({folders}); "
+            "published means are taken over those that are here"
+        )
+    return collection
+
+
+def _evaluate(args: argparse.Namespace, detector: Named, collection: Collection, preset: Preset | None) -> Evaluation:
+    """By the preset's rule, its rows in the order of the paper's table."""
+    from dataclasses import replace
+
+    from detector.evaluation import evaluate
+
+    own = detector.model.preprocessing
+    preprocessing = preset.preprocessing(own) if preset else own
+    evaluation = evaluate(
+        detector.model,
+        collection,
+        preprocessing=replace(preprocessing, policy=args.policy or preprocessing.policy),
+        batch_size=args.batch_size,
+        workers=count_workers(args),
+        bootstrap=args.bootstrap,
+        seed=args.seed,
+        name=detector.name,
+        weights=str(detector.weights),
+        command=args.command_line,
+        verbose=True,
+    )
+    if preset is None:
+        return evaluation
+    return replace(
+        evaluation,
+        provenance=replace(evaluation.provenance, preset=preset.name),
+        rows={name: evaluation.rows[name] for name in preset.ordered(evaluation.rows)},
+    )
+
+
+def _show(evaluations: Sequence[Evaluation], *, classes: bool) -> None:
+    """Every metric of one detector, or of each where classes are asked for; detectors and published rows compared."""
+    from detector.evaluation import as_comparison_table, as_table, compare, print_table
+
+    origin = evaluations[0].provenance
+    if len(evaluations) == 1 or classes:
+        for evaluation in evaluations:
+            title = evaluation.provenance.detector
+            print_table(as_table(evaluation, title, classes=classes))
+    if len(evaluations) > 1 or origin.preset:
+        print_table(as_comparison_table(compare(evaluations), origin.simulated))
 
 
 def _write(target: str, text: str) -> None:

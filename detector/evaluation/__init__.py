@@ -1,27 +1,42 @@
 """Evaluation of detectors: metrics with intervals, a row for each generator, robustness curves, and tables of them."""
 
+from detector.evaluation.comparison import Comparison, compare
 from detector.evaluation.evaluate import Evaluation, Row, evaluate
 from detector.evaluation.metrics import THRESHOLD, Metrics, average_precision, compute_metrics, roc_auc
+from detector.evaluation.presets import PRESETS, Preset, find_preset
+from detector.evaluation.results import read_results, write_results
 from detector.evaluation.robustness import SWEEPS, Condition, Robustness, robustness
 from detector.evaluation.scoring import Scores, score_collection
-from detector.evaluation.tables import as_csv, as_json, as_table
+from detector.evaluation.subset import draw_subset
+from detector.evaluation.tables import as_comparison_table, as_csv, as_json, as_robustness_table, as_table, print_table
 
 __all__ = [
+    "PRESETS",
     "SWEEPS",
     "THRESHOLD",
+    "Comparison",
     "Condition",
     "Evaluation",
     "Metrics",
+    "Preset",
     "Robustness",
     "Row",
     "Scores",
+    "as_comparison_table",
     "as_csv",
     "as_json",
+    "as_robustness_table",
     "as_table",
     "average_precision",
+    "compare",
     "compute_metrics",
+    "draw_subset",
     "evaluate",
+    "find_preset",
+    "print_table",
+    "read_results",
     "robustness",
     "roc_auc",
     "score_collection",
+    "write_results",
 ]

@@ -129,6 +129,7 @@ def evaluate(
     seed: int = 0,
     name: str | None = None,
     weights: str = "",
+    command: str = "",
     verbose: bool = False,
 ) -> Evaluation:
     """Scores every image of a collection and measures each generator.
@@ -142,7 +143,7 @@ def evaluate(
         bootstrap: resamples that intervals are computed of; 0 for no intervals.
         seed: of the resamples, which for each generator depend on nothing but its own images.
         name: of the detector in tables, by default its class's.
-        weights: where its weights come from, for the record.
+        weights, command: where its weights come from, and what asked for this, for the record.
         verbose: show progress.
     """
     if isinstance(bootstrap, bool) or not isinstance(bootstrap, int):
@@ -150,7 +151,7 @@ def evaluate(
     if bootstrap < 0:
         raise ValueError(f"bootstrap must not be negative, got {bootstrap}")
     preprocessing = preprocessing or model.preprocessing
-    origin = provenance(model, collection, preprocessing, name=name, weights=weights)
+    origin = provenance(model, collection, preprocessing, name=name, weights=weights, command=command)
     scores = score_collection(
         model,
         collection,

@@ -32,6 +32,7 @@ class Provenance:
         images: how many were to be scored.
         preprocessing: of the images, as `Preprocessing.to_dict` gives it.
         simulated: what to say about the images' generators where these are simulated; "" where they are not.
+        kinds: what kind of generator each is, by name, where the data set says so.
         preset: name of the papers' test set that this is, see `detector.evaluation.presets`; "" for none.
         command: the command that measured it, "" where a program did.
         versions: of this package and of torch.
@@ -46,6 +47,7 @@ class Provenance:
     images: int
     preprocessing: dict[str, Any]
     simulated: str = ""
+    kinds: dict[str, str] = field(default_factory=dict)
     preset: str = ""
     command: str = ""
     versions: dict[str, str] = field(default_factory=dict)
@@ -69,7 +71,13 @@ class Provenance:
 
 
 def provenance(
-    model: Detector, collection: Collection, preprocessing: Preprocessing, *, name: str | None, weights: str
+    model: Detector,
+    collection: Collection,
+    preprocessing: Preprocessing,
+    *,
+    name: str | None,
+    weights: str,
+    command: str,
 ) -> Provenance:
     """Of a result of this model on these images; arguments as in :func:`detector.evaluation.evaluate`."""
     return Provenance(
@@ -82,6 +90,8 @@ def provenance(
         images=len(collection),
         preprocessing=preprocessing.to_dict(),
         simulated=simulation_note(collection),
+        kinds=_generator_kinds(collection),
+        command=command,
         versions={"npr-kernels": __version__, "torch": torch.__version__},
     )
 
@@ -110,15 +120,25 @@ def data_digest(collection: Collection) -> str:
 
 
 def simulation_note(collection: Collection) -> str:
-    """What `npr synth` wrote to be said of its generators, where the images are its; else "".
+    """What `npr synth` wrote to be said of its generators, where the images are its; else ""."""
+    return str(_synth_manifest(collection).get("note", ""))
 
-    The note lies in the data set's folder, which is the collection's or, for a split or a generator, one above.
-    """
+
+def _generator_kinds(collection: Collection) -> dict[str, str]:
+    listed = {spec["name"]: spec["kind"] for spec in _synth_manifest(collection).get("generators", [])}
+    return {name: str(listed[name]) for name in collection.generators if name in listed}
+
+
+def _synth_manifest(collection: Collection) -> dict[str, Any]:
+    """It lies in the data set's folder, which is the collection's or, for a split or a generator, one above."""
     root = collection.root.resolve()
     for folder in (root, *root.parents[:2]):
         try:
             manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-            return str(manifest["note"])
+            if isinstance(manifest["note"], str) and all(
+                {"name", "kind"} <= set(spec) for spec in manifest["generators"]
+            ):
+                return manifest
         except (OSError, ValueError, KeyError, TypeError):
             continue
-    return ""
+    return {}

@@ -165,7 +165,8 @@ def robustness(
     workers: int = 0,
     name: str | None = None,
     weights: str = "",
-    done: Robustness | None = None,
+    command: str = "",
+    done: Sequence[Robustness] = (),
     save: Callable[[Robustness], None] | None = None,
     verbose: bool = False,
 ) -> Robustness:
@@ -174,9 +175,10 @@ def robustness(
     Args:
         sweeps: strengths by sweep, of those in SWEEPS.
         seed: of the noise, which depends on it and on the image's place in the collection alone.
-        done: an earlier result; its points are taken over where weights, images, treatment and seed are the same.
+        done: earlier results; what they hold is taken over where weights, images, treatment and seed are the same,
+            whole sweeps that are not asked for included.
         save: called with all points so far, after each condition that was measured.
-        model, collection, preprocessing, batch_size, workers, name, weights, verbose: as in
+        model, collection, preprocessing, batch_size, workers, name, weights, command, verbose: as in
             :func:`detector.evaluation.evaluate`.
 
     Raises:
@@ -185,15 +187,18 @@ def robustness(
     if unknown := [sweep for sweep in sweeps if sweep not in SWEEPS]:
         raise ValueError(f"unknown sweeps {', '.join(unknown)}; there are {', '.join(SWEEPS)}")
     preprocessing = preprocessing or model.preprocessing
-    origin = provenance(model, collection, preprocessing, name=name, weights=weights)
-    strengths_of = {sweep: tuple(strengths) for sweep, strengths in sweeps.items()}
-    result = Robustness(origin, data_digest(collection), seed, strengths_of)
-    wanted = dict.fromkeys(
-        [UNTOUCHED, *(condition(sweep, strength) for sweep, strengths in sweeps.items() for strength in strengths)]
-    )
-    known = done.points if done is not None and result.same_measurement(done) else {}
-    result = replace(result, points={which: known[which] for which in wanted if which in known})
-    missing = [which for which in wanted if which not in known]
+    origin = provenance(model, collection, preprocessing, name=name, weights=weights, command=command)
+    result = Robustness(origin, data_digest(collection), seed, {})
+    known: dict[Condition, Point] = {}
+    strengths_of: dict[str, tuple[float, ...]] = {}
+    for earlier in done:
+        if result.same_measurement(earlier):
+            known |= earlier.points
+            strengths_of |= earlier.sweeps
+    strengths_of |= {sweep: tuple(strengths) for sweep, strengths in sweeps.items()}
+    order = dict.fromkeys([UNTOUCHED, *_conditions(strengths_of)])
+    result = replace(result, sweeps=strengths_of, points={which: known[which] for which in order if which in known})
+    missing = [which for which in dict.fromkeys([UNTOUCHED, *_conditions(sweeps)]) if which not in known]
     for number, which in enumerate(missing, start=1):
         scores = score_collection(
             model,
@@ -206,10 +211,14 @@ def robustness(
             task=f"{origin.detector}, {which} ({number} of {len(missing)})",
         )
         points = result.points | {which: _point(scores)}
-        result = replace(result, points={each: points[each] for each in wanted if each in points})
+        result = replace(result, points={each: points[each] for each in order if each in points})
         if save is not None:
             save(result)
     return result
+
+
+def _conditions(sweeps: Mapping[str, Sequence[float]]) -> list[Condition]:
+    return [condition(sweep, strength) for sweep, strengths in sweeps.items() for strength in strengths]
 
 
 @dataclass(frozen=True)

@@ -1,52 +1,137 @@
-"""An evaluation as a table on screen, as CSV and as JSON. Percent for people and spreadsheets, fractions in JSON."""
+"""Evaluations as tables on screen, as CSV and as JSON. Percent for people and spreadsheets, fractions in JSON."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
-from detector.evaluation.evaluate import Evaluation
+from detector.evaluation.bootstrap import Interval
+from detector.evaluation.comparison import Cell, Comparison
+from detector.evaluation.evaluate import Evaluation, Row
+from detector.evaluation.robustness import Robustness
 
-# Column heads and the metrics under them, in the order in which the papers name them.
+# Column heads and the metrics under them, the papers' first and in their order.
 COLUMNS = {
     "Acc": "accuracy",
     "AP": "average_precision",
     "Acc real": "real_accuracy",
     "Acc fake": "fake_accuracy",
     "AUC": "auc",
+    "best Acc": "best_accuracy",
+    "ECE": "ece",
+    "FPR95": "fpr95",
 }
 
+# Columns of text that no table needs more of.
+_WIDEST = 10_000
 
-def as_table(evaluation: Evaluation, title: str | None = None) -> Table:
-    """A row for each generator and the mean, in percent; a dash where a metric is undefined."""
-    table = Table(title=title, title_justify="left")
+_WITH_INTERVALS = ("accuracy", "average_precision", "auc")
+
+
+def as_table(evaluation: Evaluation, title: str | None = None, *, classes: bool = False) -> Table:
+    """A row for each generator and the mean, in percent; a dash where a metric is undefined.
+
+    Args:
+        evaluation: intervals are shown below their values where it has some.
+        title: of the table.
+        classes: a row for each class too.
+    """
+    table = Table(title=_title(title, evaluation.provenance.simulated), title_justify="left", padding=(0, 1))
     table.add_column("generator", no_wrap=True)
     table.add_column("images", justify="right")
     for head in COLUMNS:
         table.add_column(head, justify="right")
     for name, row in evaluation.rows.items():
-        values = (getattr(row.metrics, metric) for metric in COLUMNS.values())
-        table.add_row(name, str(row.images), *map(_percent, values))
+        _add_row(table, name, row)
+        for category, inner in row.classes.items() if classes else ():
+            _add_row(table, f"  {category}", inner)
     table.add_section()
-    table.add_row("mean", str(evaluation.images), *(_percent(evaluation.mean[metric]) for metric in COLUMNS.values()))
+    mean = evaluation.mean
+    cells = [_with_interval(mean[metric], evaluation.mean_intervals.get(metric)) for metric in COLUMNS.values()]
+    table.add_row("mean", str(evaluation.images), *cells)
     return table
 
 
-def as_csv(evaluation: Evaluation) -> str:
-    """generator, images, reals, fakes and the metrics in percent, empty where undefined; the last row is the mean."""
+def as_comparison_table(comparison: Comparison, simulated: str = "") -> Table:
+    """Generators as rows, accuracy and average precision of each detector side by side, the mean last, in percent.
+
+    Published columns are numbered; their sources stand below the table.
+    """
+    table = Table(title=_title(comparison.title, simulated), title_justify="left", padding=(0, 1))
+    table.add_column("generator", no_wrap=True)
+    notes: list[str] = []
+    for column in comparison.columns:
+        name = column.detector
+        if column.source:
+            notes.append(f"[{len(notes) + 1}] {column.source}. {column.note}".strip())
+            name += f" [{len(notes)}]"
+        table.add_column(Text(f"{name}\nAcc"), justify="right")
+        table.add_column("\nAP", justify="right")
+    for name in comparison.generators:
+        cells = [column.cells.get(name, Cell()) for column in comparison.columns]
+        table.add_row(Text(name), *(text for cell in cells for text in _pair(cell)))
+    table.add_section()
+    table.add_row("mean", *(text for column in comparison.columns for text in _pair(column.mean)))
+    if notes:
+        table.caption = Text("\n".join(notes))
+        table.caption_justify = "left"
+    return table
+
+
+def as_robustness_table(results: Sequence[Robustness]) -> Table:
+    """Conditions as rows; means over the generators of accuracy and average precision of each detector, in percent."""
+    notes = dict.fromkeys(result.provenance.simulated for result in results)
+    table = Table(title=_title("means over the generators", "\n".join(notes)), title_justify="left", padding=(0, 1))
+    table.add_column("condition", no_wrap=True)
+    for result in results:
+        table.add_column(Text(f"{result.provenance.detector}\nAcc"), justify="right")
+        table.add_column("\nAP", justify="right")
+    for condition in dict.fromkeys(condition for result in results for condition in result.points):
+        points = [result.points.get(condition) for result in results]
+        cells = [
+            Cell() if point is None else Cell(point.mean_accuracy, point.mean_average_precision) for point in points
+        ]
+        table.add_row(str(condition), *(text for cell in cells for text in _pair(cell)))
+    return table
+
+
+def print_table(table: Table) -> None:
+    """On standard output; at its full width where that is no terminal."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(
+            console.width, Measurement.get(console, console.options.update(width=_WIDEST), table).maximum
+        )
+    console.print(table)
+
+
+def as_csv(*evaluations: Evaluation) -> str:
+    """Metrics in percent, empty where undefined: a row for each generator, class and mean of each detector.
+
+    Columns: detector, generator ("mean" in the last row of a detector), class, images, reals, fakes, the metrics, the
+    best threshold, and the ends of the intervals.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["generator", "images", "reals", "fakes", *COLUMNS.values()])
-    rows = evaluation.rows
-    for name, row in rows.items():
-        values = [getattr(row.metrics, metric) for metric in COLUMNS.values()]
-        writer.writerow([name, row.images, row.metrics.reals, row.metrics.fakes, *map(_cell, values)])
-    totals = [sum(getattr(row.metrics, count) for row in rows.values()) for count in ("images", "reals", "fakes")]
-    writer.writerow(["mean", *totals, *(_cell(evaluation.mean[metric]) for metric in COLUMNS.values())])
+    ends = [f"{metric}_{end}" for metric in _WITH_INTERVALS for end in ("low", "high")]
+    names = ["detector", "generator", "class", "images", "reals", "fakes"]
+    writer.writerow([*names, *COLUMNS.values(), "best_threshold", *ends])
+    for evaluation in evaluations:
+        detector = evaluation.provenance.detector
+        for name, row in evaluation.rows.items():
+            for category, inner in {"": row, **row.classes}.items():
+                writer.writerow([detector, name, category, *_counts([inner]), *_values(inner)])
+        rates = [_percent(evaluation.mean[metric]) for metric in COLUMNS.values()]
+        counts = _counts(evaluation.rows.values())
+        writer.writerow([detector, "mean", "", *counts, *rates, "", *_ends(evaluation.mean_intervals)])
     return text.getvalue()
 
 
@@ -55,9 +140,48 @@ def as_json(evaluation: Evaluation, **context: Any) -> str:
     return json.dumps(context | evaluation.to_dict(), indent=2) + "\n"
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """With one digit after the point, as the papers print it; a dash for None."""
     return "-" if value is None else f"{100 * value:.1f}"
 
 
-def _cell(value: float | None) -> str:
+def _add_row(table: Table, name: str, row: Row) -> None:
+    cells = [_with_interval(getattr(row.metrics, metric), row.intervals.get(metric)) for metric in COLUMNS.values()]
+    table.add_row(Text(name), str(row.images), *cells)
+
+
+def _pair(cell: Cell) -> tuple[str, str]:
+    return (
+        _with_interval(cell.accuracy, cell.accuracy_interval),
+        _with_interval(cell.average_precision, cell.average_precision_interval),
+    )
+
+
+def _with_interval(value: float | None, interval: Interval | None) -> str:
+    return percent(value) if interval is None else f"{percent(value)}\n{percent(interval[0])}..{percent(interval[1])}"
+
+
+def _title(title: str | None, simulated: str) -> Text | None:
+    return Text("\n".join(filter(None, (title, simulated)))) if title or simulated else None
+
+
+def _counts(rows: Iterable[Row]) -> tuple[int, int, int]:
+    """Images, reals and fakes of all of them."""
+    counts = [(row.images, row.metrics.reals, row.metrics.fakes) for row in rows]
+    images, reals, fakes = map(sum, zip(*counts, strict=True)) if counts else (0, 0, 0)
+    return images, reals, fakes
+
+
+def _values(row: Row) -> list[str]:
+    """Cells from the metrics on."""
+    threshold = row.metrics.best_threshold
+    rates = [_percent(getattr(row.metrics, metric)) for metric in COLUMNS.values()]
+    return [*rates, "" if threshold is None else f"{threshold:.6g}", *_ends(row.intervals)]
+
+
+def _ends(intervals: dict[str, Interval]) -> Sequence[str]:
+    return [_percent(end) for metric in _WITH_INTERVALS for end in intervals.get(metric, (None, None))]
+
+
+def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.4f}"

@@ -98,6 +98,6 @@ def test_tables_agree(data, model):
 
     table = as_table(result)
     assert [column.header for column in table.columns] == [
-        "generator", "images", "Acc", "AP", "Acc real", "Acc fake", "AUC",
+        "generator", "images", "Acc", "AP", "Acc real", "Acc fake", "AUC", "best Acc", "ECE", "FPR95",
     ]  # fmt: skip
     assert table.row_count == 4

@@ -1,0 +1,111 @@
+"""What commands that measure detectors on a data set share: which images, which detectors, and how they run."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from detector.commands.arguments import (
+    UsageError,
+    add_device,
+    add_policy,
+    default_workers,
+    find_device,
+    find_weights,
+    names,
+    natural_int,
+    positive_int,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+    from detector.data import Collection
+    from detector.models import Detector
+
+
+def add_measuring(parser: argparse.ArgumentParser) -> None:
+    """DATA, --weights, and what images are measured on and how."""
+    parser.add_argument("data", metavar="DATA", help="folder of real and generated images, by generator")
+    parser.add_argument(
+        "--weights",
+        metavar="[NAME=]FILE",
+        nargs="+",
+        required=True,
+        help="checkpoints: .safetensors, an original .pth, or the folder of a training (its best is taken); "
+        "NAME is what tables call the detector",
+    )
+    parser.add_argument(
+        "--split", choices=("train", "val", "test"), help="of the data set (default: test if there is one, else all)"
+    )
+    parser.add_argument("--generators", metavar="A,B", type=names, help="these alone")
+    parser.add_argument("--classes", metavar="A,B", type=names, help="these alone")
+    parser.add_argument(
+        "--limit", metavar="N", type=positive_int, help="at most N reals and N fakes of each generator, drawn at random"
+    )
+    add_policy(parser)
+    parser.add_argument("--seed", metavar="N", type=natural_int, default=0, help="of all that is drawn (default: 0)")
+    parser.add_argument(
+        "--batch-size", metavar="N", type=positive_int, default=32, help="of equal sizes (default: %(default)s)"
+    )
+    parser.add_argument("--workers", metavar="N", type=natural_int, help="processes that decode images")
+    add_device(parser)
+
+
+class Named(NamedTuple):
+    """A detector, what tables call it, and its checkpoint."""
+
+    name: str
+    weights: Path
+    model: Detector
+
+
+def load_detectors(weights: list[str], device: torch.device) -> list[Named]:
+    """The detectors of --weights, all read before the first is measured, so that a bad one costs no time.
+
+    Raises:
+        UsageError: two have one name.
+        OSError, CheckpointError: see :func:`detector.models.load_checkpoint`.
+    """
+    from detector.models import load_checkpoint
+
+    paths: dict[str, Path] = {}
+    for text in weights:
+        name, path = _named(text)
+        if name in paths:
+            raise UsageError(f"argument --weights: two are called {name}; write NAME=FILE")
+        paths[name] = path
+    return [Named(name, path, load_checkpoint(path, device)) for name, path in paths.items()]
+
+
+def find_collection(args: argparse.Namespace, usual_split: str = "test") -> Collection:
+    """The images that the arguments mean, before --limit."""
+    from detector.data import find_images, has_split
+
+    split = args.split or (usual_split if has_split(args.data, usual_split) else None)
+    return find_images(args.data, split)
+
+
+def limit_collection(args: argparse.Namespace, collection: Collection) -> Collection:
+    """The images of --generators and --classes, at most --limit of each kind."""
+    from detector.evaluation import draw_subset
+
+    collection = collection.select(categories=args.classes, generators=args.generators)
+    return collection if args.limit is None else draw_subset(collection, args.limit, args.seed)
+
+
+def count_workers(args: argparse.Namespace) -> int:
+    """Of --workers, by default what suits --device."""
+    return default_workers(find_device(args.device)) if args.workers is None else args.workers
+
+
+def _named(text: str) -> tuple[str, Path]:
+    """NAME=FILE, or a file (which may have = in its name) called after itself or the training it comes from."""
+    name, equals, path = text.partition("=")
+    if equals and name and path and not os.path.exists(text):
+        return name, find_weights(path)
+    weights = find_weights(text)
+    trained = weights.stem in ("best", "last") and weights.resolve().parent.name
+    return trained or weights.stem, weights
