@@ -1,8 +1,10 @@
 # make demo | test | lint | bench: each works from nothing; they share the virtual environment .venv.
+# make gpu: builds in place and runs with $(PYTHON) as it is, which must have torch and pytest; nothing is downloaded.
 #
-#   PYTHON  the interpreter that makes .venv, or the one that `make install` installs into   (python3)
+#   PYTHON  the interpreter that makes .venv, that `make install` installs into, that `make gpu` runs   (python3)
 #   TORCH   what pip is asked for as torch, with options if need be                          (torch==2.13.0)
-#   JOBS    processes that the tests run in, a thread each                                   (2)
+#   JOBS    processes that the tests run in, a thread each                                   (2; gpu: as many as CPUs)
+#   STEP    one step of gpu, each shorter than nine minutes                                  (build test sanitize bench)
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -13,7 +15,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*.* csrc/*/*.*)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench clean
+.PHONY: help install demo test lint format bench gpu gpu-build gpu-test gpu-sanitize gpu-bench clean
+.NOTPARALLEL:
 
 help:
 	@echo 'make demo      everything from nothing: install, make images, train, evaluate, detect'
@@ -21,6 +24,7 @@ help:
 	@echo 'make lint      ruff, mypy and clang-format, without changing files'
 	@echo 'make format    ruff and clang-format, in place'
 	@echo 'make bench     measure speed on this machine and print the table'
+	@echo 'make gpu       build, test, sanitize and measure on a CUDA device; STEP=... for one of them'
 	@echo 'make install   pip install into the environment of $(PYTHON), without .venv'
 	@echo 'make clean     remove what was built'
 
@@ -71,6 +75,24 @@ format: .venv/installed-dev
 
 bench: .venv/installed-dev
 	$(BIN)/python -m benchmarks.run
+
+STEP ?= build test sanitize bench
+gpu: $(addprefix gpu-,$(STEP))
+
+# egg_info: what an installation would tell importlib.metadata, for a run from the source tree.
+gpu-build:
+	NPR_CUDA=1 $(PYTHON) setup.py -q egg_info build_ext --inplace
+	$(PYTHON) -m detector.cli info
+
+gpu-test: JOBS := $(shell getconf _NPROCESSORS_ONLN)
+gpu-test:
+	$(PYTHON) -m pytest -m gpu -n $(JOBS) --dist loadgroup -p no:cacheprovider tests/npr_kernels tests/detector/models
+
+gpu-sanitize:
+	$(PYTHON) -m tests.npr_kernels.cuda.sanitize
+
+gpu-bench:
+	$(PYTHON) -m benchmarks.gpu
 
 clean:
 	rm -rf build dist *.egg-info demo npr_kernels/_C*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -12,9 +12,9 @@ MEAN = torch.tensor(IMAGENET_MEAN).view(-1, 1, 1)
 STD = torch.tensor(IMAGENET_STD).view(-1, 1, 1)
 
 
-def conv2d(images: Tensor, weight: Tensor) -> Tensor:
+def conv2d(images: Tensor, weight: Tensor, mean: Tensor = MEAN, std: Tensor = STD) -> Tensor:
     """Normalise, subtract each 2x2 cell's top-left pixel by down- and up-sampling, convolve."""
-    x = (images.float() / 255 - MEAN) / STD
+    x = (images.float() / 255 - mean) / std
     half = F.interpolate(x, scale_factor=0.5, mode="nearest")
     residual = x - F.interpolate(half, scale_factor=2.0, mode="nearest")
     return F.conv2d(residual * NPR_SCALE, weight, stride=2, padding=1)
@@ -43,7 +43,9 @@ class Stem(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(3, outputs, 3, stride=2, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(outputs)
+        self.register_buffer("mean", MEAN.clone(), persistent=False)
+        self.register_buffer("std", STD.clone(), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        y = conv2d(images, self.conv1.weight)
+        y = conv2d(images, self.conv1.weight, self.mean, self.std)
         return F.max_pool2d(F.relu(self.bn1(y)), kernel_size=3, stride=2, padding=1)

@@ -6,10 +6,11 @@ import os
 import shutil
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 
 import torch
+
+from benchmarks import timing
 
 _FMA_SOURCE = Path(__file__).with_name("fma_peak.cpp")
 
@@ -26,15 +27,9 @@ def fma_peak(threads: int) -> float | None:
         return float(subprocess.run([program, str(threads)], check=True, capture_output=True, text=True).stdout)
 
 
-def copy_bandwidth(device: str = "cpu", megabytes: int = 256) -> float:
+def copy_bandwidth(device: str | torch.device = "cpu", megabytes: int = 256) -> float:
     """Bytes a second, read plus written, of a copy far larger than any cache, into memory already touched."""
+    device = torch.device(device)
     source = torch.ones(megabytes << 20, dtype=torch.uint8, device=device)
     target = torch.zeros_like(source)
-    best = float("inf")
-    for _ in range(10):
-        start = time.perf_counter()
-        target.copy_(source)
-        if device != "cpu":
-            torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - start)
-    return 2 * source.numel() / best
+    return 2 * source.numel() / min(timing.seconds(lambda _: target.copy_(source), device, rounds=2, calls=5))

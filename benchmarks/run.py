@@ -12,7 +12,6 @@ import argparse
 import datetime
 import json
 import os
-import re
 import statistics
 import subprocess
 import sys
@@ -47,7 +46,7 @@ def main() -> None:
 
     description = machine.describe(THREADS)
     day = datetime.date.today().isoformat()
-    kind = re.sub(r"[^a-z0-9]+", "-", f"{description['cpu']} {description['cpus']} cpus".lower()).strip("-")
+    kind = machine.slug(f"{description['cpu']} {description['cpus']} cpus")
     out = args.out or ROOT / "benchmarks" / "results" / f"{kind}-{day}.json"
 
     runs: dict[tuple[str, ...], dict[str, Any]] = {}

@@ -13,8 +13,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-OURS = "npr"  # the implementation that the others are compared with
-
 
 def markdown(results: dict[str, Any]) -> str:
     settings = list(dict.fromkeys(row["setting"] for row in results["results"]))
@@ -22,48 +20,107 @@ def markdown(results: dict[str, Any]) -> str:
     parts = [heading(results)]
     for op, work in groups:
         rows = [row for row in results["results"] if (row["op"], row["work"]) == (op, work)]
-        parts.append(group_table(f"{op}: {work}", rows, settings, results["floors_per_second"]))
-    return "\n\n".join(parts)
+        parts.append(group_table(f"{op}: {work}", rows, settings, results))
+    parts += [failures(results), targets_table(results), sanitizer_table(results)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def ours(results: dict[str, Any]) -> str:
+    """The implementation that the others are compared with."""
+    return results.get("ours", "npr")
+
+
+def unit(results: dict[str, Any]) -> tuple[str, float]:
+    """The times' unit, and how many of it a millisecond is."""
+    longest = max((row.get("ms_per_image", 0) for row in results["results"]), default=0)
+    return ("ms", 1) if longest > 1 else ("µs", 1e3)
 
 
 def heading(results: dict[str, Any]) -> str:
     machine, floors = results["machine"], results["floors_per_second"]
-    load = results["load_average"]
-    peak = f"{floors['multiply_adds'] / 1e9:.0f} G multiply-adds/s" if floors["multiply_adds"] else "not measured"
-    return (
-        f"{machine['cpu']}, {machine['threads']} threads, {machine['instruction_set']}, torch {machine['torch']}, "
-        f"{results['date']}; {results['input']}; median ms an image of {results['repeats']} runs. "
-        f"Load average {load['least']} to {load['most']}. "
-        f"Floors: {peak}, {floors['bytes'] / 1e9:.0f} GB/s copied."
-    )
+    if gpu := machine.get("gpu"):
+        where = f"{gpu['name']}, driver {gpu['state'].get('driver_version', 'unknown')}, CUDA {gpu['cuda']}"
+        software = f"torch {machine['torch']}, Triton {gpu['triton']}"
+    else:
+        where = f"{machine['cpu']}, {machine['threads']} threads, {machine['instruction_set']}"
+        software = f"torch {machine['torch']}"
+    times = f"median {unit(results)[0]} an image" + (f" of {results['repeats']} runs" if "repeats" in results else "")
+    sentences = [f"{where}, {software}, {results['date']}; {results['input']}; {times}."]
+    if load := results.get("load_average"):
+        sentences.append(f"Load average {load['least']} to {load['most']}.")
+    peaks = []
+    if "multiply_adds" in floors:
+        peak = floors["multiply_adds"]
+        peaks.append(f"{peak / 1e9:.0f} G multiply-adds/s" if peak else "not measured")
+    peaks.append(f"{floors['bytes'] / 1e9:.0f} GB/s copied" if floors["bytes"] else "copies not measured")
+    return " ".join([*sentences, f"Floors: {', '.join(peaks)}."])
 
 
-def group_table(title: str, rows: list[dict[str, Any]], settings: list[str], floors: dict[str, float | None]) -> str:
-    times = {(row["setting"], row["implementation"], row["layout"]): row["ms_per_image"] for row in rows}
+def group_table(title: str, rows: list[dict[str, Any]], settings: list[str], results: dict[str, Any]) -> str:
+    name_of_unit, factor = unit(results)
+    base = ours(results)
+    times = {
+        (row["setting"], row["implementation"], row["layout"]): row["ms_per_image"]
+        for row in rows
+        if "ms_per_image" in row
+    }
     names = sorted(
         {(row["implementation"], row["layout"]) for row in rows}, key=lambda name: (name[1] != "nchw", name[0])
     )
-    floor = floor_ms(rows[0], floors)
+    floor = floor_ms(rows[0], results["floors_per_second"])
+    columns = [f"{setting}, {name_of_unit} | {base} is faster by | of the floor" for setting in settings]
     lines = [
-        f"| {title} | " + " | ".join(f"{s}, ms | {OURS} is faster by | of the floor" for s in settings) + " |",
+        f"| {title} | {' | '.join(columns)} |",
         "|---|" + "---:|---:|---:|" * len(settings),
     ]
     for name, layout in names:
         cells = []
         for setting in settings:
-            time, ours = times.get((setting, name, layout)), times.get((setting, OURS, layout))
+            time, our_time = times.get((setting, name, layout)), times.get((setting, base, layout))
             if time is None:
                 cells += ["not measured", "", ""]
                 continue
-            ratio = f"{time / ours:.1f}x" if ours and name != OURS else ""
-            cells += [f"{time:.2f}", ratio, f"{100 * floor / time:.0f} %" if floor else ""]
+            ratio = f"{time / our_time:.1f}x" if our_time and name != base else ""
+            cells += [f"{time * factor:.2f}", ratio, f"{100 * floor / time:.0f} %" if floor else ""]
         lines.append(f"| {name}, {layout} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def floor_ms(row: dict[str, Any], floors: dict[str, float | None]) -> float:
     """Least time of an image in ms, or 0 where no floor was measured."""
-    return 1e3 * max(row.get(cost, 0) / rate for cost, rate in floors.items() if rate)
+    return 1e3 * max((row.get(cost, 0) / rate for cost, rate in floors.items() if rate), default=0)
+
+
+def failures(results: dict[str, Any]) -> str:
+    """Why rows were not measured, each reason once."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for row in results["results"]:
+        if "error" in row:
+            reasons.setdefault((row["implementation"], row["error"]), []).append(f"{row['op']} {row['work']}")
+    return "\n".join(
+        f"Not measured: {name}, {', '.join(dict.fromkeys(works))}: {error}"
+        for (name, error), works in reasons.items()
+    )  # fmt: skip
+
+
+def targets_table(results: dict[str, Any]) -> str:
+    if not results.get("targets"):
+        return ""
+    lines = ["| target (channels_last) | measure | wanted | reached | |", "|---|---|---:|---:|---|"]
+    for target in results["targets"]:
+        reached = "not measured" if target["reached"] is None else f"{target['reached']:.2f}"
+        verdict = {None: "", True: "met", False: "missed"}[target["met"]]
+        lines.append(
+            f"| {target['op']}: {target['work']} | {target['measure']} | {target['wanted']:g} | {reached} | {verdict} |"
+        )
+    return "\n".join(lines)
+
+
+def sanitizer_table(results: dict[str, Any]) -> str:
+    if not results.get("sanitizer"):
+        return ""
+    lines = ["| compute-sanitizer | |", "|---|---|"]
+    return "\n".join([*lines, *(f"| {tool} | {outcome} |" for tool, outcome in results["sanitizer"].items())])
 
 
 if __name__ == "__main__":

@@ -60,10 +60,19 @@ class Implementation:
             pytest.skip(f"{self.name} has no {op}")
 
         def call(*args: Any) -> Any:
-            result = function(*(a.to(self._device) if isinstance(a, Tensor) else a for a in args))
+            result = function(*(moved(a, self._device) if isinstance(a, Tensor) else a for a in args))
             return result.cpu() if isinstance(result, Tensor) else tuple(r.cpu() for r in result)
 
         return call
+
+
+def moved(tensor: Tensor, device: str) -> Tensor:
+    """The tensor on a device with its strides and its place in memory, which ``Tensor.to`` may tidy up."""
+    if device == tensor.device.type:
+        return tensor
+    memory = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage()).to(device)
+    there = torch.empty(0, dtype=tensor.dtype, device=device)
+    return there.set_(memory.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
 
 
 @contextmanager
