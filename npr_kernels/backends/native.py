@@ -31,8 +31,19 @@ def unavailable_reason(name: str) -> str | None:
         return "the extension was built without CUDA"
     if not torch.cuda.is_available():
         return "torch sees no CUDA device"
-    lowest = min(int(target.removeprefix("sm_")) for target in targets)
-    major, minor = torch.cuda.get_device_capability()
-    if major * 10 + minor < lowest:
-        return f"the device is sm_{major}{minor}, the kernels were compiled for {', '.join(targets)}"
+    capability = torch.cuda.get_device_capability()
+    if not any(covers(target, capability) for target in targets):
+        return f"the device is sm_{capability[0]}{capability[1]}, the kernels were compiled for {', '.join(targets)}"
     return None
+
+
+def covers(target: str, capability: tuple[int, int]) -> bool:
+    """True when machine code for a target such as sm_80 runs on a device: one of its own generation, as new or newer.
+
+    Code for sm_90a runs on exactly that device.
+    """
+    number = target.removeprefix("sm_").rstrip("af")
+    major, minor = int(number[:-1]), int(number[-1])
+    if target.endswith("a"):
+        return capability == (major, minor)
+    return capability[0] == major and capability[1] >= minor

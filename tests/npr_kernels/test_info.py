@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from importlib import metadata
 
+import pytest
+
 import npr_kernels as nk
 from npr_kernels.backends import native
 
@@ -31,3 +33,22 @@ def test_instruction_set_in_use_is_the_best():
 
 def test_public_names_exist():
     assert all(hasattr(nk, name) for name in nk.__all__)
+
+
+@pytest.mark.parametrize(
+    ("target", "capability", "runs"),
+    [
+        ("sm_80", (8, 0), True),
+        ("sm_80", (8, 9), True),
+        ("sm_86", (8, 0), False),
+        ("sm_80", (9, 0), False),
+        ("sm_90", (9, 0), True),
+        ("sm_90a", (9, 0), True),
+        ("sm_100", (10, 3), True),
+        ("sm_100a", (10, 3), False),
+        ("sm_100f", (10, 3), True),
+        ("sm_100", (12, 0), False),
+    ],
+)
+def test_devices_that_compiled_kernels_cover(target, capability, runs):
+    assert native.covers(target, capability) == runs

@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 from types import ModuleType
 
+import numpy as np
 import torch
 
 _OLDEST = (3, 6)
@@ -31,15 +32,27 @@ def unavailable_reason() -> str | None:
         version = tuple(map(int, triton.__version__.split(".")[:2]))
         if version < _OLDEST:
             return f"Triton is {triton.__version__}, older than {'.'.join(map(str, _OLDEST))}"
-        if not triton.knobs.runtime.interpret:
-            if not torch.cuda.is_available():
-                return "torch sees no CUDA device"
-            capability = torch.cuda.get_device_capability()
-            if torch.version.hip is None and capability < _LOWEST_CAPABILITY:
-                return f"the device is sm_{capability[0]}{capability[1]}, the kernels need sm_80"
-        implementation()
+        reason = _no_interpreter(version) if triton.knobs.runtime.interpret else _no_device()
+        if reason is None:
+            implementation()
+        return reason
     except Exception as error:
         return f"the kernels cannot be defined with Triton {triton.__version__} ({type(error).__name__}: {error})"
+
+
+def _no_device() -> str | None:
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA device"
+    capability = torch.cuda.get_device_capability()
+    if torch.version.hip is None and capability < _LOWEST_CAPABILITY:
+        return f"the device is sm_{capability[0]}{capability[1]}, the kernels need sm_80"
+    return None
+
+
+def _no_interpreter(version: tuple[int, ...]) -> str | None:
+    """Until 3.7 the interpreter makes numbers of arrays with one element, which NumPy refuses since 2.4."""
+    if version < (3, 7) and np.lib.NumpyVersion(np.__version__) >= "2.4.0":
+        return f"the interpreter of Triton {'.'.join(map(str, version))} needs NumPy before 2.4, not {np.__version__}"
     return None
 
 

@@ -6,8 +6,11 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
+
+from npr_kernels.backends import triton
 
 
 def python(code: str, **environment: str) -> str:
@@ -54,6 +57,19 @@ def test_interpreter_serves_the_cpu():
     code = """
 import npr_kernels, torch
 from npr_kernels.backends import triton
-print(npr_kernels.available_backends()["triton"], *(triton.serves(torch.device(d)) for d in ("cpu", "cuda")))
+print(triton.unavailable_reason(), *(triton.serves(torch.device(d)) for d in ("cpu", "cuda")), sep="|")
 """
-    assert python(code, TRITON_INTERPRET="1") == "True True False"
+    reason, *serves = python(code, TRITON_INTERPRET="1").split("|")
+    if "needs NumPy before" in reason:
+        pytest.skip(reason)
+    assert (reason, serves) == ("None", ["True", "False"])
+
+
+@pytest.mark.parametrize(
+    ("version", "numpy", "runs"),
+    [((3, 6), "2.3.5", True), ((3, 6), "2.4.0", False), ((3, 6), "2.5.2", False), ((3, 7), "2.5.2", True)],
+)
+def test_interpreter_and_numpy(monkeypatch, version, numpy, runs):
+    monkeypatch.setattr(np, "__version__", numpy)
+    reason = triton._no_interpreter(version)
+    assert reason is None if runs else numpy in reason
