@@ -10,6 +10,7 @@ from typing import Any
 
 from detector.files import write_text
 from detector.report.evaluation import evaluation_sections
+from detector.report.experiment import experiment_sections
 from detector.report.limits import limits
 from detector.report.making import making
 from detector.report.markup import Section
@@ -19,6 +20,7 @@ from detector.report.studies import study_sections
 from detector.report.style import STYLE
 
 SECTIONS: dict[str, Callable[[Sequence[Mapping[str, Any]], Mapping[str, str]], list[Section]]] = {
+    "study": experiment_sections,
     "evaluation": evaluation_sections,
     "robustness": robustness_sections,
     "diversity": study_sections,

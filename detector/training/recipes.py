@@ -210,4 +210,17 @@ CNNDETECTION = Recipe(
     **AUGMENTATIONS["blur+jpeg-0.5"],
 )
 
-RECIPES = {recipe.name: recipe for recipe in (DEFAULT, NPR, CNNDETECTION)}
+#: CNNDETECTION for images of 128 pixels and minutes of a CPU.
+CNNDETECTION_SMALL = CNNDETECTION.changed(
+    name="cnndetection-small",
+    policy="native",  # tested on whole images, as the paper's "no crop": the images are small already
+    crop=64,
+    batch_size=32,
+    epochs=10,
+    schedule="cosine",  # a plateau is met only after far more steps
+    decay=1.0,
+    min_learning_rate=0.0,
+    **AUGMENTATIONS["blur+jpeg-0.1"],
+)
+
+RECIPES = {recipe.name: recipe for recipe in (DEFAULT, NPR, CNNDETECTION, CNNDETECTION_SMALL)}

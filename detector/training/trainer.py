@@ -153,6 +153,10 @@ def train(config: TrainConfig, *, resume: bool = False, force: bool = False, ver
     position = Position()
     if resume and (out / STATE).exists():
         position = load_state(out / STATE, model, optimizer)
+        if position.epoch >= recipe.epochs or recipe.ends_after(position.drops):
+            if verbose:
+                say(f"the run in {out} is finished, after step {position.step}")
+            return out / BEST
         if verbose:
             say(f"resumed after step {position.step}, in epoch {position.epoch + 1}")
 

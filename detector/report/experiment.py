@@ -1,0 +1,56 @@
+"""A study on the page: what its detectors were trained on, and the commands that it consists of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from detector.report.markup import Section, cell, code, paragraph, rate, table
+
+
+def experiment_sections(results: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -> list[Section]:
+    """A section for each study.
+
+    Raises:
+        ValueError: a result is damaged.
+    """
+    try:
+        return [_section(result) for result in results]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"a damaged record of a study ({type(error).__name__}: {error})") from error
+
+
+def _section(result: Mapping[str, Any]) -> Section:
+    body = paragraph(
+        "What each detector was trained on. Detectors that started from other weights or saw other numbers of images "
+        "than the published ones are not these; compare them with that in mind."
+    )
+    heads = ("detector", "recipe", "started from", "different images", "images seen", "steps")
+    numbers = ("validation Acc", "validation AP")
+    head = [cell(text, tag="th") for text in heads] + [cell(text, tag="th", classes="number") for text in numbers]
+    body += table([head], [_training(name, training) for name, training in result["trainings"].items()])
+    body += paragraph("Its stages, each a command that can be given by itself:")
+    rows = [
+        [cell(stage["name"]), cell(f"{stage['seconds'] / 60:.1f} min", classes="number"), _command(stage["command"])]
+        for stage in result["finished"]
+    ]
+    body += table([[cell(text, tag="th") for text in ("stage", "took", "command")]], rows)
+    return Section("The study", body)
+
+
+def _training(name: str, training: Mapping[str, Any]) -> list[str]:
+    validation = training["validation"]
+    counts = [f"{training[field]:,}".replace(",", "\N{NARROW NO-BREAK SPACE}") for field in ("images", "seen", "steps")]
+    return [
+        f'<th scope="row">{escape(name)}</th>',
+        cell(training["recipe"]),
+        cell(training["start"]),
+        *(cell(count, classes="number") for count in counts),
+        rate(validation["accuracy"]),
+        rate(validation["average_precision"]),
+    ]
+
+
+def _command(command: str) -> str:
+    return f"<td>{code(command)}</td>"
