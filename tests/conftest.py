@@ -1,4 +1,4 @@
-"""What every test shares: Triton's interpreter where no GPU is, two threads, and fresh random input.
+"""What every test shares: Triton's interpreter where no GPU is, no tuning, two threads, and fresh random input.
 
 The environment is set here, at import, because Triton and torch read it when they are first imported.
 """
@@ -14,6 +14,7 @@ import torch
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+os.environ.setdefault("NPR_TRITON_TUNE", "0")  # results must not depend on what else the GPU does
 
 # Two threads, unless pytest-xdist already runs tests side by side on the same processors.
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)

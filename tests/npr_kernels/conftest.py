@@ -1,22 +1,34 @@
-"""The fixture that runs one test over every implementation of an op."""
+"""The fixtures that run one test over every implementation of an op, or wherever the public functions run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
 
-from tests.npr_kernels import implementations
+from tests.npr_kernels import implementations, places
 
 ON_A_GPU = ("cuda", "triton")
 
 
-@pytest.fixture(
-    params=[
-        pytest.param(name, marks=[pytest.mark.gpu] if name in ON_A_GPU else [])
-        for name in implementations.NAMES
-    ]
-)  # fmt: skip
+def marked(names: Iterable[str]) -> list:
+    return [pytest.param(name, marks=[pytest.mark.gpu] if name in ON_A_GPU else []) for name in names]
+
+
+@pytest.fixture(params=marked(implementations.NAMES))
 def implementation(request: pytest.FixtureRequest) -> Iterator[implementations.Implementation]:
     with implementations.loaded(request.param) as loaded:
         yield loaded
+
+
+@pytest.fixture(params=marked(places.PLACES))
+def place(request: pytest.FixtureRequest) -> Iterator[places.Place]:
+    with places.at(request.param) as place:
+        yield place
+
+
+@pytest.fixture(params=marked(ON_A_GPU))
+def gpu(request: pytest.FixtureRequest) -> Iterator[places.Place]:
+    """The places on a CUDA device only."""
+    with places.at(request.param) as place:
+        yield place

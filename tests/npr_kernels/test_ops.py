@@ -1,4 +1,4 @@
-"""The ops as PyTorch's machinery sees them: opcheck, compile, export, determinism."""
+"""The ops as PyTorch's machinery sees them, on every backend: opcheck, compile, export, autocast, determinism."""
 
 from __future__ import annotations
 
@@ -8,64 +8,69 @@ import torch
 import npr_kernels as nk
 from npr_kernels.backends import native
 from tests.npr_kernels.accuracy import assert_relative
+from tests.npr_kernels.implementations import moved
 from tests.npr_kernels.inputs import draw_images, draw_weight
 
-pytestmark = pytest.mark.skipif(native.extension is None, reason=str(native.unavailable_reason("cpu")))
+SCALE = [0.01, 0.02, 0.03]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_compiled():
+    """Each place compiles anew: torch.compile gives up on a function that it has compiled in too many ways."""
+    torch.compiler.reset()
 
 
 @pytest.mark.parametrize(
     ("shape", "layout"),
     [((2, 3, 9, 12), "nchw"), ((2, 3, 9, 12), "channels_last"), ((2, 3, 9, 12), "strided"), ((0, 3, 4, 4), "nchw")],
 )
-def test_opcheck_conv2d(rng, shape, layout):
-    images, weight = draw_images(rng, shape, layout), draw_weight(rng, 5, 3).requires_grad_()
+def test_opcheck_conv2d(place, rng, shape, layout):
+    images = moved(draw_images(rng, shape, layout), place.device)
+    weight = draw_weight(rng, 5, 3).to(place.device).requires_grad_()
     for bias, dtype, channels_last in (
         (None, torch.float32, False),
-        (torch.randn(5, requires_grad=True), torch.bfloat16, True),
-        (torch.randn(5), torch.float64, True),
+        (torch.randn(5, device=place.device, requires_grad=True), torch.bfloat16, True),
+        (torch.randn(5, device=place.device), torch.float64, True),
     ):
-        torch.library.opcheck(
-            torch.ops.npr.conv2d.default, (images, weight, bias, [0.01, 0.02, 0.03], dtype, channels_last, False)
-        )
+        torch.library.opcheck(place.op("conv2d"), (images, weight, bias, SCALE, dtype, channels_last, False))
 
 
 @pytest.mark.parametrize("layout", ["nchw", "channels_last", "strided"])
 @pytest.mark.parametrize("has_bias", [False, True], ids=["no_bias", "bias"])
-def test_opcheck_conv2d_backward(rng, layout, has_bias):
-    images = draw_images(rng, (2, 3, 9, 12), layout)
-    grad = torch.randn(2, 5, 4, 6)
+def test_opcheck_conv2d_backward(place, rng, layout, has_bias):
+    images = moved(draw_images(rng, (2, 3, 9, 12), layout), place.device)
+    grad = torch.randn(2, 5, 4, 6, device=place.device)
     if layout == "channels_last":
         grad = grad.to(memory_format=torch.channels_last)
-    torch.library.opcheck(
-        torch.ops.npr.conv2d_backward.default,
-        (grad.requires_grad_(), images, [0.01, 0.02, 0.03], torch.float32, has_bias),
-    )
+    arguments = grad.requires_grad_(), images, SCALE, torch.float32, has_bias
+    torch.library.opcheck(place.op("conv2d_backward"), arguments)
 
 
-def stem_arguments(rng, layout, batch_statistics, save):
-    images = draw_images(rng, (2, 3, 9, 12), layout)
-    moments = torch.ops.npr.patch_moments(images) if batch_statistics else None
-    statistics = (None, None) if batch_statistics else (torch.randn(5), torch.rand(5) + 0.1)
-    leaves = [t.requires_grad_(save) for t in (draw_weight(rng, 5, 3), torch.randn(5), torch.randn(5))]
-    return images, moments, *leaves, *statistics, 1e-5, [0.01, 0.02, 0.03], torch.float32, save, False
+def stem_arguments(place, rng, layout, batch_statistics, save):
+    images = moved(draw_images(rng, (2, 3, 9, 12), layout), place.device)
+    moments = place.op("patch_moments")(images) if batch_statistics else None
+    vectors = [torch.randn(5, device=place.device) for _ in range(4)]
+    statistics = (None, None) if batch_statistics else (vectors[2], vectors[3].abs() + 0.1)
+    leaves = [t.requires_grad_(save) for t in (draw_weight(rng, 5, 3).to(place.device), *vectors[:2])]
+    return images, moments, *leaves, *statistics, 1e-5, SCALE, torch.float32, save, False
 
 
 @pytest.mark.parametrize("layout", ["nchw", "strided"])
 @pytest.mark.parametrize("batch_statistics", [False, True], ids=["running", "batch"])
 @pytest.mark.parametrize("save", [False, True], ids=["inference", "training"])
-def test_opcheck_stem(rng, layout, batch_statistics, save):
-    torch.library.opcheck(torch.ops.npr.stem.default, stem_arguments(rng, layout, batch_statistics, save))
+def test_opcheck_stem(place, rng, layout, batch_statistics, save):
+    torch.library.opcheck(place.op("stem"), stem_arguments(place, rng, layout, batch_statistics, save))
 
 
 @pytest.mark.parametrize("batch_statistics", [False, True], ids=["running", "batch"])
-def test_opcheck_of_what_the_stem_is_made_of(rng, batch_statistics):
-    arguments = stem_arguments(rng, "channels_last", batch_statistics, True)
+def test_opcheck_of_what_the_stem_is_made_of(place, rng, batch_statistics):
+    arguments = stem_arguments(place, rng, "channels_last", batch_statistics, True)
     images, moments, weight, bn_weight = (None if t is None else t.detach() for t in arguments[:4])
-    out, code, mean, var = (t.detach() for t in torch.ops.npr.stem(*arguments))
-    torch.library.opcheck(torch.ops.npr.patch_moments.default, (images,))
+    out, code, mean, var = (t.detach() for t in place.op("stem")(*arguments))
+    torch.library.opcheck(place.op("patch_moments"), (images,))
     torch.library.opcheck(
-        torch.ops.npr.stem_backward.default,
-        (torch.randn_like(out), images, code, moments, weight, bn_weight, mean, var, 1e-5, [0.01, 0.02, 0.03]),
+        place.op("stem_backward"),
+        (torch.randn_like(out), images, code, moments, weight, bn_weight, mean, var, 1e-5, SCALE),
     )
 
 
@@ -88,12 +93,12 @@ def output_and_gradients(module, images):
     return out.detach(), [p.grad.clone() for p in module.parameters()]
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_compile_without_graph_breaks(rng, backend):
-    module = FirstLayers()
-    compiled = torch.compile(module, fullgraph=True, backend=backend)
+@pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compile_without_graph_breaks(place, rng, compiler):
+    module = FirstLayers().to(place.device)
+    compiled = torch.compile(module, fullgraph=True, backend=compiler)
     for shape, layout in (((2, 3, 16, 20), "nchw"), ((3, 3, 17, 23), "channels_last")):
-        images = draw_images(rng, shape, layout)
+        images = moved(draw_images(rng, shape, layout), place.device)
         want, want_grads = output_and_gradients(module, images)
         out, grads = output_and_gradients(compiled, images)
         assert_relative(out, want, 1e-5)
@@ -101,6 +106,7 @@ def test_compile_without_graph_breaks(rng, backend):
             assert_relative(grad, want_grad, 1e-5)
 
 
+@pytest.mark.skipif(native.extension is None, reason=str(native.unavailable_reason("cpu")))
 @pytest.mark.filterwarnings("error")
 def test_compile_of_a_fallback(rng):
     """Neither the fallback nor the choice of a backend is worth a warning in compiled code."""
@@ -111,28 +117,31 @@ def test_compile_of_a_fallback(rng):
     assert_relative(compiled(images, weight), want, 1e-6)
 
 
-def test_compile_under_autocast(rng):
-    module = FirstLayers()
+def test_compile_under_autocast(place, rng):
+    module = FirstLayers().to(place.device)
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
-    images = draw_images(rng, (2, 3, 16, 20))
-    with torch.autocast("cpu", torch.bfloat16):
+    images = draw_images(rng, (2, 3, 16, 20)).to(place.device)
+    with torch.autocast(place.device, torch.bfloat16):
         out, want = compiled(images), module(images)
     assert out.dtype == want.dtype == torch.bfloat16
     assert_relative(out.detach(), want.detach(), 1e-2)
 
 
-def test_export(rng):
-    module = FirstLayers().eval()
+def test_export(place, rng):
+    module = FirstLayers().to(place.device).eval()
     batch = torch.export.Dim("batch", min=1, max=64)
-    exported = torch.export.export(module, (draw_images(rng, (2, 3, 16, 20)),), dynamic_shapes=({0: batch},))
-    assert "npr.conv2d" in exported.graph_module.code
-    assert "npr.stem" in exported.graph_module.code
-    images = draw_images(rng, (5, 3, 16, 20))
+    example = draw_images(rng, (2, 3, 16, 20)).to(place.device)
+    exported = torch.export.export(module, (example,), dynamic_shapes=({0: batch},))
+    for name in ("conv2d", "stem"):
+        assert str(place.op(name)) in exported.graph_module.code
+    images = draw_images(rng, (5, 3, 16, 20)).to(place.device)
     assert_relative(exported.module()(images).detach(), module(images).detach(), 1e-6)
 
 
-def test_deterministic_algorithms(rng):
-    module, images = FirstLayers(), draw_images(rng, (4, 3, 66, 50))
+def test_deterministic_algorithms(place, rng, monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    size = (2, 3, 18, 14) if place.device == "cpu" and place.backend == "triton" else (4, 3, 66, 50)
+    module, images = FirstLayers().to(place.device), draw_images(rng, size).to(place.device)
     torch.use_deterministic_algorithms(True)
     try:
         out, grads = output_and_gradients(module, images)

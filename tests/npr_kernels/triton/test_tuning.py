@@ -9,6 +9,7 @@ import torch
 
 pytest.importorskip("triton")
 
+from npr_kernels.backends import triton
 from npr_kernels.backends.triton import compat, tuning
 
 CONFIGS = tuple(tuning.Config(block, 1, 4) for block in (16, 32, 64))
@@ -96,6 +97,7 @@ def test_unwritable_directory_is_no_error(measured, tmp_path):
 
 
 def test_guesses_where_measuring_is_out_of_place(monkeypatch):
+    monkeypatch.delenv("NPR_TRITON_TUNE", raising=False)
     monkeypatch.setattr(compat, "INTERPRETED", False)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     assert tuning._may_measure()
@@ -110,3 +112,23 @@ def test_guesses_where_measuring_is_out_of_place(monkeypatch):
         assert not tuning._may_measure()
     monkeypatch.setattr(compat, "INTERPRETED", True)
     assert not tuning._may_measure()
+
+
+@pytest.mark.gpu
+def test_tunes_on_the_device(monkeypatch, tmp_path):
+    """The list of a real op is measured, the choice remembered, and the result that of the guess."""
+    images = torch.randint(0, 256, (8, 3, 64, 64), dtype=torch.uint8, device="cuda")
+    weight = torch.randn(64, 3, 3, 3, device="cuda")
+    if reason := triton.unavailable_reason():
+        pytest.skip(reason)
+
+    def conv2d():
+        return triton.implementation().conv2d(images, weight, None, [0.01] * 3, torch.float32, True, False)
+
+    guess = conv2d()
+    monkeypatch.delenv("NPR_TRITON_TUNE")
+    monkeypatch.setattr(compat, "cache_directory", lambda: str(tmp_path))
+    tuning._remembered.cache_clear()
+    torch.testing.assert_close(conv2d(), guess, rtol=1e-5, atol=1e-5)
+    assert len(tuning._read()) == 1
+    tuning._remembered.cache_clear()

@@ -1,0 +1,68 @@
+"""The whole detector on a CUDA device: the fused stem of each backend against the reference, layer by layer."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import npr_kernels as nk
+from detector.models import NPRDetector
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(params=["cuda", "triton"])
+def backend(request) -> str:
+    if not nk.available_backends()[request.param]:
+        pytest.skip(nk.info()["backends"][request.param]["reason"])
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def _float32_is_float32(monkeypatch):
+    """Without it cuDNN rounds to TF32, and the stem, which does not, differs from the reference."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+
+
+@pytest.fixture
+def images(seed) -> torch.Tensor:
+    torch.manual_seed(seed)
+    return torch.randint(0, 256, (8, 3, 98, 131), dtype=torch.uint8, device="cuda")
+
+
+@torch.no_grad()
+def test_equal_logits(images, backend):
+    model = NPRDetector().cuda().eval()
+    with nk.backend("reference"):
+        want = model(images)
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        model = model.to(memory_format=memory_format)
+        with nk.backend(backend):
+            torch.testing.assert_close(model(images.contiguous(memory_format=memory_format)), want, rtol=0, atol=1e-4)
+
+
+def test_equal_training_step(images, backend):
+    fused = NPRDetector().cuda()
+    layers = copy.deepcopy(fused)
+    labels = torch.arange(8.0, device="cuda").view(-1, 1) % 2
+    for model, name in ((fused, backend), (layers, "reference")):
+        with nk.backend(name):
+            F.binary_cross_entropy_with_logits(model(images), labels).backward()
+    for (name, ours), theirs in zip(fused.named_parameters(), layers.parameters(), strict=True):
+        assert (ours.grad - theirs.grad).norm() <= 1e-2 * theirs.grad.norm() + 1e-6, name
+
+
+def test_what_runs_by_default(images):
+    """On a CUDA device the kernels are chosen without being asked for, CUDA before Triton, and silently."""
+    available = nk.available_backends()
+    if not (available["cuda"] or available["triton"]):
+        pytest.skip("no fused backend runs on the device")
+    model = NPRDetector().cuda().eval()
+    with torch.no_grad(), nk.backend("cuda" if available["cuda"] else "triton"):
+        want = model.stem(images)
+    with torch.no_grad():
+        assert torch.equal(model.stem(images), want)
