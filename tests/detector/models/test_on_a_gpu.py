@@ -25,7 +25,6 @@ def backend(request) -> str:
 def _float32_is_float32(monkeypatch):
     """Without it cuDNN rounds to TF32, and the stem, which does not, differs from the reference."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
 
 
 @pytest.fixture
