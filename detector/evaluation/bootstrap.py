@@ -2,7 +2,8 @@
 
 Reals and fakes are drawn anew with replacement, as many of each as there are, and the metrics computed of every draw;
 an interval spans the middle 95 % of them (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13).
-It says what other images of the same kind would change, not what other generators or another training would.
+It says what other images of the same kind would change, not what other generators or another training would. The
+intervals of average precision lean upwards where images are few: an image drawn twice is a tie with itself.
 """
 
 from __future__ import annotations

@@ -103,6 +103,19 @@ def average_precision(labels: ArrayLike, scores: ArrayLike) -> float | None:
     return float(np.sum(np.diff(recall) * hits / drawn))
 
 
+def chance_average_precision(reals: int, fakes: int) -> float | None:
+    """The average precision to expect of scores that know nothing; None without both classes.
+
+    It tends to the fraction of fakes, but lies above it where images are few: in a random order, the image in place k
+    is a fake as often as any, and the precision there is (1 + (k - 1) (fakes - 1) / (N - 1)) / k on average.
+    """
+    images = reals + fakes
+    if not reals or not fakes:
+        return None
+    harmonic = float(np.sum(1 / np.arange(1, images + 1)))
+    return (harmonic + (fakes - 1) / (images - 1) * (images - harmonic)) / images
+
+
 def roc_auc(labels: ArrayLike, scores: ArrayLike) -> float | None:
     """Area under the receiver operating characteristic, by trapezoids (ties count half); None without both classes."""
     curve = roc_curve(labels, scores)

@@ -14,10 +14,12 @@ from typing import Any
 
 from torch import Tensor
 
+from detector.console import say
 from detector.data import Collection, Preprocessing
 from detector.data.augment import gaussian_blur, gaussian_noise, jpeg, resize
 from detector.data.dataset import seeded_generator
-from detector.evaluation.metrics import compute_metrics
+from detector.evaluation.formats import percent
+from detector.evaluation.metrics import chance_average_precision, compute_metrics
 from detector.evaluation.provenance import Provenance, data_digest, provenance
 from detector.evaluation.scoring import Scores, score_collection
 from detector.models import Detector
@@ -71,6 +73,8 @@ class Point:
         images: that could be read.
         accuracy, average_precision: of all images together.
         mean_accuracy, mean_average_precision: the means over the generators that define them.
+        chance: the mean over the generators of what average precision to expect of scores that know nothing, see
+            :func:`detector.evaluation.metrics.chance_average_precision`.
     """
 
     images: int
@@ -78,6 +82,7 @@ class Point:
     average_precision: float | None
     mean_accuracy: float | None
     mean_average_precision: float | None
+    chance: float | None
 
 
 @dataclass(frozen=True)
@@ -208,9 +213,12 @@ def robustness(
             batch_size=batch_size,
             workers=workers,
             verbose=verbose,
-            task=f"{origin.detector}, {which} ({number} of {len(missing)})",
+            task=f"{origin.detector}, {which}",
         )
         points = result.points | {which: _point(scores)}
+        if verbose:
+            reached = percent(points[which].mean_average_precision)
+            say(f"{origin.detector}, {which} ({number} of {len(missing)}): mean AP {reached}")
         result = replace(result, points={each: points[each] for each in order if each in points})
         if save is not None:
             save(result)
@@ -265,6 +273,7 @@ def _point(scores: Scores) -> Point:
         together.average_precision,
         _mean([metrics.accuracy for metrics in single]),
         _mean([metrics.average_precision for metrics in single]),
+        _mean([chance_average_precision(metrics.reals, metrics.fakes) for metrics in single]),
     )
 
 

@@ -16,6 +16,7 @@ from rich.text import Text
 from detector.evaluation.bootstrap import Interval
 from detector.evaluation.comparison import Cell, Comparison
 from detector.evaluation.evaluate import Evaluation, Row
+from detector.evaluation.formats import percent
 from detector.evaluation.robustness import Robustness
 
 # Column heads and the metrics under them, the papers' first and in their order.
@@ -138,11 +139,6 @@ def as_csv(*evaluations: Evaluation) -> str:
 def as_json(evaluation: Evaluation, **context: Any) -> str:
     """`Evaluation.to_dict` and the given context, as one JSON object."""
     return json.dumps(context | evaluation.to_dict(), indent=2) + "\n"
-
-
-def percent(value: float | None) -> str:
-    """With one digit after the point, as the papers print it; a dash for None."""
-    return "-" if value is None else f"{100 * value:.1f}"
 
 
 def _add_row(table: Table, name: str, row: Row) -> None:

@@ -12,9 +12,9 @@ import numpy as np
 from detector.data import FAKE, REAL
 from detector.evaluation.comparison import Cell, Column, Comparison, compare
 from detector.evaluation.evaluate import Evaluation, Row
-from detector.evaluation.metrics import reliability, roc_curve
+from detector.evaluation.metrics import chance_average_precision, reliability, roc_curve
 from detector.evaluation.tables import COLUMNS
-from detector.report.markup import Section, cell, details, figure, paragraph, rate, table
+from detector.report.markup import Section, cell, coloured, details, figure, paragraph, rate, table
 from detector.report.plots import FAINT, FAKES, INK, REALS, Plot, label
 
 if TYPE_CHECKING:
@@ -41,15 +41,17 @@ def _section(evaluations: Sequence[Evaluation], colours: Mapping[str, str]) -> S
         _precision_bars(evaluations, colours),
         "Average precision by generator"
         + (", with 95 % intervals of resampled images." if evaluations[0].mean_intervals else ".")
-        + " The dashed line is what guessing gives where reals and fakes are equally many.",
+        + " Dashed: guessing.",
+    )
+    body += "<h3>Scores</h3>\n" + paragraph(
+        "For each detector, from left to right: ROC curves of all images together (bold) and of each generator (thin); "
+        "how reals and fakes score, an image being called fake right of the dashed line; and calibration, the fakes "
+        "among the images of a score, which for calibrated scores are on the diagonal."
     )
     for evaluation in evaluations:
-        body += figure(
-            _detector_panels(evaluation, colours[evaluation.provenance.detector]),
-            f"{evaluation.provenance.detector}. Left: ROC curves of all images together (bold) and of each generator "
-            "(thin). Middle: scores of reals and fakes; right of the dashed line an image is called fake. Right: "
-            "fakes among the images of a score; on the diagonal, scores are calibrated.",
-        )
+        detector = evaluation.provenance.detector
+        body += f"<h4>{coloured(detector, colours[detector])}</h4>\n"
+        body += figure(_detector_panels(evaluation, colours[detector]))
     body += "".join(
         details(f"All metrics of {evaluation.provenance.detector}", _metrics_table(evaluation))
         for evaluation in evaluations
@@ -83,8 +85,8 @@ def _comparison_table(comparison: Comparison, evaluations: Sequence[Evaluation],
             sources.append(f"{column.source}. {column.note}".strip())
             names.append(cell(f"{column.detector} [{len(sources)}]", tag="th", classes="published", span=2))
         else:
-            dot = f'<span class="dot" style="background:{colours[column.detector]}"></span>'
-            names.append(f'<th colspan="2" scope="colgroup">{dot}{escape(column.detector)}</th>')
+            name = coloured(column.detector, colours[column.detector])
+            names.append(f'<th colspan="2" scope="colgroup">{name}</th>')
         units += [cell("Acc", tag="th", classes="number"), cell("AP", tag="th", classes="number")]
     rows: list[list[str]] = []
     width = 1 + 2 * len(comparison.columns)
@@ -169,7 +171,7 @@ def _precision_bars(evaluations: Sequence[Evaluation], colours: Mapping[str, str
             for height, row in zip(heights, rows.values(), strict=True):
                 if (interval := row.intervals.get("average_precision")) is not None:
                     axis.plot([100 * end for end in interval], [height, height], color=INK, linewidth=0.8)
-        axis.axvline(50, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+        axis.axvline(100 * _chance(evaluations), color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
         axis.set_yticks([*positions.values()], [label(name) for name in positions])
         for kind, height in headings.items():
             axis.text(
@@ -184,6 +186,13 @@ def _precision_bars(evaluations: Sequence[Evaluation], colours: Mapping[str, str
         if len(evaluations) > 1:
             plot.figure.legend(loc="outside upper right", ncols=min(len(evaluations), 4))
     return plot.svg("Average precision by generator, as bars")
+
+
+def _chance(evaluations: Sequence[Evaluation]) -> float:
+    """The mean over generators of the average precision of guessing."""
+    metrics = [row.metrics for evaluation in evaluations for row in evaluation.rows.values()]
+    chances = [chance_average_precision(of.reals, of.fakes) for of in metrics]
+    return float(np.mean([chance for chance in chances if chance is not None] or [0.5]))
 
 
 def _detector_panels(evaluation: Evaluation, colour: str) -> str:
@@ -215,14 +224,15 @@ def _draw_scores(axis: Axes, evaluation: Evaluation) -> None:
         members = scores[labels == which]
         if len(members):
             shares = 100 * np.histogram(members, edges)[0] / len(members)
-            axis.stairs(shares, edges, fill=True, color=colour, alpha=0.35)
-            axis.stairs(shares, edges, color=colour, linewidth=1.2, label=name)
+            axis.stairs(shares, edges, fill=True, color=colour, alpha=0.35, label=name)
+            axis.stairs(shares, edges, color=colour, linewidth=1.2)
     axis.axvline(0.5, color=FAINT, linewidth=0.8, linestyle=(0, (4, 3)))
-    axis.set_title("scores")
+    axis.set_title("Scores")
     axis.set_xlabel("score")
     axis.set_ylabel("share of the images, %")
     axis.set_xlim(0, 1)
-    axis.legend(loc="upper center")
+    axis.set_ylim(0, 1.3 * axis.get_ylim()[1])  # room for the legend
+    axis.legend(loc="upper center", ncols=2)
 
 
 def _draw_calibration(axis: Axes, evaluation: Evaluation, colour: str) -> None:
@@ -233,7 +243,7 @@ def _draw_calibration(axis: Axes, evaluation: Evaluation, colour: str) -> None:
         axis.plot(bins.scores[filled], 100 * bins.fakes[filled], color=colour, linewidth=1, alpha=0.6)
         axis.scatter(bins.scores[filled], 100 * bins.fakes[filled], s=sizes, color=colour, zorder=3)
     axis.plot([0, 1], [0, 100], color=FAINT, linewidth=0.8, linestyle=(0, (4, 3)))
-    axis.set_title("calibration")
+    axis.set_title("Calibration")
     axis.set_xlabel("mean score of the bin")
     axis.set_ylabel("fakes in it, %")
     axis.set_xlim(-0.04, 1.04)

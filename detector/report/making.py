@@ -14,8 +14,10 @@ _DIGITS = 16
 
 def making(results: Sequence[Mapping[str, Any]]) -> Section:
     """The section: a row for each result, and the commands that made them."""
-    heads = [[cell(head, tag="th") for head in ("result", "detector", "images", "treatment", "weights", "versions")]]
+    heads = [[cell(head, tag="th") for head in ("result", "detector", "images", "treatment", "weights")]]
     body = table(heads, [_row(result) for result in results])
+    versions = dict.fromkeys(_versions(result) for result in results)
+    body += paragraph(f"Versions: {'; '.join(versions)}.")
     if commands := list(dict.fromkeys(str(result["command"]) for result in results if result.get("command"))):
         lines = escape("\n".join(commands))
         body += paragraph("Commands, as they were given:") + f"<pre>{lines}</pre>\n"
@@ -25,7 +27,6 @@ def making(results: Sequence[Mapping[str, Any]]) -> Section:
 def _row(result: Mapping[str, Any]) -> list[str]:
     data = str(result.get("data", ""))
     images = f"{result['images']} in {data}" if "images" in result else data
-    versions = result.get("versions") or {}
     digest = str(result.get("digest", ""))[:_DIGITS]
     weights = escape(str(result.get("weights", "")))
     return [
@@ -34,8 +35,12 @@ def _row(result: Mapping[str, Any]) -> list[str]:
         cell(images),
         cell(_treatment(result.get("preprocessing"))),
         f"<td>{weights}{' ' if weights and digest else ''}{code(digest) if digest else ''}</td>",
-        cell(", ".join(f"{name} {version}" for name, version in versions.items())),
     ]
+
+
+def _versions(result: Mapping[str, Any]) -> str:
+    versions = result.get("versions") or {}
+    return ", ".join(f"{name} {version}" for name, version in versions.items()) or "unknown"
 
 
 def _treatment(preprocessing: Mapping[str, Any] | None) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from detector.evaluation.tables import percent
+from detector.evaluation.formats import percent
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,16 @@ def cell(text: str, *, classes: str = "", tag: str = "td", shade: float | None =
 
 
 def rate(value: float | None, interval: tuple[float, float] | None = None, *, shaded: bool = False) -> str:
-    """A cell with a rate in percent, its interval small below; tinted from chance, a half, to one if asked for."""
+    """A cell with a rate in percent, tinted from chance, a half, to one if asked for.
+
+    The interval stands small below it, unless it has no width: all resamples agree, which says little.
+    """
     shade = f' style="--shade:{max(value - 0.5, 0) * 2:.2f}"' if shaded and value is not None else ""
-    ends = "" if interval is None else f"<small>{percent(interval[0])}–{percent(interval[1])}</small>"
+    ends = (
+        ""
+        if interval is None or interval[0] == interval[1]
+        else f"<small>{percent(interval[0])}–{percent(interval[1])}</small>"
+    )
     return f'<td class="number"{shade}>{percent(value).replace("-", "–")}{ends}</td>'
 
 
@@ -61,8 +68,14 @@ def table(heads: Iterable[Sequence[str]], rows: Iterable[Sequence[str]], foot: S
     )
 
 
-def figure(svg: str, caption: str) -> str:
-    return f'<figure><div class="scroll">{svg}</div><figcaption>{escape(caption)}</figcaption></figure>\n'
+def figure(svg: str, caption: str = "") -> str:
+    text = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    return f'<figure><div class="scroll">{svg}</div>{text}</figure>\n'
+
+
+def coloured(name: str, colour: str) -> str:
+    """A detector's name behind a dot of its colour."""
+    return f'<span class="dot" style="background:{colour}"></span>{escape(name)}'
 
 
 def details(summary: str, body: str) -> str:

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 # Colours that stand for the page's own, which follow light and dark. No plot has these by chance.
 INK, FAINT = "#010203", "#010204"
 
-# Okabe and Ito's colours, told apart in all common kinds of colour blindness; the darker ones first.
-_SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+# After Okabe and Ito's colours, which are told apart in all common kinds of colour blindness; two are kept for labels.
+_SERIES = ("#0072b2", "#d55e00", "#e69f00", "#56b4e9", "#8c6d31", "#7f7f7f")
 
-REALS, FAKES = "#0072b2", "#d55e00"
+REALS, FAKES = "#009e73", "#b5489a"
 
 _STYLE: Any = {
     "svg.fonttype": "none",

@@ -7,12 +7,10 @@ from html import escape
 from typing import Any
 
 from detector.report.markup import Section, cell, figure, paragraph, rate, table
-from detector.report.plots import FAINT, Plot, label
-
-_COLOUR, _PUBLISHED = "#0072b2", "#d55e00"
+from detector.report.plots import FAINT, Plot, colours, label
 
 
-def study_sections(results: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -> list[Section]:
+def study_sections(results: Sequence[Mapping[str, Any]], _: Mapping[str, str]) -> list[Section]:
     """A section for each series.
 
     Raises:
@@ -56,18 +54,19 @@ def _table(result: Mapping[str, Any]) -> str:
 def _curve(result: Mapping[str, Any]) -> str:
     outcomes = result["outcomes"]
     counts = [len(outcome["what"]["classes"]) for outcome in outcomes]
+    mean_colour, published_colour = colours(["mean", "published"]).values()
     with Plot(6, 3.4) as plot:
         (axis,) = plot.axes()
         for name in outcomes[0]["generators"]:
             values = [_percent(outcome["generators"][name]["average_precision"]) for outcome in outcomes]
             axis.plot(counts, values, color=FAINT, linewidth=0.7)
         means = [_percent(outcome["average_precision"]) for outcome in outcomes]
-        axis.plot(counts, means, color=_COLOUR, marker="o", label="mean over the generators")
+        axis.plot(counts, means, color=mean_colour, marker="o", label="mean over the generators")
         if result["published"]:
             figures = result["published"]["average_precision"]
             values = [_percent(figures.get(outcome["name"])) for outcome in outcomes]
             source = label(result["published"]["source"])
-            axis.plot(counts, values, color=_PUBLISHED, marker="s", linestyle="--", label=source)
+            axis.plot(counts, values, color=published_colour, marker="s", linestyle="--", label=source)
         axis.set_xticks(counts)
         axis.set_xlabel("classes trained on")
         axis.set_ylabel("average precision, %")

@@ -39,6 +39,8 @@ h2 {
   border-top: 1px solid var(--faint); overflow-wrap: anywhere;
 }
 h3 { font-size: 1.05rem; margin: 2rem 0 0.5rem; }
+h4 { font-size: 0.95rem; margin: 1.5rem 0 0; }
+h4 + figure { margin-top: 0.4rem; }
 p, dd { max-width: 44rem; }
 p { margin: 0.5rem 0 1rem; }
 a { color: inherit; text-decoration-color: var(--faint); text-underline-offset: 0.2em; }
@@ -57,14 +59,15 @@ table { border-collapse: collapse; font-size: 0.9rem; margin: 1rem 0; font-varia
 th, td { padding: 0.28rem 0.7rem; text-align: left; vertical-align: baseline; }
 th { font-weight: 600; }
 thead th { vertical-align: bottom; white-space: nowrap; }
-thead tr:last-child th { border-bottom: 1.5px solid var(--ink); color: var(--quiet); }
+thead tr:last-child th { border-bottom: 2px solid var(--ink); color: var(--quiet); }
 thead tr:first-child th { color: inherit; }
 tbody th { font-weight: 400; white-space: nowrap; }
 tbody td { border-bottom: 1px solid var(--panel); }
 tbody th { border-bottom: 1px solid var(--panel); }
 tbody th.kind { font-weight: 600; padding-top: 0.9rem; border-bottom: 1px solid var(--faint); }
 tbody th.class { color: var(--quiet); padding-left: 1.8rem; }
-tfoot th, tfoot td { border-top: 1.5px solid var(--ink); font-weight: 600; }
+tfoot th, tfoot td { border-top: 2px solid var(--ink); font-weight: 600; }
+tr > th:first-child { position: sticky; left: 0; background: var(--paper); }
 .number { text-align: right; white-space: nowrap; }
 td.number { background: rgba(var(--tint), calc(var(--shade, 0) * 0.28)); }
 td small { display: block; color: var(--quiet); font-size: 0.72rem; font-weight: 400; line-height: 1.1; }
@@ -83,7 +86,10 @@ dt { font-weight: 600; margin-top: 1rem; }
 dd { margin: 0.1rem 0 0; }
 code, pre { font: 0.82rem/1.5 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; }
 code { overflow-wrap: anywhere; }
-pre { background: var(--panel); border-radius: 6px; padding: 0.8rem 1rem; overflow-x: auto; }
+pre {
+  background: var(--panel); border-radius: 6px; padding: 0.8rem 1rem;
+  white-space: pre-wrap; overflow-wrap: anywhere;
+}
 main { padding-bottom: 5rem; }
 @media print {
   :root {
@@ -97,7 +103,6 @@ main { padding-bottom: 5rem; }
   figure, tr, dt { break-inside: avoid; }
   h2, h3, dt, summary { break-after: avoid; }
   figure svg { min-width: 0; }
-  pre { white-space: pre-wrap; }
   td.number { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }
 """

@@ -9,8 +9,22 @@ from PIL import Image
 from sklearn.metrics import average_precision_score
 
 from detector.data import Preprocessing, find_images
-from detector.evaluation import as_csv, as_json, as_table, evaluate, score_collection
+from detector.evaluation import (
+    Evaluation,
+    as_comparison_table,
+    as_csv,
+    as_json,
+    as_table,
+    compare,
+    compute_metrics,
+    evaluate,
+    read_results,
+    score_collection,
+    write_results,
+)
+from detector.evaluation.provenance import data_digest, weights_digest
 from detector.models import NPRDetector
+from tests.detector.evaluation.stub import Roughness, make_tree
 
 pytestmark = pytest.mark.filterwarnings("ignore::npr_kernels.NPRFallbackWarning")
 
@@ -101,3 +115,101 @@ def test_tables_agree(data, model):
         "generator", "images", "Acc", "AP", "Acc real", "Acc fake", "AUC", "best Acc", "ECE", "FPR95",
     ]  # fmt: skip
     assert table.row_count == 4
+
+
+@pytest.fixture
+def classes(tmp_path):
+    """A generator with two classes, one without, as in ForenSynths."""
+    make_tree(tmp_path / "test", ["progan/cat", "progan/dog", "biggan"], np.random.default_rng(), count=3)
+    return find_images(tmp_path, "test")
+
+
+def test_class_rows(classes):
+    model = Roughness()
+    result = evaluate(model, classes)
+    assert {name: list(row.classes) for name, row in result.rows.items()} == {"biggan": [], "progan": ["cat", "dog"]}
+    members = [sample for sample in classes.samples if sample.category == "dog"]
+    dogs = score_collection(model, classes.select(categories=["dog"]))
+    assert result.rows["progan"].classes["dog"].metrics == compute_metrics([s.label for s in members], dogs.scores)
+    assert as_table(result, classes=True).row_count == as_table(result).row_count + 2 == 5
+    rows = list(csv.DictReader(io.StringIO(as_csv(result, result))))
+    assert [row["class"] for row in rows] == ["", "", "cat", "dog", ""] * 2
+    assert {row["detector"] for row in rows} == {"Roughness"}
+
+
+def test_round_trip(data, classes, tmp_path):
+    for collection in (data, classes):
+        result = evaluate(Roughness(), collection, bootstrap=20, name="rough", weights="w.pth", command="npr eval")
+        write_results(tmp_path / "result.json", [result.to_dict()])
+        (values,) = read_results(tmp_path / "result.json")
+        assert Evaluation.from_dict(values) == result
+        assert (values["kind"], values["detector"], values["weights"]) == ("evaluation", "rough", "w.pth")
+
+
+def test_keeps_scores(classes):
+    model = Roughness()
+    row = evaluate(model, classes).rows["biggan"]
+    labels, scores = score_collection(model, classes).of_generator("biggan")
+    assert row.real_scores == pytest.approx(
+        sorted(s for s, of in zip(scores, labels, strict=True) if of == 0), rel=1e-5
+    )
+    assert row.fake_scores == pytest.approx(
+        sorted(s for s, of in zip(scores, labels, strict=True) if of == 1), rel=1e-5
+    )
+
+
+def test_intervals_do_not_depend_on_other_generators(classes):
+    model = Roughness()
+    whole = evaluate(model, classes, bootstrap=50, seed=3)
+    alone = evaluate(model, classes.select(generators=["progan"]), bootstrap=50, seed=3)
+    assert whole.rows["progan"] == alone.rows["progan"]
+    assert whole.mean_intervals.keys() == {"accuracy", "average_precision", "auc"}
+    assert evaluate(model, classes).mean_intervals == {}
+
+
+def test_comparison(classes):
+    results = [evaluate(Roughness(slope=slope), classes, name=f"slope {slope}") for slope in (-0.2, 0.2)]
+    comparison = compare(results)
+    assert comparison.generators == ("biggan", "progan")
+    assert [column.detector for column in comparison.columns] == ["slope -0.2", "slope 0.2"]
+    assert comparison.columns[1].mean.accuracy == results[1].mean["accuracy"]
+    assert as_comparison_table(comparison).row_count == 3
+
+
+def test_digests(classes, tmp_path):
+    model = Roughness()
+    assert weights_digest(model) == weights_digest(Roughness()) != weights_digest(Roughness(slope=0.1))
+    first = data_digest(classes)
+    assert first == data_digest(find_images(classes.root, "test"))
+    assert first != data_digest(classes.select(generators=["biggan"]))
+    classes.samples[0].path.write_bytes(b"other")
+    assert first != data_digest(classes)
+
+
+def test_says_that_generators_are_simulated(classes):
+    assert evaluate(Roughness(), classes).provenance.simulated == ""
+    manifest = {"note": "They are simulated.", "generators": [{"name": "biggan", "kind": "GAN-like"}]}
+    (classes.root / "synth.json").write_text(json.dumps(manifest))
+    for root in (classes.root, classes.root / "test"):
+        origin = evaluate(Roughness(), find_images(root)).provenance
+        assert (origin.simulated, origin.kinds) == ("They are simulated.", {"biggan": "GAN-like"})
+    (classes.root / "synth.json").write_text("{")
+    assert evaluate(Roughness(), classes).provenance.simulated == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{", "no JSON"), ("[]", "no result of npr"), ('{"a": 1}', "no result of npr"), ('[{"kind": 3}]', "no result")],
+)
+def test_files_that_hold_no_result(content, message, tmp_path):
+    (tmp_path / "r.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_results(tmp_path / "r.json")
+    with pytest.raises(ValueError, match=r"does not say its|no evaluation|damaged"):
+        Evaluation.from_dict({"kind": "evaluation", "generators": []})
+
+
+@pytest.mark.parametrize(("value", "error"), [(-1, ValueError), (True, TypeError), (1.5, TypeError)])
+def test_bad_bootstrap(value, error, classes):
+    with pytest.raises(error, match="bootstrap must"):
+        evaluate(Roughness(), classes, bootstrap=value)

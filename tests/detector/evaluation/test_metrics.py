@@ -1,8 +1,11 @@
+from itertools import combinations
+
 import numpy as np
 import pytest
 from sklearn import metrics as truth
 
 from detector.evaluation import average_precision, compute_metrics, roc_auc
+from detector.evaluation.metrics import chance_average_precision, fpr_at_recall, reliability
 
 
 def draw(rng, distinct):
@@ -29,6 +32,74 @@ def test_equal_scikit_learn(distinct):
         assert (got.reals, got.fakes, got.images) == ((labels == 0).sum(), (labels == 1).sum(), len(labels))
 
 
+@pytest.mark.parametrize("distinct", [1, 2, 5, 50, 10**9])
+def test_best_threshold_equals_trying_all(distinct):
+    rng = np.random.default_rng()
+    for _ in range(20):
+        labels, scores = draw(rng, distinct)
+        got = compute_metrics(labels, scores)
+        tried = np.unique(np.concatenate([scores, [-1]]))
+        accuracies = [np.mean((scores > threshold) == labels) for threshold in tried]
+        assert got.best_accuracy == pytest.approx(max(accuracies))
+        assert np.mean((scores > got.best_threshold) == labels) == pytest.approx(got.best_accuracy)
+        # Nearest to 0.5 among the middles between neighbouring scores that are as good.
+        edges = np.unique(scores)
+        middles = [1.0, *((edges[1:] + edges[:-1]) / 2), 0.0]
+        good = [t for t in middles if np.mean((scores > t) == labels) == got.best_accuracy]
+        assert not good or abs(got.best_threshold - 0.5) <= min(abs(t - 0.5) for t in good) + 1e-12
+
+
+def test_best_threshold_between_neighbouring_numbers():
+    low = 0.25
+    high = np.nextafter(low, 1)
+    got = compute_metrics([0, 1], [low, high])
+    assert got.best_accuracy == 1
+    assert low <= got.best_threshold < high
+    got = compute_metrics([0, 1, 1, 1], [0.0, 0.0, 0.0, 0.0])
+    assert (got.best_accuracy, got.best_threshold < 0) == (0.75, True)
+
+
+@pytest.mark.parametrize("distinct", [1, 3, 31, 10**9])
+def test_false_positives_equal_trying_all(distinct):
+    rng = np.random.default_rng()
+    for _ in range(20):
+        labels, scores = draw(rng, distinct)
+        for recall in (0.5, 0.95, 1.0):
+            fits = [t for t in np.unique(scores) if np.mean(scores[labels == 1] >= t) >= recall]
+            assert fpr_at_recall(labels, scores, recall) == pytest.approx(np.mean(scores[labels == 0] >= max(fits)))
+
+
+@pytest.mark.parametrize("distinct", [1, 16, 10**9])
+def test_calibration_error_equals_a_loop(distinct):
+    rng = np.random.default_rng()
+    for _ in range(20):
+        labels, scores = draw(rng, distinct)
+        total = 0.0
+        for low, high in zip(np.arange(15) / 15, np.arange(1, 16) / 15, strict=True):
+            members = (scores > low) & (scores <= high) | (low == 0) & (scores == 0)
+            if members.any():
+                total += members.mean() * abs(labels[members].mean() - scores[members].mean())
+        assert compute_metrics(labels, scores).ece == pytest.approx(total, abs=1e-12)
+        assert reliability(labels, scores).images.sum() == len(labels)
+
+
+def test_calibrated_scores_have_no_error():
+    rng = np.random.default_rng()
+    scores = rng.random(200_000)
+    labels = rng.random(200_000) < scores
+    assert compute_metrics(labels, scores).ece < 0.02
+    assert compute_metrics(labels, 1 - scores).ece > 0.4
+
+
+@pytest.mark.parametrize(("reals", "fakes"), [(1, 1), (1, 3), (3, 1), (2, 2), (4, 3)])
+def test_chance_equals_the_mean_over_all_orders(reals, fakes):
+    scores = np.linspace(0, 1, reals + fakes)
+    orders = [np.isin(np.arange(reals + fakes), chosen) for chosen in combinations(range(reals + fakes), fakes)]
+    mean = np.mean([average_precision(labels, scores) for labels in orders])
+    assert chance_average_precision(reals, fakes) == pytest.approx(mean, abs=1e-12)
+    assert chance_average_precision(reals, 0) is None
+
+
 def test_half_is_real():
     got = compute_metrics([0, 1], [0.5, 0.5])
     assert (got.real_accuracy, got.fake_accuracy, got.accuracy) == (1.0, 0.0, 0.5)
@@ -46,7 +117,7 @@ def test_one_class(label):
 def test_empty():
     got = compute_metrics([], [])
     assert got.images == 0
-    assert {got.accuracy, got.average_precision, got.auc, got.real_accuracy, got.fake_accuracy} == {None}
+    assert {value for name, value in vars(got).items() if name not in ("reals", "fakes")} == {None}
 
 
 @pytest.mark.parametrize(
@@ -56,6 +127,7 @@ def test_empty():
         ([[0, 1]], [[0.5, 0.5]], r"must be \[N\]"),
         ([0, 2], [0.5, 0.5], "must be 0"),
         ([0, 1], [0.5, np.nan], "finite, got nan"),
+        ([0, 1], [0.5, 1.5], r"in 0..1, got 0.5 to 1.5"),
     ],
 )
 @pytest.mark.parametrize("function", [compute_metrics, average_precision, roc_auc])

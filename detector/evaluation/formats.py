@@ -1,0 +1,8 @@
+"""How rates are written for people."""
+
+from __future__ import annotations
+
+
+def percent(value: float | None) -> str:
+    """With one digit after the point, as the papers print it; a dash for None."""
+    return "-" if value is None else f"{100 * value:.1f}"
