@@ -44,15 +44,17 @@ def test_equal_logits(images, backend):
             torch.testing.assert_close(model(images.contiguous(memory_format=memory_format)), want, rtol=0, atol=1e-4)
 
 
-def test_equal_training_step(images, backend):
-    fused = NPRDetector().cuda()
+# In float32 rounding decides at every ReLU; one unit in the last place of the first weights changes as much.
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 5e-2)], ids=str)
+def test_equal_training_step(images, backend, dtype, tolerance):
+    fused = NPRDetector().cuda().to(dtype)
     layers = copy.deepcopy(fused)
     labels = torch.arange(8.0, device="cuda").view(-1, 1) % 2
     for model, name in ((fused, backend), (layers, "reference")):
         with nk.backend(name):
-            F.binary_cross_entropy_with_logits(model(images), labels).backward()
+            F.binary_cross_entropy_with_logits(model(images), labels.to(dtype)).backward()
     for (name, ours), theirs in zip(fused.named_parameters(), layers.parameters(), strict=True):
-        assert (ours.grad - theirs.grad).norm() <= 1e-2 * theirs.grad.norm() + 1e-6, name
+        assert (ours.grad - theirs.grad).norm() <= tolerance * theirs.grad.norm(), name
 
 
 def test_what_runs_by_default(images):
