@@ -58,7 +58,4 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         device=args.device,
     )
-    status = run_study(out, study, main)
-    if status == 0:
-        print(out / "report.html")
-    return status
+    return run_study(out, study, main)

@@ -44,6 +44,16 @@ def bottleneck_layer(in_channels: int, width: int, blocks: int, stride: int = 1)
     return nn.Sequential(Bottleneck(in_channels, width, stride), *rest)
 
 
+def start_as_identity(model: nn.Module) -> None:
+    """Makes every bottleneck the identity, rectified, at first: what lets a deep ResNet learn from random weights.
+
+    Source: Goyal et al., "Accurate, large minibatch SGD" (arXiv 1706.02677), Section 5.1.
+    """
+    for module in model.modules():
+        if isinstance(module, Bottleneck):
+            nn.init.zeros_(module.bn3.weight)
+
+
 def initialise(model: nn.Module) -> None:
     """Initial weights of both papers: Kaiming-normal convolutions (fan out), batch norms that do nothing.
 

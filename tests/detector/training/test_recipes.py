@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from detector.data import Augmentation, Preprocessing
 from detector.models import CNNDetector, NPRDetector
@@ -43,6 +44,15 @@ def test_the_detector_of_a_recipe():
     model = CNNDETECTION.changed(crop=64).detector()
     assert isinstance(model, CNNDetector)
     assert model.preprocessing == Preprocessing(policy="centre", crop=64)
+
+
+def test_identity_start():
+    """Then a ResNet's blocks do nothing: layer1 gives what its shortcut gives."""
+    torch.manual_seed(0)
+    model = CNNDETECTION.changed(crop=64, identity_start=True).detector().eval()
+    x = torch.rand(2, 64, 8, 8)
+    assert torch.equal(model.layer1(x), model.layer1[0].downsample(x).relu())
+    assert not torch.equal(CNNDETECTION.detector().layer1(x), model.layer1(x))
 
 
 def test_cosine_goes_to_zero():
