@@ -40,6 +40,11 @@ class Column:
     cells: Mapping[str, Cell]
     mean: Cell
 
+    @property
+    def origin(self) -> str:
+        """Source and note, in sentences."""
+        return f"{self.source}. {self.note}".strip()
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -49,6 +54,15 @@ class Comparison:
     title: str
     generators: tuple[str, ...]
     columns: tuple[Column, ...]
+
+    @property
+    def sources(self) -> list[str]:
+        """Where published figures come from, with what is to be known of them; each once, in order."""
+        return list(dict.fromkeys(column.origin for column in self.columns if column.source))
+
+    def mark(self, column: Column) -> str:
+        """` [n]`, the place of a published column's source in `sources`, counted from 1; "" for a measured one."""
+        return f" [{self.sources.index(column.origin) + 1}]" if column.source else ""
 
 
 def compare(evaluations: Sequence[Evaluation]) -> Comparison:

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 _NPR = "Tan et al., CVPR 2024 (arXiv 2312.10461)"
-_NPR_PAGE = "repository of NPR (chuangchuangtan/NPR-DeepfakeDetection), README"
-_CNN_PAGE = "repository of CNNDetection (PeterWang512/CNNDetection), README; the AP at 224 are {table}'s"
-_CNN = "Wang et al., CVPR 2020 (arXiv 1912.11035), Table 2"
+_NPR_PAGE = "Repository of NPR (chuangchuangtan/NPR-DeepfakeDetection), README"
+_CNN_PAGE = "Repository of CNNDetection (PeterWang512/CNNDetection), README"
 
 
 @dataclass(frozen=True)
@@ -71,19 +70,19 @@ _UNCROPPED = "Whole images, not the crop: compare with --policy native."
 FORENSYNTHS_13 = (
     Published(
         "CNNDetection, Blur+JPEG (0.5)",
-        _CNN_PAGE.format(table=_CNN),
+        _CNN_PAGE,
         _row(_THIRTEEN, "100.0 73.4 59.0 80.8 81.0 79.3 87.6 94.1 78.3 50.0 51.1 68.4 63.9"),
         _row(_THIRTEEN, "100.0 98.5 88.2 96.8 95.4 98.1 98.9 99.5 92.7 63.9 66.3 98.0 88.8"),
     ),
     Published(
         "CNNDetection, Blur+JPEG (0.1)",
-        _CNN_PAGE.format(table=_CNN),
+        _CNN_PAGE,
         _row(_THIRTEEN, "100.0 87.1 70.2 85.2 91.7 78.9 86.3 86.2 90.3 50.5 53.5 84.4 83.6"),
         _row(_THIRTEEN, "100.0 99.6 84.5 93.5 98.2 89.5 98.2 98.4 97.2 70.5 89.0 99.1 93.2"),
     ),
     Published(
         "CNNDetection, Blur+JPEG (0.5), uncropped",
-        "repository of CNNDetection (PeterWang512/CNNDetection), README",
+        _CNN_PAGE,
         _row(_THIRTEEN, "100.0 77.5 59.5 84.6 84.7 82.9 97.8 98.8 93.9 50.0 50.4 72.4 75.2"),
         _row(_THIRTEEN, "100.0 99.3 90.4 97.9 97.5 98.8 100.0 100.0 99.6 62.8 63.1 99.1 100.0"),
         note=_UNCROPPED,

@@ -68,21 +68,16 @@ def as_comparison_table(comparison: Comparison, simulated: str = "") -> Table:
     """
     table = Table(title=_title(comparison.title, simulated), title_justify="left", padding=(0, 1))
     table.add_column("generator", no_wrap=True)
-    notes: list[str] = []
     for column in comparison.columns:
-        name = column.detector
-        if column.source:
-            notes.append(f"[{len(notes) + 1}] {column.source}. {column.note}".strip())
-            name += f" [{len(notes)}]"
-        table.add_column(Text(f"{name}\nAcc"), justify="right")
+        table.add_column(Text(f"{column.detector}{comparison.mark(column)}\nAcc"), justify="right")
         table.add_column("\nAP", justify="right")
     for name in comparison.generators:
         cells = [column.cells.get(name, Cell()) for column in comparison.columns]
         table.add_row(Text(name), *(text for cell in cells for text in _pair(cell)))
     table.add_section()
     table.add_row("mean", *(text for column in comparison.columns for text in _pair(column.mean)))
-    if notes:
-        table.caption = Text("\n".join(notes))
+    if comparison.sources:
+        table.caption = Text("\n".join(f"[{i}] {source}" for i, source in enumerate(comparison.sources, 1)))
         table.caption_justify = "left"
     return table
 

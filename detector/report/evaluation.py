@@ -79,11 +79,10 @@ def _lead(evaluations: Sequence[Evaluation], comparison: Comparison) -> str:
 def _comparison_table(comparison: Comparison, evaluations: Sequence[Evaluation], colours: Mapping[str, str]) -> str:
     names = [cell("generator", tag="th")]
     units = [cell("", tag="th")]
-    sources = []
     for column in comparison.columns:
         if column.source:
-            sources.append(f"{column.source}. {column.note}".strip())
-            names.append(cell(f"{column.detector} [{len(sources)}]", tag="th", classes="published", span=2))
+            name = column.detector + comparison.mark(column)
+            names.append(cell(name, tag="th", classes="published", span=2))
         else:
             name = coloured(column.detector, colours[column.detector])
             names.append(f'<th colspan="2" scope="colgroup">{name}</th>')
@@ -97,7 +96,7 @@ def _comparison_table(comparison: Comparison, evaluations: Sequence[Evaluation],
             cells = [_pair(column.cells.get(name, Cell()), column) for column in comparison.columns]
             rows.append([f'<th scope="row">{escape(name)}</th>', *cells])
     foot = ['<th scope="row">mean</th>', *(_pair(column.mean, column) for column in comparison.columns)]
-    notes = "".join(f"<li>{escape(source)}</li>\n" for source in sources)
+    notes = "".join(f"<li>{escape(source)}</li>\n" for source in comparison.sources)
     return table([names, units], rows, foot) + (f'<ol class="sources">\n{notes}</ol>\n' if notes else "")
 
 

@@ -79,7 +79,7 @@ def coloured(name: str, colour: str) -> str:
 
 
 def details(summary: str, body: str) -> str:
-    """Folded away until asked for; open on paper."""
+    """Folded away until asked for; on paper, open where the browser can."""
     return f"<details><summary>{escape(summary)}</summary>\n{body}</details>\n"
 
 

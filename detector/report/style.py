@@ -59,6 +59,7 @@ table { border-collapse: collapse; font-size: 0.9rem; margin: 1rem 0; font-varia
 th, td { padding: 0.28rem 0.7rem; text-align: left; vertical-align: baseline; }
 th { font-weight: 600; }
 thead th { vertical-align: bottom; white-space: nowrap; }
+thead th[colspan] { text-align: center; }
 thead tr:last-child th { border-bottom: 2px solid var(--ink); color: var(--quiet); }
 thead tr:first-child th { color: inherit; }
 tbody th { font-weight: 400; white-space: nowrap; }
@@ -103,6 +104,7 @@ main { padding-bottom: 5rem; }
   figure, tr, dt { break-inside: avoid; }
   h2, h3, dt, summary { break-after: avoid; }
   figure svg { min-width: 0; }
+  details::details-content { content-visibility: visible; block-size: auto; }
   td.number { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }
 """

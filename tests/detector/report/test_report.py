@@ -1,0 +1,174 @@
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from detector.data import find_images
+from detector.evaluation import evaluate, find_preset, robustness
+from detector.report import write_report
+from tests.detector.evaluation.stub import Roughness, make_tree
+
+pytest.importorskip("matplotlib", reason="reports need matplotlib")
+
+EVIL = "<script>alert(\"$x$\")</script> & 'co'"
+VOID = {"meta", "br", "link", "img", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """Elements, ids and attributes of a page; fails on tags that do not match."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.ids, self.attributes, self.texts = [], [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += attributes
+        self.ids += [value for name, value in attributes if name == "id"]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    make_tree(
+        root / "test", ["progan/cat", "progan/<i>dog", "stylegan/car", "biggan"], np.random.default_rng(), count=4
+    )
+    make_tree(root / "test", ["stargan"], np.random.default_rng(), count=2, labels=["1_fake"])
+    return find_images(root, "test")
+
+
+@pytest.fixture(scope="module")
+def results(data):
+    """Two evaluations by a preset, two robustness results, a diversity study and an ablation."""
+    preset = find_preset("forensynths-8")
+    selected, _ = preset.select(data)
+    found = []
+    for name, slope in (("rough", -0.2), (EVIL, -0.05)):
+        model = Roughness(slope=slope)
+        evaluation = evaluate(model, selected, bootstrap=20, name=name, command=f"npr eval '{EVIL}'")
+        origin = replace(evaluation.provenance, preset=preset.name, simulated=f"Simulated {EVIL}.")
+        found.append(replace(evaluation, provenance=origin).to_dict())
+    for name, slope in (("rough", -0.2), (EVIL, -0.05)):
+        sweeps = {"blur": (0, 1), "jpeg": (90, 50), "noise": (0, 5), "view": (0, 1)}
+        found.append(robustness(Roughness(slope=slope), data, sweeps=sweeps, name=name).to_dict())
+    outcomes = [
+        {
+            "name": str(count),
+            "what": {"classes": ["c"] * count},
+            "training_images": 10 * count,
+            "accuracy": 0.5 + count / 100,
+            "average_precision": 0.6 + count / 100,
+            "generators": {EVIL: {"accuracy": 0.5, "average_precision": 0.6}},
+            "digest": "0" * 64,
+        }
+        for count in (2, 4, 8)
+    ]
+    study = {
+        "kind": "diversity",
+        "title": f"Diversity {EVIL}",
+        "varied": "classes",
+        "held": "The rest.",
+        "data": "data",
+        "simulated": "",
+        "outcomes": outcomes,
+        "published": {"source": "a paper", "average_precision": {"2": 0.81, "4": 0.85}},
+        "command": "npr diversity",
+        "versions": {"npr-kernels": "1"},
+    }
+    return [*found, study, study | {"kind": "ablation", "title": "Ablation", "published": None}]
+
+
+@pytest.fixture(scope="module")
+def text(results, tmp_path_factory):
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    write_report(path, f"Title {EVIL}", results)
+    return path.read_text(encoding="utf-8")
+
+
+def test_is_whole(text):
+    page = Page(text)
+    assert page.tags.count("h1") == 1
+    # evaluation, robustness, diversity, ablation, limits, making
+    assert page.tags.count("section") == page.tags.count("h2") == 6
+    # bars, two detectors' panels, curves, diversity
+    assert page.tags.count("svg") == 5
+    words = " ".join(page.texts)
+    assert all(word in words for word in ("mean", "Table 1", "Limits", "Super-resolution", "ProGAN", "<i>dog"))
+    assert "94.5" in words  # BigGAN's published AP
+    assert "StarGAN: no reals, so average precision and AUC are undefined." in words
+
+
+def test_holds_itself_together(text):
+    """Nothing from outside, no script, and every reference inside has one target."""
+    page = Page(text)
+    assert not {"script", "link", "iframe", "img", "object", "embed"} & set(page.tags)
+    assert not re.search(r"https?://|//\w+\.\w|@import|url\((?!#)", text)
+    assert len(page.ids) == len(set(page.ids))
+    targets = {value[1:] for name, value in page.attributes if name == "href"}
+    targets |= set(re.findall(r"url\(#([^)]+)\)", text))
+    assert targets
+    assert targets <= set(page.ids)
+    assert not any(name.startswith("on") for name, _ in page.attributes)
+
+
+def test_escapes_what_comes_from_outside(text):
+    assert "<script" not in text
+    assert "<i>" not in text
+    page = Page(text)
+    assert f"Title {EVIL}" in page.texts
+    assert f"npr eval '{EVIL}'" in "".join(page.texts)
+    assert any(EVIL in text for text in page.texts if text.startswith("Simulated"))
+
+
+def test_is_the_same_again(text, results, tmp_path):
+    write_report(tmp_path / "again.html", f"Title {EVIL}", results)
+    assert (tmp_path / "again.html").read_text(encoding="utf-8") == text
+
+
+def test_follows_light_and_dark(text):
+    assert "currentColor" in text
+    assert "var(--faint)" in text
+    assert "#010203" not in text
+    assert "prefers-color-scheme: dark" in text
+
+
+def test_without_simulated_generators(data, tmp_path):
+    write_report(tmp_path / "r.html", "t", [evaluate(Roughness(), data).to_dict()])
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "imulated" not in text
+    write_report(tmp_path / "r.html", "t", [evaluate(Roughness(), data.select(generators=["stargan"])).to_dict()])
+    assert "–" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("results", "message"),
+    [
+        ([], "no results"),
+        ([{"kind": "horoscope"}], "kind horoscope; known are"),
+        ([{"kind": "evaluation", "detector": "d"}], "does not say its"),
+        ([{"kind": "robustness", "detector": "d"}], "does not say its"),
+        ([{"kind": "diversity", "held": "x"}], "damaged result of a study"),
+    ],
+)
+def test_bad_results_leave_no_file(results, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        write_report(tmp_path / "r.html", "t", results)
+    assert list(tmp_path.iterdir()) == []
