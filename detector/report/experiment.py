@@ -23,14 +23,13 @@ def experiment_sections(results: Sequence[Mapping[str, Any]], colours: Mapping[s
 
 def _section(result: Mapping[str, Any]) -> Section:
     body = paragraph(
-        "What each detector was trained on. Detectors that started from other weights or saw other numbers of images "
-        "than the published ones are not these; compare them with that in mind."
+        "How each detector was trained. The papers train on far more images, and CNNDetection from ImageNet weights; "
+        "what is compared here are these runs. Acc and AP are those of the validation images, which chose the weights."
     )
-    heads = ("detector", "recipe", "started from", "different images", "images seen", "steps")
-    numbers = ("validation Acc", "validation AP")
-    head = [cell(text, tag="th") for text in heads] + [cell(text, tag="th", classes="number") for text in numbers]
+    names, numbers = ("detector", "recipe", "started from"), ("images", "seen", "steps", "Acc", "AP")
+    head = [cell(text, tag="th") for text in names] + [cell(text, tag="th", classes="number") for text in numbers]
     body += table([head], [_training(name, training) for name, training in result["trainings"].items()])
-    body += paragraph("Its stages, each a command that can be given by itself:")
+    body += paragraph("The stages, each a command that can be given by itself:")
     rows = [
         [cell(stage["name"]), cell(f"{stage['seconds'] / 60:.1f} min", classes="number"), _command(stage["command"])]
         for stage in result["finished"]

@@ -17,6 +17,7 @@ from detector.studies.record import FILE, Finished, Record, Training, read_recor
 from detector.synth import MANIFEST
 from detector.training.trainer import CONFIG
 
+TITLE = "NPR and CNNDetection on simulated generators"
 RECIPE_OF_CNN = "cnndetection-small"
 
 
@@ -138,7 +139,9 @@ def stages(
             _words("robustness", data, *weights, "--limit", size.robustness_count, "--out", robustness, *on),
             begun=robustness,
         ),
-        Stage("report", _words("report", out / FILE, evaluation, robustness, "--out", page), begun=page),
+        Stage(
+            "report", _words("report", out / FILE, evaluation, robustness, "--title", TITLE, "--out", page), begun=page
+        ),
     ]
 
 

@@ -2,11 +2,13 @@
 
 import json
 import shlex
+from dataclasses import replace
 
 import pytest
 
 from detector.cli import _parser
-from detector.studies.record import FILE, Record, Training, read_record, write_record
+from detector.report import write_report
+from detector.studies.record import FILE, Finished, Record, Training, read_record, write_record
 from detector.studies.study import FULL, QUICK, run_study, stages
 from detector.synth import SUITE_28
 from detector.training.recipes import DEFAULT
@@ -14,7 +16,7 @@ from detector.training.trainer import TrainConfig, train
 from tests.detector.training.folders import make_data
 
 NAMES = ["simulate", "train NPR", "train CNNDetection", "evaluate", "robustness", "report"]
-TRAINING = Training("default", "random weights", 16, 32, 4, {"accuracy": 0.5})
+TRAINING = Training("default", "random weights", 16, 32, 4, {"accuracy": 0.5, "average_precision": None})
 
 
 class Executor:
@@ -131,6 +133,16 @@ def test_records(tmp_path):
         (tmp_path / FILE).write_text(text)
         with pytest.raises(ValueError, match=r"study\.json"):
             read_record(tmp_path)
+
+
+def test_on_the_page(tmp_path):
+    record = Record([Finished("simulate", "npr synth --photos '<b>'", 90.0)], {"NPR": replace(TRAINING, seen=36000)})
+    write_report(tmp_path / "page.html", "title", [record.to_dict()])
+    page = (tmp_path / "page.html").read_text()
+    for text in ("random weights", "36\u202f000", "1.5 min", "npr synth --photos &#x27;&lt;b&gt;&#x27;"):
+        assert text in page
+    with pytest.raises(ValueError, match="damaged record of a study"):
+        write_report(tmp_path / "page.html", "title", [{"kind": "study"}])
 
 
 def test_what_a_training_saw(tmp_path):
