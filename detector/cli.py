@@ -46,11 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     _prepare_streams()
     parser = _parser(next((word for word in arguments if not word.startswith("-")), None))
-    args = parser.parse_args(arguments)
-    if args.command is None:
-        parser.error("which command? See npr --help")
-    args.command_line = shlex.join(["npr", *arguments])  # for results, which say how they were made
     try:
+        args = parser.parse_args(arguments)
+        if args.command is None:
+            parser.error("which command? See npr --help")
+        args.command_line = shlex.join(["npr", *arguments])  # for results, which say how they were made
         status = args.run(args)
         sys.stdout.flush()
         return status
