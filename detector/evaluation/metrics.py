@@ -194,8 +194,8 @@ class Reliability(NamedTuple):
 def reliability(labels: ArrayLike, scores: ArrayLike, bins: int = BINS) -> Reliability:
     """What a reliability diagram shows: a calibrated detector's bins hold as many fakes as their scores say."""
     labels, scores = check_scores(labels, scores)
-    # A score of 0 falls into the first bin, which has nothing below it to belong to.
-    index = np.maximum(np.ceil(scores * bins).astype(np.int64) - 1, 0)
+    # A score of 0 falls into the first bin: it has nothing below it to belong to.
+    index = np.maximum(np.searchsorted(np.arange(bins + 1) / bins, scores) - 1, 0)
     images = np.bincount(index, minlength=bins)
     with np.errstate(invalid="ignore"):
         return Reliability(

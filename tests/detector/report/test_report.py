@@ -17,11 +17,11 @@ VOID = {"meta", "br", "link", "img", "hr", "input"}
 
 
 class Page(HTMLParser):
-    """Elements, ids and attributes of a page; fails on tags that do not match."""
+    """Elements, ids, attributes and texts of a page, and the texts in drawings; fails on tags that do not match."""
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.tags, self.ids, self.attributes, self.texts = [], [], [], [], []
+        self.open, self.tags, self.ids, self.attributes, self.texts, self.drawn = [], [], [], [], [], []
         self.feed(text)
         self.close()
         assert self.open == []
@@ -43,6 +43,8 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         self.texts.append(data)
+        if self.open and self.open[-1] == "text":
+            self.drawn.append(data)
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +137,7 @@ def test_escapes_what_comes_from_outside(text):
     page = Page(text)
     assert f"Title {EVIL}" in page.texts
     assert f"npr eval '{EVIL}'" in "".join(page.texts)
+    assert page.drawn.count(EVIL) >= 2  # legends of bars and curves: no formula between the dollar signs
     assert any(EVIL in text for text in page.texts if text.startswith("Simulated"))
 
 
