@@ -79,7 +79,7 @@ def test_impossible_classes(categories, options, error, message):
 
 def test_diversity(config, data, tmp_path):
     result = diversity(config, (3, 1), order=("dog", "elk", "cat"), command="npr diversity", verbose=False)
-    assert [outcome.name for outcome in result.outcomes] == ["1 classes", "3 classes"]
+    assert [outcome.name for outcome in result.outcomes] == ["1 class", "3 classes"]
     assert [outcome.what["classes"] for outcome in result.outcomes] == [["dog"], ["dog", "elk", "cat"]]
     assert [outcome.training_images for outcome in result.outcomes] == [10, 30]
     for outcome in result.outcomes:
@@ -108,7 +108,7 @@ def test_finished_runs_are_not_done_again(config, monkeypatch, tmp_path):
         diversity(config, (1, 2, 3), verbose=False)
     assert (len(trained.calls), len(measured.calls)) == (2, 1)
     assert [outcome["name"] for outcome in read_results(tmp_path / "study/diversity.json")[0]["outcomes"]] == [
-        "1 classes"
+        "1 class"
     ]
     weights = {path: path.stat().st_mtime_ns for path in (tmp_path / "study").glob("*/best.safetensors")}
     assert len(weights) == 2
