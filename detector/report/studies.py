@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from detector.report.markup import Section, cell, figure, paragraph, rate, table
-from detector.report.plots import FAINT, Plot, colours, label
+from detector.report.plots import FAINT, Plot, colours
 
 
 def study_sections(results: Sequence[Mapping[str, Any]], _: Mapping[str, str]) -> list[Section]:
@@ -65,8 +65,7 @@ def _curve(result: Mapping[str, Any]) -> str:
         if result["published"]:
             figures = result["published"]["average_precision"]
             values = [_percent(figures.get(outcome["name"])) for outcome in outcomes]
-            source = label(result["published"]["source"])
-            axis.plot(counts, values, color=published_colour, marker="s", linestyle="--", label=source)
+            axis.plot(counts, values, color=published_colour, marker="s", linestyle="--", label="published [1]")
         axis.set_xticks(counts)
         axis.set_xlabel("classes trained on")
         axis.set_ylabel("average precision, %")
