@@ -193,17 +193,10 @@ def robustness(
         raise ValueError(f"unknown sweeps {', '.join(unknown)}; there are {', '.join(SWEEPS)}")
     preprocessing = preprocessing or model.preprocessing
     origin = provenance(model, collection, preprocessing, name=name, weights=weights, command=command)
-    result = Robustness(origin, data_digest(collection), seed, {})
-    known: dict[Condition, Point] = {}
-    strengths_of: dict[str, tuple[float, ...]] = {}
-    for earlier in done:
-        if result.same_measurement(earlier):
-            known |= earlier.points
-            strengths_of |= earlier.sweeps
-    strengths_of |= {sweep: tuple(strengths) for sweep, strengths in sweeps.items()}
-    order = dict.fromkeys([UNTOUCHED, *_conditions(strengths_of)])
-    result = replace(result, sweeps=strengths_of, points={which: known[which] for which in order if which in known})
-    missing = [which for which in dict.fromkeys([UNTOUCHED, *_conditions(sweeps)]) if which not in known]
+    result = _taken_over(Robustness(origin, data_digest(collection), seed, {}), done)
+    result = replace(result, sweeps=result.sweeps | {sweep: tuple(strengths) for sweep, strengths in sweeps.items()})
+    result = _with_points(result, result.points)
+    missing = [which for which in _conditions(sweeps) if which not in result.points]
     for number, which in enumerate(missing, start=1):
         scores = score_collection(
             model,
@@ -215,18 +208,33 @@ def robustness(
             verbose=verbose,
             task=f"{origin.detector}, {which}",
         )
-        points = result.points | {which: _point(scores)}
+        point = _point(scores)
         if verbose:
-            reached = percent(points[which].mean_average_precision)
+            reached = percent(point.mean_average_precision)
             say(f"{origin.detector}, {which} ({number} of {len(missing)}): mean AP {reached}")
-        result = replace(result, points={each: points[each] for each in order if each in points})
+        result = _with_points(result, result.points | {which: point})
         if save is not None:
             save(result)
     return result
 
 
+def _taken_over(result: Robustness, done: Sequence[Robustness]) -> Robustness:
+    """The result with the sweeps and points of earlier ones that measured the same."""
+    for earlier in done:
+        if result.same_measurement(earlier):
+            result = replace(result, sweeps=result.sweeps | earlier.sweeps, points=result.points | earlier.points)
+    return result
+
+
+def _with_points(result: Robustness, points: Mapping[Condition, Point]) -> Robustness:
+    """The result with those points that its sweeps name, in their order."""
+    return replace(result, points={which: points[which] for which in _conditions(result.sweeps) if which in points})
+
+
 def _conditions(sweeps: Mapping[str, Sequence[float]]) -> list[Condition]:
-    return [condition(sweep, strength) for sweep, strengths in sweeps.items() for strength in strengths]
+    """Each once, in their order, UNTOUCHED first."""
+    named = [condition(sweep, strength) for sweep, strengths in sweeps.items() for strength in strengths]
+    return list(dict.fromkeys([UNTOUCHED, *named]))
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ def _metrics_table(evaluation: Evaluation) -> str:
         "In percent. Best Acc is the accuracy at the threshold that suits these very images best, an upper bound. "
         "ECE is the mean gap between score and fraction of fakes over 15 bins of the score (after Guo et al. "
         "2017). FPR95 is the fraction of reals called fake where 95 % of the fakes are found."
-    ) + table([heads], rows, foot)
+    ) + table([heads], rows, foot, classes="dense")
 
 
 def _metrics_row(name: str, row: Row, scope: str, classes: str = "") -> list[str]:

@@ -51,7 +51,9 @@ def rate(value: float | None, interval: tuple[float, float] | None = None, *, sh
     return f'<td class="number"{shade}>{percent(value).replace("-", "–")}{ends}</td>'
 
 
-def table(heads: Iterable[Sequence[str]], rows: Iterable[Sequence[str]], foot: Sequence[str] = ()) -> str:
+def table(
+    heads: Iterable[Sequence[str]], rows: Iterable[Sequence[str]], foot: Sequence[str] = (), *, classes: str = ""
+) -> str:
     """A table of cells, that scrolls sideways where the page is narrower.
 
     Args:
@@ -63,7 +65,7 @@ def table(heads: Iterable[Sequence[str]], rows: Iterable[Sequence[str]], foot: S
 
     end = f"<tfoot>\n{lines([foot])}</tfoot>\n" if foot else ""
     return (
-        f'<div class="scroll"><table>\n<thead>\n{lines(heads)}</thead>\n'
+        f'<div class="scroll"><table{_class(classes)}>\n<thead>\n{lines(heads)}</thead>\n'
         f"<tbody>\n{lines(rows)}</tbody>\n{end}</table></div>\n"
     )
 

@@ -18,6 +18,9 @@ INK, FAINT = "#010203", "#010204"
 # After Okabe and Ito's colours, which are told apart in all common kinds of colour blindness; two are kept for labels.
 _SERIES = ("#0072b2", "#d55e00", "#e69f00", "#56b4e9", "#8c6d31", "#7f7f7f")
 
+# Of the page for an inch of a plot, so that text in plots is a little smaller than the page's.
+_PIXELS = 103
+
 REALS, FAKES = "#009e73", "#b5489a"
 
 _STYLE: Any = {
@@ -72,13 +75,14 @@ class Plot:
         svg = plot.svg("what it shows")
 
     Args:
-        width, height: in inches, 96 pixels each.
+        width, height: in inches; the page is 8.6 wide.
     """
 
     def __init__(self, width: float, height: float) -> None:
         from matplotlib import rc_context
         from matplotlib.figure import Figure
 
+        self._width = round(width * _PIXELS)
         self._style = rc_context(_STYLE)
         with rc_context(_STYLE):
             self.figure: Figure = Figure(figsize=(width, height), layout="constrained")
@@ -97,7 +101,8 @@ class Plot:
 
     def svg(self, description: str) -> str:
         """The element, with a description for those who do not see it. To be called after the block."""
-        return self._drawing.replace("<svg ", f'<svg role="img" aria-label="{escape(description)}" ', 1)
+        attributes = f'role="img" aria-label="{escape(description)}" style="max-width:{self._width}px"'
+        return self._drawing.replace("<svg ", f"<svg {attributes} ", 1)
 
     def _draw(self) -> str:
         file = io.StringIO()

@@ -57,6 +57,7 @@ nav li { overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 0.9rem; margin: 1rem 0; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.28rem 0.7rem; text-align: left; vertical-align: baseline; }
+.dense th, .dense td { padding: 0.2rem 0.45rem; }
 th { font-weight: 600; }
 thead th { vertical-align: bottom; white-space: nowrap; }
 thead th[colspan] { text-align: center; }
