@@ -155,7 +155,7 @@ def _evaluate(args: argparse.Namespace, detector: Named, collection: Collection,
         return evaluation
     return replace(
         evaluation,
-        provenance=replace(evaluation.provenance, preset=preset.name),
+        provenance=replace(evaluation.provenance, preset=preset.name, kinds=preset.kinds),
         rows={name: evaluation.rows[name] for name in preset.ordered(evaluation.rows)},
     )
 

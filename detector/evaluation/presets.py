@@ -11,6 +11,20 @@ from detector.evaluation import published
 from detector.evaluation.published import Published
 
 
+# Of the sets that mix kinds: those of Wang et al. 2020, Table 1, and of GenImage.
+_KINDS = {
+    name: kind
+    for kind, names in {
+        "GAN": "ProGAN StyleGAN StyleGAN2 BigGAN CycleGAN StarGAN GauGAN WFIR WhichFaceIsReal",
+        "perceptual loss": "CRN IMLE",
+        "low-level vision": "SITD SAN",
+        "face swap": "Deepfake",
+        "diffusion": "ADM Glide Midjourney SDv1.4 SDv1.5 VQDM Wukong DALLE2",
+    }.items()
+    for name in names.split()
+}
+
+
 @dataclass(frozen=True)
 class Preset:
     """A test set and its rules.
@@ -36,6 +50,11 @@ class Preset:
     split: str = "test"
     crop: int = 224
     resize: int = 256
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """The kind of every generator, by display name; empty where the set is of one kind."""
+        return {name: _KINDS[name] for name in self.generators} if set(self.generators) <= set(_KINDS) else {}
 
     def preprocessing(self, own: Preprocessing) -> Preprocessing:
         """The set's rule with a detector's own constants."""

@@ -56,6 +56,7 @@ def test_preset(data, runs, capsys, tmp_path):
     assert list(evaluation.rows) == ["ProGAN", "BigGAN"]
     origin = evaluation.provenance
     assert (origin.preset, origin.detector, origin.preprocessing["policy"]) == ("forensynths-8", "first", "native")
+    assert origin.kinds["ProGAN"] == "GAN"
     assert origin.command.startswith(f"npr eval {data} --preset forensynths-8")
 
 

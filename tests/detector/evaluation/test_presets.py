@@ -79,6 +79,17 @@ def test_rules():
     assert (centre.policy, centre.crop) == ("centre", 224)
 
 
+def test_kinds():
+    """Of the four sets that mix them."""
+    kinds = {name: set(preset.kinds.values()) for name, preset in PRESETS.items()}
+    assert kinds["forensynths-8"] == {"GAN", "face swap"}
+    assert kinds["forensynths-13"] == {"GAN", "face swap", "perceptual loss", "low-level vision"}
+    assert kinds["aigc-16"] == kinds["genimage-8"] == {"GAN", "diffusion"}
+    assert sum(bool(values) for values in kinds.values()) == 4
+    genimage = find_preset("genimage-8").kinds
+    assert [name for name, kind in genimage.items() if kind == "GAN"] == ["BigGAN"]
+
+
 def test_missing_generators(tmp_path):
     preset = find_preset("gangen-9")
     make_tree(tmp_path, ["attgan", "STGAN", "elsewhere"], np.random.default_rng(), count=1)
