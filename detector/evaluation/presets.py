@@ -10,8 +10,7 @@ from detector.data.preprocessing import Policy
 from detector.evaluation import published
 from detector.evaluation.published import Published
 
-
-# Of the sets that mix kinds: those of Wang et al. 2020, Table 1, and of GenImage.
+# Of the generators of sets that mix kinds, after Wang et al. (2020) and the authors of GenImage.
 _KINDS = {
     name: kind
     for kind, names in {

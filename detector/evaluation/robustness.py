@@ -1,9 +1,9 @@
 """How a detector fares when images are degraded on their way: accuracy and average precision over their strength.
 
-Each sweep degrades the decoded images by one means in rising strength, before the detector's own test view:
-Gaussian blur, JPEG, resizing by a factor (Wang et al., CVPR 2020, Section 4.3 and Figure 5 sweep over the first two),
-and Gaussian noise. One more sweep compares what to do about images that are too large: the centre crop, or resizing to
-the same side (their Section 4.4, images in the wild).
+Each sweep degrades the decoded images by one means in rising strength, before the detector's own test view: Gaussian
+blur and JPEG, as Wang et al. do (CVPR 2020), resizing by a factor, and Gaussian noise. One more sweep compares what to
+do about images that are too large, as they compare it on images in the wild: the centre crop, or resizing to the same
+side.
 """
 
 from __future__ import annotations
