@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from detector.report.markup import Section, cell, code, paragraph, rate, table
+from detector.report.markup import Section, cell, paragraph, rate, table
 
 
 def experiment_sections(results: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -> list[Section]:
@@ -31,7 +31,7 @@ def _section(result: Mapping[str, Any]) -> Section:
     body += table([head], [_training(name, training) for name, training in result["trainings"].items()])
     body += paragraph("The stages, each a command that can be given by itself:")
     rows = [
-        [cell(stage["name"]), cell(f"{stage['seconds'] / 60:.1f} min", classes="number"), _command(stage["command"])]
+        [cell(stage["name"]), cell(_duration(stage), classes="number"), _command(stage["command"])]
         for stage in result["finished"]
     ]
     body += table([[cell(text, tag="th") for text in ("stage", "took", "command")]], rows)
@@ -51,5 +51,12 @@ def _training(name: str, training: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _duration(stage: Mapping[str, Any]) -> str:
+    minutes = f"{stage['seconds'] / 60:.1f} min"
+    return f"{minutes}, resumed" if stage["resumed"] else minutes
+
+
 def _command(command: str) -> str:
-    return f"<td>{code(command)}</td>"
+    """A cell that breaks between words alone: browsers also break after hyphens, of which options have two."""
+    words = "</span> <span>".join(escape(word) for word in command.split(" "))
+    return f'<td class="command"><code><span>{words}</span></code></td>'

@@ -88,6 +88,7 @@ dt { font-weight: 600; margin-top: 1rem; }
 dd { margin: 0.1rem 0 0; }
 code, pre { font: 0.82rem/1.5 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; }
 code { overflow-wrap: anywhere; }
+.command span { white-space: nowrap; }
 pre {
   background: var(--panel); border-radius: 6px; padding: 0.8rem 1rem;
   white-space: pre-wrap; overflow-wrap: anywhere;

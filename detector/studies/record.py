@@ -17,11 +17,19 @@ FILE = "study.json"
 
 @dataclass(frozen=True)
 class Finished:
-    """A stage that is done: its command, and how long it took in seconds."""
+    """A stage that is done.
+
+    Attributes:
+        name: of the stage.
+        command: that did it.
+        seconds: that the command took, the last time.
+        resumed: it went on with what an earlier try had left.
+    """
 
     name: str
     command: str
     seconds: float
+    resumed: bool = False
 
 
 @dataclass(frozen=True)

@@ -169,12 +169,12 @@ def run_study(out: Path, study: Sequence[Stage], execute: Callable[[Sequence[str
             continue
         later = ", ".join(other.name for other in study[number + 1 :])
         say(f"{head}{f' (then {later})' if later else ''}\n$ {stage}")
-        start = time.monotonic()
-        status = execute([*stage.command, *(stage.again if stage.begun.exists() else ())])
+        start, resumed = time.monotonic(), stage.begun.exists()
+        status = execute([*stage.command, *(stage.again if resumed else ())])
         if status:
             say(f"{head}: exit status {status}; the same command goes on from here")
             return status
-        record.finished.append(Finished(stage.name, str(stage), time.monotonic() - start))
+        record.finished.append(Finished(stage.name, str(stage), time.monotonic() - start, resumed))
         if stage.training:
             record.trainings[stage.training] = Training.of(stage.begun.parent)
         write_record(out, record)
