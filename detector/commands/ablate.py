@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from detector.commands.arguments import names
 from detector.commands.series import add_series, config_of, show
 
 _DESCRIPTION = """\
@@ -15,7 +16,7 @@ ablation.json and report.html. The same command goes on where it was killed, and
 _EPILOG = """\
 examples:
   npr ablate data --out runs/ablation                    small native crops, minutes a run on a CPU
-  npr ablate ForenSynths --out runs/ablation --recipe npr --device cuda --workers 8
+  npr ablate ForenSynths --out runs/ablation --recipe npr --classes car,cat,chair,horse --device cuda --workers 8
 """
 
 
@@ -25,6 +26,7 @@ def add_parser(subparsers: Any) -> None:
         "ablate", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_series(parser, recipe="default")
+    parser.add_argument("--classes", metavar="A,B", type=names, help="train on these classes alone")
     parser.set_defaults(run=run)
 
 
@@ -32,6 +34,6 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit status."""
     from detector.studies.ablation import ablation
 
-    config = config_of(args)
+    config = config_of(args, classes=args.classes)
     show(ablation(config, test=args.test, command=args.command_line), config)
     return 0

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit status."""
     from detector.studies.diversity import COUNTS, diversity
 
-    config = config_of(args, args.imagenet)
+    config = config_of(args, imagenet=args.imagenet)
     series = diversity(
         config,
         COUNTS if args.counts is None else args.counts,

@@ -32,7 +32,9 @@ def add_series(parser: argparse.ArgumentParser, recipe: str) -> None:
     parser.add_argument("--workers", metavar="N", type=natural_int, help="processes that decode images")
 
 
-def config_of(args: argparse.Namespace, imagenet: str | None = None) -> TrainConfig:
+def config_of(
+    args: argparse.Namespace, *, classes: tuple[str, ...] | None = None, imagenet: str | None = None
+) -> TrainConfig:
     """The configuration that the runs share; makes the folder of the runs."""
     from detector.memory import keep_freed_memory
     from detector.report import check_figures
@@ -45,6 +47,7 @@ def config_of(args: argparse.Namespace, imagenet: str | None = None) -> TrainCon
         data=args.data,
         out=args.out,
         recipe=RECIPES[args.recipe].changed(epochs=args.epochs, crop=args.crop, batch_size=args.batch_size),
+        classes=classes,
         imagenet=imagenet,
         seed=args.seed,
         device=str(device),

@@ -19,6 +19,7 @@ from detector.data import Collection, DataError, find_images, has_split
 from detector.evaluation import Evaluation
 from detector.evaluation.provenance import simulation_note
 from detector.evaluation.results import write_results
+from detector.evaluation.tables import percent
 from detector.studies.runs import EVALUATION, evaluate_unless_done, train_unless_done
 from detector.training.trainer import TrainConfig, find_data
 from npr_kernels import __version__
@@ -183,9 +184,9 @@ def as_table(series: Series) -> Table:
     for head in heads:
         table.add_column(head, justify="right")
     for outcome in series.outcomes:
-        cells = [str(outcome.training_images), _percent(outcome.accuracy), _percent(outcome.average_precision)]
+        cells = [str(outcome.training_images), percent(outcome.accuracy), percent(outcome.average_precision)]
         if series.published:
-            cells.append(_percent(series.published.average_precision.get(outcome.name)))
+            cells.append(percent(series.published.average_precision.get(outcome.name)))
         table.add_row(Text(outcome.name), *cells)
     notes = [series.held, f"Published: {series.published.source}." if series.published else "", series.simulated]
     table.caption = Text("\n".join(note for note in notes if note))
@@ -205,7 +206,3 @@ def _outcome(variant: Variant, images: int, evaluation: Evaluation) -> Outcome:
         },
         evaluation.provenance.digest,
     )
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"

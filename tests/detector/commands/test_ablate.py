@@ -25,6 +25,8 @@ def test_a_study(tmp_path, monkeypatch, capsys):
     assert result["published"] is None
     assert main(arguments) == 0
     assert capsys.readouterr().out == table
+    assert main([*arguments, "--classes", "cat"]) == 1  # another study is in the way
+    assert "which was started with classes None, not ('cat',)" in capsys.readouterr().err
 
 
 def test_bad_input(tmp_path, capsys):
