@@ -13,11 +13,11 @@ _DIGITS = 16
 
 
 def making(results: Sequence[Mapping[str, Any]]) -> Section:
-    """The section: a row for each result, and the commands that made them."""
+    """The section: a row for each result that was measured on images, versions, and the commands that made them."""
     heads = [[cell(head, tag="th") for head in ("result", "detector", "images", "treatment", "weights")]]
-    body = table(heads, [_row(result) for result in results])
-    versions = dict.fromkeys(_versions(result) for result in results)
-    body += paragraph(f"Versions: {'; '.join(versions)}.")
+    body = table(heads, [_row(result) for result in results if "data" in result])
+    versions = dict.fromkeys(_versions(result) for result in results if result.get("versions"))
+    body += paragraph(f"Versions: {'; '.join(versions) or 'unknown'}.")
     if commands := list(dict.fromkeys(str(result["command"]) for result in results if result.get("command"))):
         lines = escape("\n".join(commands))
         body += paragraph("Commands, as they were given:") + f"<pre>{lines}</pre>\n"
@@ -39,8 +39,7 @@ def _row(result: Mapping[str, Any]) -> list[str]:
 
 
 def _versions(result: Mapping[str, Any]) -> str:
-    versions = result.get("versions") or {}
-    return ", ".join(f"{name} {version}" for name, version in versions.items()) or "unknown"
+    return ", ".join(f"{name} {version}" for name, version in result["versions"].items())
 
 
 def _treatment(preprocessing: Mapping[str, Any] | None) -> str:
