@@ -35,7 +35,7 @@ def add_series(parser: argparse.ArgumentParser, recipe: str) -> None:
 def config_of(
     args: argparse.Namespace, *, classes: tuple[str, ...] | None = None, imagenet: str | None = None
 ) -> TrainConfig:
-    """The configuration that the runs share; makes the folder of the runs."""
+    """The configuration that the runs share."""
     from detector.memory import keep_freed_memory
     from detector.report import check_figures
     from detector.training.trainer import TrainConfig
@@ -43,7 +43,7 @@ def config_of(
     check_figures()
     keep_freed_memory()
     device = find_device(args.device)
-    config = TrainConfig(
+    return TrainConfig(
         data=args.data,
         out=args.out,
         recipe=RECIPES[args.recipe].changed(epochs=args.epochs, crop=args.crop, batch_size=args.batch_size),
@@ -53,8 +53,6 @@ def config_of(
         device=str(device),
         workers=default_workers(device) if args.workers is None else args.workers,
     )
-    Path(args.out).mkdir(parents=True, exist_ok=True)
-    return config
 
 
 def show(series: Series, config: TrainConfig) -> None:

@@ -63,6 +63,7 @@ def test_bad_input(data, tmp_path, capsys, arguments, status, message):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert message in captured.err
+    assert not (tmp_path / "out").exists()
 
 
 def test_data_without_classes(tmp_path, capsys):
