@@ -89,7 +89,7 @@ def conv2d(
         return out
     folded = fold(weight, bias, channel_scale, out_dtype=out_dtype, fast=fast)
     plane_strides = (outputs * rows * cols, 1, outputs) if channels_last else (outputs * rows * cols, rows * cols, 1)
-    block_o = block_of_outputs(outputs)
+    block_o = block_of_outputs(outputs, out_dtype)
 
     def launch(config: tuning.Config) -> None:
         tiles_per_image = triton.cdiv(rows * cols, config.block)
@@ -109,7 +109,7 @@ def conv2d(
 def _configs(out_dtype: torch.dtype) -> tuple[tuning.Config, ...]:
     """The first is the heuristic. Wide values need smaller tiles."""
     if out_dtype == torch.float64:
-        return (tuning.Config(block=64, programs=4, num_warps=4),)
+        return (tuning.FLOAT64_CONFIG,)
     return (
         tuning.Config(block=128, programs=6, num_warps=4),
         tuning.Config(block=128, programs=3, num_warps=4),

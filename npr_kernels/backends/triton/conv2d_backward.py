@@ -24,7 +24,7 @@ from torch import Tensor
 
 from npr_kernels.backends.triton import compat, tuning
 from npr_kernels.backends.triton.fold import block_of_outputs, channels_per_group, scale_of
-from npr_kernels.backends.triton.patches import packed_tap, patches, split_index
+from npr_kernels.backends.triton.patches import patches, split_index
 from npr_kernels.backends.triton.products import contract, rounded
 
 
@@ -63,7 +63,7 @@ def _partial_sums(
             bias_total += tl.sum(wide, axis=0).to(tl.float64)
 
     WIDTH: tl.constexpr = 8 * C + 1
-    k = packed_tap(channel, GROUP)
+    k = 8 * channel + tl.arange(0, 8 * GROUP)
     row = sums + (tl.program_id(0).to(tl.int64) * outputs + o) * WIDTH
     tl.store(row[:, None] + k[None, :], total, mask=(o < outputs)[:, None] & (k < 8 * C)[None, :])
     if BIAS:
@@ -125,7 +125,7 @@ def conv2d_backward(
     # The kernel walks a plane with one stride.
     if grad.stride(2) != cols * grad.stride(3):
         grad = grad.contiguous()
-    block_o = block_of_outputs(outputs)
+    block_o = block_of_outputs(outputs, grad.dtype)
     group = channels_per_group(channels)
 
     def launch(config: tuning.Config) -> None:
@@ -154,7 +154,7 @@ def conv2d_backward(
 def _configs(grad_dtype: torch.dtype) -> tuple[tuning.Config, ...]:
     """The first is the heuristic. Wide values need smaller tiles."""
     if grad_dtype == torch.float64:
-        return (tuning.Config(block=32, programs=2, num_warps=4),)
+        return (tuning.FLOAT64_CONFIG,)
     if grad_dtype == torch.float32:
         return (
             tuning.Config(block=64, programs=4, num_warps=4),

@@ -85,7 +85,6 @@ def _fold(
     EPS: tl.constexpr,
     STEM: tl.constexpr,
     TERMS: tl.constexpr,
-    GROUP: tl.constexpr,
     ROWS: tl.constexpr,
     OP: tl.constexpr,
     KP: tl.constexpr,
@@ -118,9 +117,7 @@ def _fold(
         w = tl.where(exists[:, None] & (k < 8 * len(SCALES))[None, :], w * slope[:, None], 0.0)
         offset = tl.where(exists, offset - centre * slope, 0.0)
 
-    channel, tap = k // 8, k % 8
-    row = 8 * (channel - channel % GROUP) + tap * GROUP + channel % GROUP  # the order of patches
-    target = terms + row[None, :] * OP + o[:, None]
+    target = terms + k[None, :] * OP + o[:, None]
     mask = (k < ROWS)[None, :] & (o < OP)[:, None]
     scale = tl.full([BLOCK_O], 1.0, tl.float64)
     if terms.dtype.element_ty == tl.float64:
@@ -157,9 +154,10 @@ def channels_per_group(channels: int) -> int:
     return 2 if channels <= 2 else 4
 
 
-def block_of_outputs(outputs: int) -> int:
-    """Output channels that one program covers."""
-    return min(64, max(16, triton.next_power_of_2(outputs)))
+def block_of_outputs(outputs: int, dtype: torch.dtype) -> int:
+    """Output channels that one program covers; few in float64, whose products are held term by term."""
+    largest = 16 if dtype == torch.float64 and not compat.INTERPRETED else 64
+    return min(largest, max(16, triton.next_power_of_2(outputs)))
 
 
 def fold(
@@ -175,7 +173,7 @@ def fold(
     outputs, channels = weight.shape[:2]
     group = channels_per_group(channels)
     rows = triton.cdiv(channels, group) * 8 * group
-    block = block_of_outputs(outputs)
+    block = block_of_outputs(outputs, out_dtype)
     padded = triton.cdiv(outputs, block) * block
     double = out_dtype == torch.float64
     n_terms = 1 if double or fast else 2
@@ -190,7 +188,7 @@ def fold(
     block_o = compat.OUTPUTS_PER_PROGRAM
     _fold[(triton.cdiv(padded, block_o),)](
         weight, *weight.stride(), *vectors, terms, factor, shift, mean_out, var_out, outputs,
-        SCALES=tuple(channel_scale), EPS=eps, STEM=batch_norm is not None, TERMS=n_terms, GROUP=group, ROWS=rows,
+        SCALES=tuple(channel_scale), EPS=eps, STEM=batch_norm is not None, TERMS=n_terms, ROWS=rows,
         OP=padded, KP=triton.next_power_of_2(rows), BLOCK_O=block_o,
         num_warps=1, **compat.OPTIONS,
     )  # fmt: skip

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from npr_kernels.backends.triton import compat, tuning
 from npr_kernels.backends.triton.fold import channels_per_group
-from npr_kernels.backends.triton.patches import packed_tap, patches, split_index
+from npr_kernels.backends.triton.patches import patches, split_index
 
 
 @triton.jit
@@ -61,7 +61,7 @@ def _partial_moments(
         count += tl.minimum(plane - start, BLOCK_P)
 
     sums += tl.program_id(0).to(tl.int64) * (1 + K + K * K)
-    row, column = packed_tap(row_channel, GROUP), packed_tap(column_channel, GROUP)
+    row, column = 8 * row_channel + tl.arange(0, KG), 8 * column_channel + tl.arange(0, KG)
     at = sums + 1 + K + row[:, None].to(tl.int64) * K + column[None, :]
     tl.store(at, second, mask=(row < K)[:, None] & (column < K)[None, :])
     if row_channel == 0:

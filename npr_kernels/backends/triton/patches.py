@@ -2,8 +2,7 @@
 
 A patch is what one convolution output reads: eight differences a channel, k = 8 c + tap, in the tap order of
 ``csrc/npr.h``. Kernels hold a tile of them as float16 [positions, 8 * GROUP], GROUP channels at a time, ready to be an
-operand of ``tl.dot``; the columns' order is :func:`packed_tap`. The differences are integers in [-255, 255], exact in
-float16.
+operand of ``tl.dot``. The differences are integers in [-255, 255], exact in float16.
 
 A byte becomes float16 without a conversion: 0x6400 is float16 1024, whose last ten bits count ones, so 0x6400 | u is
 1024 + u, and (1024 + u) - (1024 + a) = u - a exactly.
@@ -25,15 +24,21 @@ def split_index(start, size, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _channel_bytes(pixel, stride_h, stride_w, up, left, here):
-    """One channel's bytes at the eight taps around the anchors at ``pixel`` [P], and at the taps' own anchors.
+def patches(image, y, x, here, stride_c, stride_h, stride_w, channel, C: tl.constexpr, GROUP: tl.constexpr):
+    """[P, 8 * GROUP]: patches of outputs (y, x) [P], channels ``channel`` .. ``channel + GROUP - 1``; 0 from C on.
 
-    Two uint8 [P, 2, 2, 2], the taps in order. Both bytes are 0 where the tap is outside the image.
+    ``image`` points at pixel (0, 0) of channel 0, one pointer or [P]. ``here`` says which positions exist. Strides are
+    int64. A thread loads the bytes of one channel: where there are fewer positions than threads, none loads in vain.
     """
+    c = channel + tl.arange(0, GROUP)[None, :]
+    pixel = image + 2 * y.to(tl.int64) * stride_h + 2 * x.to(tl.int64) * stride_w
+    pixel = pixel[:, None] + c * stride_c  # [P, GROUP], the anchors
+    here = here[:, None] & (c < C)
     above, before = pixel - 2 * stride_h, pixel - 2 * stride_w
     before_above = above - 2 * stride_w
     corner = stride_h + stride_w
-    up, left = here & up, here & left
+    # Both bytes of a difference are 0 where its cell is outside the image.
+    up, left = here & (y > 0)[:, None], here & (x > 0)[:, None]
     up_left = up & left
     a0 = tl.load(before_above, mask=up_left, other=0)
     a1 = tl.load(above, mask=up, other=0)
@@ -50,35 +55,6 @@ def _channel_bytes(pixel, stride_h, stride_w, up, left, here):
     # Joined halves, quarters, eighths: the last join is the lowest bit of a tap's number.
     taps = tl.join(tl.join(tl.join(t0, t4), tl.join(t2, t6)), tl.join(tl.join(t1, t5), tl.join(t3, t7)))
     anchors = tl.join(tl.join(tl.join(a0, a3), tl.join(a1, a3)), tl.join(tl.join(a1, a2), tl.join(a2, a3)))
-    return taps, anchors
-
-
-@triton.jit
-def patches(image, y, x, here, stride_c, stride_h, stride_w, channel, C: tl.constexpr, GROUP: tl.constexpr):
-    """[P, 8 * GROUP]: patches of outputs (y, x) [P], channels ``channel`` .. ``channel + GROUP - 1``; 0 from C on.
-
-    ``image`` points at pixel (0, 0) of channel 0, one pointer or [P]. ``here`` says which positions exist. Strides are
-    int64. Columns are ordered as :func:`packed_tap` says: the order in which joins leave them in registers.
-    """
-    pixel = image + channel * stride_c + 2 * y.to(tl.int64) * stride_h + 2 * x.to(tl.int64) * stride_w
-    up, left = y > 0, x > 0
-    taps, anchors = _channel_bytes(pixel, stride_h, stride_w, up, left, here)
-    there = tl.where(channel + 1 < C, here, False)
-    taps1, anchors1 = _channel_bytes(pixel + stride_c, stride_h, stride_w, up, left, there)
-    if GROUP == 4:
-        there = tl.where(channel + 2 < C, here, False)
-        taps2, anchors2 = _channel_bytes(pixel + 2 * stride_c, stride_h, stride_w, up, left, there)
-        there = tl.where(channel + 3 < C, here, False)
-        taps3, anchors3 = _channel_bytes(pixel + 3 * stride_c, stride_h, stride_w, up, left, there)
-        taps, taps1 = tl.join(taps, taps2), tl.join(taps1, taps3)
-        anchors, anchors1 = tl.join(anchors, anchors2), tl.join(anchors1, anchors3)
-    taps = tl.reshape(tl.join(taps, taps1), [here.shape[0], 8 * GROUP]).to(tl.int16)
-    anchors = tl.reshape(tl.join(anchors, anchors1), [here.shape[0], 8 * GROUP]).to(tl.int16)
+    taps = tl.reshape(taps, [here.shape[0], 8 * GROUP]).to(tl.int16)
+    anchors = tl.reshape(anchors, [here.shape[0], 8 * GROUP]).to(tl.int16)
     return (taps | 0x6400).to(tl.float16, bitcast=True) - (anchors | 0x6400).to(tl.float16, bitcast=True)
-
-
-@triton.jit
-def packed_tap(channel, GROUP: tl.constexpr):
-    """k = 8 c + tap of each column of :func:`patches`: column tap * GROUP + i is channel ``channel + i``."""
-    column = tl.arange(0, 8 * GROUP)
-    return 8 * (channel + column % GROUP) + column // GROUP

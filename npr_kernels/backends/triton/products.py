@@ -1,7 +1,8 @@
 """Device code for products: float32-accurate matrix products on tensor cores.
 
 The differences are integers below 2^8, exact in float16 and bfloat16. So only the other factor is split into terms, and
-every product of a term with a difference is exact in the float32 accumulator.
+every product of a term with a difference is exact in the float32 accumulator. Products in float64 are sums of products
+element by element: tl.dot of float64 does not compile in every Triton.
 """
 
 import triton
@@ -16,10 +17,12 @@ _TRUNCATES = tl.constexpr(compat.BFLOAT16_TRUNCATES)
 @triton.jit
 def multiply(patch, high, low, acc, TERMS: tl.constexpr):
     """acc + patch @ (high + low): [P, K] float16 by [K, O] of one or two float16 terms, or one float64 term."""
-    operand = patch.to(high.dtype)
-    if TERMS == 2:
-        acc = tl.dot(operand, low, acc)
-    return tl.dot(operand, high, acc, out_dtype=acc.dtype)
+    if high.dtype == tl.float64:
+        return acc + tl.sum(patch.to(tl.float64)[:, :, None] * high[None, :, :], axis=1)
+    else:
+        if TERMS == 2:
+            acc = tl.dot(patch, low, acc)
+        return tl.dot(patch, high, acc)
 
 
 @triton.jit
@@ -38,7 +41,7 @@ def contract(grad, patch, acc):
     of a gradient is not known beforehand.
     """
     if grad.dtype == tl.float64:
-        return tl.dot(tl.trans(grad), patch.to(tl.float64), acc, out_dtype=tl.float64)
+        return acc + tl.sum(grad[:, :, None] * patch.to(tl.float64)[:, None, :], axis=0)
     elif grad.dtype == tl.float16:
         return tl.dot(tl.trans(grad), patch, acc)
     elif grad.dtype == tl.bfloat16:

@@ -6,12 +6,14 @@ Batch norm's scale is folded into W before the maximum (it may be negative) and 
 (:mod:`.fold`): max(v) + b = max(v + b). In training its statistics come from the patch moments, and ``code`` keeps
 where the maximum was: position 0..8 in the window, the first of equals, or 9 where the ReLU is closed.
 
-A tile is pooled positions; the nine places of their windows are nine products, and the maximum over them is taken in
-the accumulators' registers. What neighbouring windows share is computed again (9 products where 4 would do), so that no
-value moves between positions.
+A tile is pooled positions side by side, of one image after the other, and walks down the convolution's rows. A pooled
+position owns two columns of the convolution, 2 px and 2 px + 1, each a product on tensor cores in each row. The larger
+of a window's three rows is kept in registers, and the last of them begins the next window. The column to the left
+belongs to the position before: once a window is complete, one tile of values moves by a position (through shared
+memory). A tile's first position has nobody to its left, and is there for its neighbour's sake.
 
-Cost a pooled output position: 16 C bytes read, O values (and O bytes) written; 9 x 2 (terms) x 8 C' O multiply-adds on
-tensor cores, C' = C rounded up to 2 or a multiple of 4.
+Cost a pooled position: 16 C image bytes read, O values (and O bytes) written; 4 x 2 (terms) x 8 C' O multiply-adds on
+tensor cores, C' = C rounded up to 2 or a multiple of 4; one part in 2 x _ROWS more for the row above each tile.
 
 Source: Ioffe and Szegedy, 2015 (arXiv 1502.03167), for batch norm; folding and statistics from moments are the
 project's (docs).
@@ -37,18 +39,49 @@ CLOSED = 9
 _CLOSED = tl.constexpr(CLOSED)
 
 
+#: Pooled rows of a tile.
+_ROWS = 8
+
+
+@triton.jit
+def _convolved(
+    image, y, x, here, stride_c, stride_h, stride_w,
+    high_at, low_at, high, low, zero,
+    C: tl.constexpr, GROUP: tl.constexpr, OP: tl.constexpr, TERMS: tl.constexpr,
+):  # fmt: skip
+    """The convolution's values [P, O] at row ``y`` and columns ``x`` [P]; -inf where ``here`` says that none are."""
+    patch = patches(image, y, x, here, stride_c, stride_h, stride_w, 0, C, GROUP)
+    value = multiply(patch, high, low, zero, TERMS)
+    for channel in range(GROUP, C, GROUP):
+        patch = patches(image, y, x, here, stride_c, stride_h, stride_w, channel, C, GROUP)
+        at = 8 * channel * OP
+        value = multiply(patch, tl.load(high_at + at), tl.load(low_at + at), value, TERMS)
+    return tl.where(here[:, None], value, float("-inf"))
+
+
+@triton.jit
+def _larger(best, place, value, value_place, SAVE: tl.constexpr):
+    """The larger value and its place; as in max_pool2d, the first place of equals, and NaN wins."""
+    if SAVE:
+        wins = (value > best) | (value != value) | ((value == best) & (value_place < place))
+        return tl.where(wins, value, best), tl.where(wins, value_place, place)
+    else:
+        return tl.maximum(best, value, propagate_nan=tl.PropagateNan.ALL), place
+
+
 @triton.jit
 def _stem(
     images, stride_n, stride_c, stride_h, stride_w,  # uint8 [N, C, H, W]
     terms, factor, shift,
     out, code,  # [N, pooled_rows, pooled_cols, O]
     N, rows, cols, pooled_rows, pooled_cols, outputs,
-    tiles,
+    down, tiles,  # tiles below one another, and in all
     C: tl.constexpr,
     GROUP: tl.constexpr,
     OP: tl.constexpr,
     TERMS: tl.constexpr,
     SAVE: tl.constexpr,
+    ROWS: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_O: tl.constexpr,
 ):  # fmt: skip
@@ -59,42 +92,48 @@ def _stem(
     low_at = high_at + (TERMS - 1) * tl.cdiv(C, GROUP) * K * OP
     high, low = tl.load(high_at), tl.load(low_at)
     zero = tl.zeros([BLOCK_P, BLOCK_O], factor.dtype.element_ty)
+    first = tl.zeros([BLOCK_P, BLOCK_O], tl.int32)  # place of a window's first row
+    position = tl.arange(0, BLOCK_P)
+    before = tl.maximum(position - 1, 0)[:, None] + first
 
     for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
-        start = tl.cast(tile, tl.int64) * BLOCK_P
-        row, px = split_index(start, pooled_cols, BLOCK_P)
-        n, py = row // pooled_rows, (row % pooled_rows).to(tl.int32)
-        here = n < N
+        start = tl.cast(tile // down, tl.int64) * (BLOCK_P - 1)
+        n, px = split_index(start, pooled_cols, BLOCK_P)
         image = images + n * stride_n
+        here = n < N
+        right = here & (2 * px + 1 < cols)
+        mask = tl.where(start == 0, here, here & (position > 0))
+        to_the_left = (px > 0)[:, None]
 
-        best = zero + float("-inf")
-        place = tl.zeros([BLOCK_P, BLOCK_O], tl.int32)
-        for step in range(9):
-            # A neighbour in the window stands in for what is outside the map, under its own place.
-            y = tl.minimum(tl.maximum(2 * py + step // 3 - 1, 0), rows - 1)
-            x = tl.minimum(tl.maximum(2 * px + step % 3 - 1, 0), cols - 1)
-            patch = patches(image, y, x, here, stride_c, stride_h, stride_w, 0, C, GROUP)
-            value = multiply(patch, high, low, zero, TERMS)
-            for channel in range(GROUP, C, GROUP):
-                patch = patches(image, y, x, here, stride_c, stride_h, stride_w, channel, C, GROUP)
-                at = 8 * channel * OP
-                value = multiply(patch, tl.load(high_at + at), tl.load(low_at + at), value, TERMS)
-            # As max_pool2d: the first of equals stays, NaN wins.
-            if SAVE:
-                larger = (value > best) | (value != value)
-                best = tl.where(larger, value, best)
-                place = tl.where(larger, (3 * (y - 2 * py + 1) + x - 2 * px + 1)[:, None], place)
-            else:
-                best = tl.maximum(best, value, propagate_nan=tl.PropagateNan.ALL)
-
-        # Loaded for each tile: held over the loop, they would cost registers.
-        value = best * tl.load(factor + o)[None, :] + tl.load(shift + o)[None, :]
-        closed = value <= 0.0  # not NaN, which passes a ReLU
-        at = (start + tl.arange(0, BLOCK_P))[:, None] * outputs + o[None, :]
-        mask = here[:, None] & (o < outputs)[None, :]
-        tl.store(out + at, rounded(tl.where(closed, 0.0, value), out.dtype.element_ty), mask=mask)
-        if SAVE:
-            tl.store(code + at, tl.where(closed, _CLOSED, place).to(tl.uint8), mask=mask)
+        begin = (tile % down) * 2 * ROWS
+        even, odd = zero + float("-inf"), zero + float("-inf")
+        even_place, odd_place = first, first
+        for y in range(tl.maximum(begin - 1, 0), tl.minimum(begin + 2 * ROWS, rows)):
+            ys = y + tl.zeros_like(px)
+            row = first + 3 * (1 + y % 2)
+            value = _convolved(image, ys, 2 * px, here, stride_c, stride_h, stride_w, high_at, low_at, high, low, zero,
+                               C, GROUP, OP, TERMS)  # fmt: skip
+            value_right = _convolved(image, ys, 2 * px + 1, right, stride_c, stride_h, stride_w, high_at, low_at, high,
+                                     low, zero, C, GROUP, OP, TERMS)  # fmt: skip
+            even, even_place = _larger(even, even_place, value, row, SAVE)
+            odd, odd_place = _larger(odd, odd_place, value_right, row, SAVE)
+            last = tl.where(y % 2 == 1, True, y == rows - 1)  # of a window
+            if tl.where(y >= begin, last, False):
+                best, place = _larger(even, even_place + 1, odd, odd_place + 2, SAVE)
+                left = tl.where(to_the_left, tl.gather(odd, before, 0), float("-inf"))
+                left_place = tl.gather(odd_place, before, 0) if SAVE else odd_place
+                best, place = _larger(best, place, left, left_place, SAVE)
+                # Loaded for each row: held over the loop, they would cost registers.
+                result = best * tl.load(factor + o)[None, :] + tl.load(shift + o)[None, :]
+                closed = result <= 0.0  # not NaN, which passes a ReLU
+                at = ((n * pooled_rows + y // 2) * pooled_cols + px)[:, None] * outputs + o[None, :]
+                stored = mask[:, None] & (o < outputs)[None, :]
+                tl.store(out + at, rounded(tl.where(closed, 0.0, result), out.dtype.element_ty), mask=stored)
+                if SAVE:
+                    tl.store(code + at, tl.where(closed, _CLOSED, place).to(tl.uint8), mask=stored)
+                even, odd, even_place, odd_place = value, value_right, first, first
+            elif last:  # the row above the tile
+                even, odd, even_place, odd_place = value, value_right, first, first
 
 
 def stem(
@@ -125,18 +164,19 @@ def stem(
         code = torch.empty(shape, dtype=torch.uint8, device=images.device, memory_format=torch.channels_last)
     if out.numel() == 0:
         return out, code, folded.mean, folded.var
-    block_o = block_of_outputs(outputs)
+    block_o = block_of_outputs(outputs, out_dtype)
     if save and not compat.INTERPRETED:
         block_o = min(block_o, 32)  # places take as many registers as values
 
     def launch(config: tuning.Config) -> None:
-        tiles = triton.cdiv(out.numel() // outputs, config.block)
+        down = triton.cdiv(pooled_rows, _ROWS)
+        tiles = down * max(1, triton.cdiv(n * pooled_cols - 1, config.block - 1))
         programs = min(tiles, config.programs * compat.multiprocessors(images.device))
         _stem[(programs, triton.cdiv(outputs, block_o))](
             images, *images.stride(), *folded[:3], out, code,
-            n, rows, cols, pooled_rows, pooled_cols, outputs, tiles,
+            n, rows, cols, pooled_rows, pooled_cols, outputs, down, tiles,
             C=channels, GROUP=channels_per_group(channels), OP=folded.terms.shape[2], TERMS=folded.terms.shape[0],
-            SAVE=save, BLOCK_P=config.block, BLOCK_O=block_o, num_warps=config.num_warps, **compat.OPTIONS,
+            SAVE=save, ROWS=_ROWS, BLOCK_P=config.block, BLOCK_O=block_o, num_warps=config.num_warps, **compat.OPTIONS,
         )  # fmt: skip
 
     kind = (out_dtype, save, folded.terms.shape[0], channels, outputs, images.stride(3) == 1)
@@ -147,9 +187,10 @@ def stem(
 def _configs(out_dtype: torch.dtype) -> tuple[tuning.Config, ...]:
     """The first is the heuristic. Wide values need smaller tiles."""
     if out_dtype == torch.float64:
-        return (tuning.Config(block=64, programs=2, num_warps=4),)
+        return (tuning.FLOAT64_CONFIG,)
     return (
-        tuning.Config(block=128, programs=4, num_warps=4),
-        tuning.Config(block=128, programs=2, num_warps=4),
-        tuning.Config(block=256, programs=2, num_warps=8),
+        tuning.Config(block=32, programs=4, num_warps=4),
+        tuning.Config(block=64, programs=2, num_warps=8),
+        tuning.Config(block=32, programs=2, num_warps=4),
+        tuning.Config(block=64, programs=2, num_warps=4),
     )

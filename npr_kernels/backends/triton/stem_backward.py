@@ -37,7 +37,7 @@ from npr_kernels.backends.triton.fold import (
     scale_of,
     scaled_weight,
 )
-from npr_kernels.backends.triton.patches import packed_tap, patches, split_index
+from npr_kernels.backends.triton.patches import patches, split_index
 from npr_kernels.backends.triton.products import contract, rounded
 from npr_kernels.backends.triton.stem import CLOSED
 
@@ -86,7 +86,7 @@ def _partial_sums(
         total += tile_total.to(tl.float64)
 
     WIDTH: tl.constexpr = 8 * C + 1
-    k = packed_tap(channel, GROUP)
+    k = 8 * channel + tl.arange(0, 8 * GROUP)
     target = sums + (tl.program_id(0).to(tl.int64) * outputs + o) * WIDTH
     tl.store(target[:, None] + k[None, :], total, mask=(o < outputs)[:, None] & (k < 8 * C)[None, :])
     tl.store(target + 8 * C, grad_total, mask=tl.where(channel == 0, o < outputs, False))
@@ -163,7 +163,7 @@ def stem_backward(
     grad_gamma, grad_beta = weight.new_empty((outputs,)), weight.new_empty((outputs,))
     if grad.numel() == 0:
         return grad_weight.zero_(), grad_gamma.zero_(), grad_beta.zero_()
-    block_o = block_of_outputs(outputs)
+    block_o = block_of_outputs(outputs, grad.dtype)
     group = channels_per_group(channels)
     vectors = (moments, bn_weight, mean, var)
     moments_, gamma, mean_, var_ = (None if v is None else v.contiguous() for v in vectors)
@@ -194,14 +194,14 @@ def stem_backward(
 def _configs(grad_dtype: torch.dtype) -> tuple[tuning.Config, ...]:
     """The first is the heuristic. Wide values need smaller tiles."""
     if grad_dtype == torch.float64:
-        return (tuning.Config(block=32, programs=2, num_warps=4),)
+        return (tuning.FLOAT64_CONFIG,)
     if grad_dtype == torch.float32:
         return (
             tuning.Config(block=32, programs=4, num_warps=4),
             tuning.Config(block=64, programs=2, num_warps=4),
         )
     return (
-        tuning.Config(block=64, programs=4, num_warps=4),
+        tuning.Config(block=32, programs=4, num_warps=4),
         tuning.Config(block=64, programs=2, num_warps=4),
-        tuning.Config(block=128, programs=2, num_warps=4),
+        tuning.Config(block=128, programs=2, num_warps=8),
     )
