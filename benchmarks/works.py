@@ -59,10 +59,10 @@ class Case:
         mode = MAX_AUTOTUNE.get(self.implementation)
         return torch.compile(function, mode=mode, dynamic=False) if mode else function
 
-    def grads(self, like: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        """A gradient for the result of each images."""
+    def grads(self, function: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        """Gradients of the results of `function`, which should not be compiled: it runs once, without autograd."""
         with torch.no_grad(), self.autocast():
-            return [torch.randn_like(like(images)) for images in self.images]
+            return [torch.randn_like(function(images)) for images in self.images]
 
 
 class Work(NamedTuple):
@@ -77,24 +77,24 @@ class Work(NamedTuple):
         return f"{self.name}, {str(self.dtype).removeprefix('torch.')}"
 
 
-def _convolution(case: Case) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-    """The function of images, and its weight."""
+def _convolution(case: Case) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor]:
+    """The function of images and weight, not compiled, and the weight."""
     torch.manual_seed(0)
     weight = torch.randn(OUTPUTS, CHANNELS, 3, 3, device=case.device).contiguous(memory_format=LAYOUTS[case.layout])
     weight.requires_grad_()
     if case.fused:
-        return lambda images: nk.npr_conv2d(images, weight), weight
+        return nk.npr_conv2d, weight
     mean, std = eager.MEAN.to(case.device), eager.STD.to(case.device)
-    function = case.compiled(lambda images, weight: eager.conv2d(images, weight, mean, std))
-    return lambda images: function(images, weight), weight
+    return lambda images, weight: eager.conv2d(images, weight, mean, std), weight
 
 
 def conv2d_forward(case: Case) -> Call:
-    function, _ = _convolution(case)
+    function, weight = _convolution(case)
+    function = case.compiled(function)
 
     def call(i: int) -> None:
         with torch.no_grad(), case.autocast():
-            function(case.image(i))
+            function(case.image(i), weight)
 
     return call
 
@@ -103,8 +103,8 @@ def conv2d_weight_gradient(case: Case) -> Call:
     """The backward pass alone, of graphs that are kept."""
     function, weight = _convolution(case)
     with case.autocast():
-        outs = [function(images) for images in case.images]
-    grads = case.grads(function)
+        outs = [function(images, weight) for images in case.images]
+    grads = [torch.randn_like(out) for out in outs]
 
     def call(i: int) -> None:
         i %= len(outs)
@@ -115,12 +115,13 @@ def conv2d_weight_gradient(case: Case) -> Call:
 
 def conv2d_training(case: Case) -> Call:
     function, weight = _convolution(case)
-    grads = case.grads(function)
+    grads = case.grads(lambda images: function(images, weight))
+    function = case.compiled(function)
 
     def call(i: int) -> None:
         weight.grad = None
         with case.autocast():
-            out = function(case.image(i))
+            out = function(case.image(i), weight)
         out.backward(grads[i % len(grads)])
 
     return call
@@ -143,8 +144,8 @@ def stem_inference(case: Case) -> Call:
 
 def stem_training(case: Case) -> Call:
     module = _stem(case).train()
+    grads = case.grads(module)
     function = case.compiled(module)
-    grads = case.grads(function)
 
     def call(i: int) -> None:
         module.zero_grad()
