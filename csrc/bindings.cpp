@@ -439,7 +439,8 @@ cuda::Gradient gradient_of(const Tensor& grad, const Tensor& images) {
           grad.stride(3)};
 }
 
-// Runs an operation on the images' device and torch's current stream, with the workspace it asks for.
+// Runs an operation on the images' device and torch's current stream, with the workspace it asks for. The kernels
+// have a CUDA runtime of their own, which works in the thread's current context: the one that torch's guard sets.
 template <class Problem>
 void run(const Problem& problem, int64_t (*workspace_size)(const Problem&),
          cuda::Status (*operation)(const Problem&, void*, cuda::Stream), const Tensor& images) {

@@ -28,10 +28,12 @@ def info() -> dict[str, Any]:
     """Facts for bug reports, as JSON-serialisable values.
 
     Keys: ``version``; ``versions`` of python, torch, numpy, pillow and triton; ``backends``, each with ``available``
-    and, when it is not, the ``reason``; ``build``, facts of the extension or None; ``cpu`` with its ``machine``, the
-    instruction set in use and those that could be; ``threads``; ``devices``, the CUDA devices that torch sees.
+    and, when it is not, the ``reason``; ``chosen``, the backend that runs on each device; ``build``, facts of the
+    extension or None; ``cpu`` with its ``machine``, the instruction set in use and those that could be; ``threads``;
+    ``devices``, the CUDA devices that torch sees.
     """
     extension = native.extension
+    devices = [torch.device("cpu"), *(torch.device("cuda", i) for i in range(torch.cuda.device_count()))]
     reasons = {name: backends.unavailable_reason(name) for name in backends.BACKENDS}
     return {
         "version": __version__,
@@ -44,6 +46,7 @@ def info() -> dict[str, Any]:
             name: {"available": reason is None, **({"reason": reason} if reason else {})}
             for name, reason in reasons.items()
         },
+        "chosen": {str(device): backends.preferred(device) for device in devices},
         "build": extension.build_info() if extension else None,
         "cpu": {
             "machine": platform.machine(),
@@ -51,5 +54,5 @@ def info() -> dict[str, Any]:
             "instruction_sets": extension.instruction_sets() if extension else [],
         },
         "threads": torch.get_num_threads(),
-        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "devices": [torch.cuda.get_device_name(device) for device in devices[1:]],
     }

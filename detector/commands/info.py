@@ -33,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
         (f"backend {name}", "on" if state["available"] else f"off: {state['reason']}")
         for name, state in facts["backends"].items()
     ]
+    lines += [(f"runs on {device}", backend) for device, backend in facts["chosen"].items()]
     targets = build["cuda_targets"] if build else []
     lines += [
         ("GPU targets", ", ".join(targets) or "none compiled in"),

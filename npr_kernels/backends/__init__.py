@@ -86,19 +86,27 @@ def choose(op: str, device: torch.device, uncovered: str | None) -> str:
             raise ValueError(f"{op}: backend {_requested!r} was asked for, but the images are on {device}")
         return _requested
     if uncovered is None:
-        for name in _PREFERENCE.get(device.type, ()):
-            if unavailable_reason(name) is None and _serves(name, device):
-                return name
+        name = preferred(device)
+        if name != "reference":
+            return name
         uncovered = _nothing_serves(device)
     if not torch.compiler.is_compiling():
         _say_once(op, uncovered)
     return "reference"
 
 
+def preferred(device: torch.device) -> str:
+    """The backend that runs what it covers on ``device`` when none is asked for."""
+    for name in _PREFERENCE.get(device.type, ()):
+        if unavailable_reason(name) is None and _serves(name, device):
+            return name
+    return "reference"
+
+
 def _serves(name: str, device: torch.device) -> bool:
     if name == "triton":
         return triton.serves(device)
-    return name == device.type
+    return name == device.type and native.serves(device)
 
 
 _serves._dynamo_marked_constant = True  # type: ignore[attr-defined]

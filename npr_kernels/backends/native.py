@@ -31,10 +31,19 @@ def unavailable_reason(name: str) -> str | None:
         return "the extension was built without CUDA"
     if not torch.cuda.is_available():
         return "torch sees no CUDA device"
-    capability = torch.cuda.get_device_capability()
-    if not any(covers(target, capability) for target in targets):
-        return f"the device is sm_{capability[0]}{capability[1]}, the kernels were compiled for {', '.join(targets)}"
+    if not any(serves(torch.device("cuda", index)) for index in range(torch.cuda.device_count())):
+        major, minor = torch.cuda.get_device_capability()
+        return f"the device is sm_{major}{minor}, the kernels were compiled for {', '.join(targets)}"
     return None
+
+
+@functools.cache
+def serves(device: torch.device) -> bool:
+    """True when the extension's kernels run on ``device``; of several GPUs, not all may be covered."""
+    if extension is None or device.type != "cuda":
+        return extension is not None and device.type == "cpu"
+    capability = torch.cuda.get_device_capability(device)
+    return any(covers(target, capability) for target in extension.build_info()["cuda_targets"])
 
 
 def covers(target: str, capability: tuple[int, int]) -> bool:
