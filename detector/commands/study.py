@@ -16,7 +16,7 @@ up-sampling, not how they do on published generators."""
 
 _EPILOG = """\
 examples:
-  npr study --photos ~/Pictures --out study        about half an hour on two cores
+  npr study --photos ~/Pictures --out study        about 20 minutes on two cores
   npr study --out study --quick                    procedural photographs, a few minutes, figures that mean nothing
   npr study --photos ~/Pictures --out study --imagenet resnet50.pth    CNNDetection as published starts from these
 """
