@@ -60,6 +60,34 @@ __device__ inline uint32_t pack<BFloat>(float low, float high) {
 #endif
 }
 
+// max(0, .) of two floats, NaN if NaN, as a word of two bfloat16 numbers.
+__device__ inline uint32_t pack_rectified(float low, float high) {
+#if defined(__CUDACC__)
+  uint32_t result;
+  asm("cvt.rn.relu.bf16x2.f32 %0, %1, %2;" : "=r"(result) : "f"(high), "f"(low));
+  return result;
+#else
+  const auto rectified = [](float value) -> uint32_t {
+    return isnan(value) ? 0x7fff : emulator::float_to_bfloat(value > 0 ? value : 0);
+  };
+  return rectified(low) | rectified(high) << 16;
+#endif
+}
+
+// a b of two packed bfloat16 numbers, none of them below zero.
+__device__ inline uint32_t multiply_pairs(uint32_t a, uint32_t b) {
+#if defined(__CUDACC__)
+  uint32_t result;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(result) : "r"(a), "r"(b), "r"(0x80008000));
+  return result;
+#else
+  const auto multiply = [](uint32_t x, uint32_t y) -> uint32_t {
+    return emulator::float_to_bfloat(__uint_as_float(x << 16) * __uint_as_float(y << 16));
+  };
+  return multiply(a & 0xffff, b & 0xffff) | multiply(a >> 16, b >> 16) << 16;
+#endif
+}
+
 template <class T>
 __device__ T from_float(float value) {
   return T{uint16_t(pack<T>(value, 0.0f))};
@@ -127,6 +155,19 @@ __device__ void store_vector(T* out, const float (&values)[kVector<T>], int64_t 
 #pragma unroll
     for (int i = 0; i < kVector<T>; ++i) {
       if (i < count) out[i] = from_float<T>(values[i]);
+    }
+  }
+}
+
+// The same for results that are packed already.
+template <class T>
+__device__ void store_words(T* out, const uint32_t (&words)[4], int64_t count, bool aligned) {
+  if (aligned) {
+    __stcs(reinterpret_cast<uint4*>(out), uint4{words[0], words[1], words[2], words[3]});
+  } else {
+#pragma unroll
+    for (int i = 0; i < kVector<T>; ++i) {
+      if (i < count) out[i] = T{uint16_t(words[i / 2] >> (16 * (i % 2)))};
     }
   }
 }

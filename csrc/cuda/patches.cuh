@@ -94,12 +94,12 @@ NPR_HOST_DEVICE constexpr int spread(int tile, int index) {
   return 2 * tile / kRun * (4 * kRun) + index / 2 * kRun + 2 * tile % kRun + index % 2;
 }
 
-// Patches of kRows x kCols outputs, of number type T (Half or BFloat).
+// Patches of kRows x kCols outputs, of number type T (Half or BFloat). Tiles begin at even columns.
 template <class T, int kRows_, int kCols_>
 struct PatchTile {
   static constexpr int kRows = kRows_, kCols = kCols_, kPositions = kRows * kCols;
   static constexpr int kRun = kRows % 2 == 0 ? 2 : 3;  // rows that a thread walks down
-  static_assert(kRows % kRun == 0);
+  static_assert(kRows % kRun == 0 && kCols % 2 == 0);
 
   // Pixels under the tile, with the row and column of cells above and to the left of it; copies begin
   // at multiples of 16.
@@ -176,27 +176,62 @@ struct PatchTile {
     }
   }
 
-  // The differences of one cell that its neighbours need: (right, corner) and (below, corner).
-  struct Cell {
-    uint32_t right_corner, below_corner;
-  };
+  // Cells side by side that two neighbouring outputs need: to the left of both, the first's own, the second's own.
+  static constexpr int kCells = 3;
+  using Cells = uint32_t[kChannels][kCells];
 
+  static constexpr uint32_t k1024 = 0x64646464;
+
+  // Of a row of pixels, the two of each cell as float16 numbers 1024 + p. `offset`, a multiple of 4, is that of the
+  // first output's own cell.
   template <bool interleaved>
-  __device__ Cell cell(int channel, int row, int offset) const {
-    uint32_t pixels;  // anchor, right, below, corner
+  __device__ void load_pixels(Cells& pixels, int pixel_row, int offset) const {
     if constexpr (interleaved) {
-      const uint8_t* top = bytes + 2 * row * kInterleavedPitch + offset + channel;
-      const uint8_t* bottom = top + kInterleavedPitch;
-      pixels = top[0] | top[kChannels] << 8 | bottom[0] << 16 | uint32_t{bottom[kChannels]} << 24;
+      constexpr int kLeft = kChannels * kCell, kWords = 5;  // 2 bytes, and 18 of the cells
+      const auto* from = reinterpret_cast<const uint32_t*>(bytes + pixel_row * kInterleavedPitch + offset - kLeft - 2);
+      uint32_t words[kWords];
+#pragma unroll
+      for (int i = 0; i < kWords; ++i) words[i] = from[i];
+#pragma unroll
+      for (int channel = 0; channel < kChannels; ++channel) {
+#pragma unroll
+        for (int i = 0; i < kCells; ++i) {
+          const int first = 2 + i * kLeft + channel, word = first / 4, byte = first % 4;
+          if (byte == 0) {
+            pixels[channel][i] = permute_bytes(words[word], k1024, 0x4340);
+          } else {
+            const uint32_t two = permute_bytes(words[word], words[word + 1], byte | (byte + kChannels) << 4);
+            pixels[channel][i] = permute_bytes(two, k1024, 0x4140);
+          }
+        }
+      }
     } else {
-      const uint8_t* top = bytes + (channel * kPixelRows + 2 * row) * kPitch + offset;
-      const uint32_t bottom = *reinterpret_cast<const uint16_t*>(top + kPitch);
-      pixels = *reinterpret_cast<const uint16_t*>(top) | bottom << 16;
+#pragma unroll
+      for (int channel = 0; channel < kChannels; ++channel) {
+        const auto* own =
+            reinterpret_cast<const uint32_t*>(bytes + (channel * kPixelRows + pixel_row) * kPitch + offset);
+        pixels[channel][0] = permute_bytes(own[-1], k1024, 0x4342);
+        pixels[channel][1] = permute_bytes(own[0], k1024, 0x4140);
+        pixels[channel][2] = permute_bytes(own[0], k1024, 0x4342);
+      }
     }
-    constexpr uint32_t k1024 = 0x64646464;
-    const uint32_t anchors = permute_bytes(pixels, k1024, 0x4040);
-    return {number(subtract_halves(permute_bytes(pixels, k1024, 0x4341), anchors)),
-            number(subtract_halves(permute_bytes(pixels, k1024, 0x4342), anchors))};
+  }
+
+  // The differences of cells: (below, corner), and (0, right) if asked for.
+  template <bool interleaved>
+  __device__ void load_cells(Cells& below_corner, Cells* right, int row, int offset) const {
+    Cells top, bottom;
+    load_pixels<interleaved>(top, 2 * row, offset);
+    load_pixels<interleaved>(bottom, 2 * row + 1, offset);
+#pragma unroll
+    for (int channel = 0; channel < kChannels; ++channel) {
+#pragma unroll
+      for (int i = 0; i < kCells; ++i) {
+        const uint32_t anchor = top[channel][i];
+        below_corner[channel][i] = number(subtract_lower_half(bottom[channel][i], anchor));
+        if (right != nullptr) (*right)[channel][i] = number(subtract_lower_half(top[channel][i], anchor));
+      }
+    }
   }
 
   // Two float16 numbers as numbers of type T; integers up to 255 fit bfloat16 too.
@@ -208,29 +243,33 @@ struct PatchTile {
     }
   }
 
-  // A thread walks down the outputs of a column in one channel, and so forms the cells between them once.
+  // A thread walks down the outputs of two columns, and so forms the cells between them once.
   template <bool interleaved>
   __device__ void build_from(int col) {
-    constexpr int kPixelBytes = interleaved ? kChannels : 1;
-    const int start = (2 * col - 2) * kPixelBytes - first_byte(col, kPixelBytes);
+    constexpr int kPixelBytes = interleaved ? kChannels : 1, kPairs = kCols / 2;
+    const int start = (2 * col - 2) * kPixelBytes - first_byte(col, kPixelBytes);  // of the cell to the left
 #pragma unroll 1
-    for (int i = threadIdx.x; i < kChannels * kPositions / kRun; i += blockDim.x) {
-      const int x = i % kCols, run = i / kCols, channel = run / (kRows / kRun), row = run % (kRows / kRun) * kRun;
-      const int left_offset = start + 2 * x * kPixelBytes, offset = left_offset + 2 * kPixelBytes;
-      Cell upper_left = cell<interleaved>(channel, row, left_offset);
-      Cell upper = cell<interleaved>(channel, row, offset);
+    for (int i = threadIdx.x; i < kPairs * (kRows / kRun); i += blockDim.x) {
+      const int x = i % kPairs * 2, row = i / kPairs * kRun, offset = start + (x + 1) * kCell * kPixelBytes;
+      Cells upper, below_corner, right;
+      load_cells<interleaved>(upper, nullptr, row, offset);
 #pragma unroll
       for (int y = 0; y < kRun; ++y) {
-        const Cell left = cell<interleaved>(channel, row + y + 1, left_offset);
-        const Cell own = cell<interleaved>(channel, row + y + 1, offset);
-        patches[channel][patch_row((row + y) * kCols + x)] = {
-            permute_bytes(upper_left.right_corner, upper.below_corner, 0x5432),  // corner, below
-            permute_bytes(upper.below_corner, left.right_corner, 0x5432),        // corner, right
-            permute_bytes(own.right_corner, left.right_corner, 0x7610),          // right, corner
-            own.below_corner,                                                    // below, corner
-        };
-        upper_left = left;
-        upper = own;
+        load_cells<interleaved>(below_corner, &right, row + y + 1, offset);
+#pragma unroll
+        for (int channel = 0; channel < kChannels; ++channel) {
+#pragma unroll
+          for (int k = 0; k < 2; ++k) {
+            patches[channel][patch_row((row + y) * kCols + x + k)] = {
+                permute_bytes(upper[channel][k], upper[channel][k + 1], 0x5432),         // corner, below
+                permute_bytes(upper[channel][k + 1], right[channel][k], 0x7632),         // corner, right
+                permute_bytes(right[channel][k + 1], below_corner[channel][k], 0x7632),  // right, corner
+                below_corner[channel][k + 1],                                            // below, corner
+            };
+          }
+#pragma unroll
+          for (int k = 0; k < kCells; ++k) upper[channel][k] = below_corner[channel][k];
+        }
       }
     }
   }

@@ -20,17 +20,25 @@ __device__ inline uint32_t permute_bytes(uint32_t low, uint32_t high, uint32_t s
   return __byte_perm(low, high, selector);
 }
 
-// a - b of two packed float16 numbers.
-__device__ inline uint32_t subtract_halves(uint32_t a, uint32_t b) {
+// a - (b, b) of two packed float16 numbers, where b is the lower of two.
+__device__ inline uint32_t subtract_lower_half(uint32_t a, uint32_t b) {
 #if defined(__CUDACC__)
   uint32_t result;
-  asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
+  asm("{\n"
+      ".reg .b16 lower, upper;\n"
+      ".reg .b32 both;\n"
+      "mov.b32 {lower, upper}, %2;\n"
+      "mov.b32 both, {lower, lower};\n"
+      "sub.rn.f16x2 %0, %1, both;\n"
+      "}"
+      : "=r"(result)
+      : "r"(a), "r"(b));
   return result;
 #else
-  const auto subtract = [](uint16_t x, uint16_t y) {
-    return emulator::float_to_half(emulator::half_to_float(x) - emulator::half_to_float(y));
+  const auto subtract = [&](uint16_t x) -> uint32_t {
+    return emulator::float_to_half(emulator::half_to_float(x) - emulator::half_to_float(uint16_t(b)));
   };
-  return subtract(a, b) | uint32_t(subtract(a >> 16, b >> 16)) << 16;
+  return subtract(a) | subtract(a >> 16) << 16;
 #endif
 }
 
@@ -56,6 +64,36 @@ __device__ inline float max_or_nan(float a, float b) {
   return result;
 #else
   return isnan(a) || b < a ? a : b;
+#endif
+}
+
+// The largest of three packed pairs of bfloat16 numbers that are not negative, or NaN if one of them is: their
+// bits order as those of integers, and NaN is 0x7fff, the largest.
+__device__ inline uint32_t max_of_pairs(uint32_t a, uint32_t b, uint32_t c) {
+#if defined(__CUDACC__)
+#if __CUDA_ARCH__ >= 900
+  return __vimax3_s16x2(a, b, c);
+#else
+  uint32_t result;
+  asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
+  asm("max.NaN.bf16x2 %0, %0, %1;" : "+r"(result) : "r"(c));
+  return result;
+#endif
+#else
+  const auto max = [](uint32_t x, uint32_t y, uint32_t z) {
+    return uint32_t(uint16_t(std::max(int16_t(x), std::max(int16_t(y), int16_t(z)))));
+  };
+  return max(a, b, c) | max(a >> 16, b >> 16, c >> 16) << 16;
+#endif
+}
+
+// The smallest of three packed pairs of 16-bit integers without sign.
+__device__ inline uint32_t min_of_pairs(uint32_t a, uint32_t b, uint32_t c) {
+#if defined(__CUDACC__)
+  return __vimin3_u16x2(a, b, c);
+#else
+  const auto min = [](uint32_t x, uint32_t y, uint32_t z) { return std::min(x, std::min(y, z)); };
+  return min(a & 0xffff, b & 0xffff, c & 0xffff) | min(a >> 16, b >> 16, c >> 16) << 16;
 #endif
 }
 

@@ -74,7 +74,7 @@ constexpr int kGroup = 32;
 
 // Of the tensor-core kernels. Float16 has 11 bits, so a weight, times a power of two of its output
 // channel that makes the most of float16's range, is two terms: high + low, 22 bits. K is 48, three
-// k16 steps, small products first:
+// k16 steps, small products first (the stem's second step comes first):
 //
 //     step          k = 0..7              k = 8..15
 //      0      low,  channel 0       low,  channel 1
@@ -89,13 +89,19 @@ struct PackedWeights {
   uint32_t* words;  // [groups][32 lanes][kWords]
   float* unscale;   // [groups * kGroup]: undoes the power of two
   float* shift;     // [groups * kGroup]
+  float* start;     // [groups][4 lanes][kTiles][4]: shift / unscale as accumulators to start from, equal in g and g + 8
 
   static int64_t groups(int64_t outputs) { return 2 * ceil_div(outputs, 2 * kGroup); }  // kernels take them in pairs
-  static int64_t bytes(int64_t outputs) { return groups(outputs) * (kWarp * kWords + 2 * kGroup) * 4; }
+  static int64_t bytes(int64_t outputs) { return groups(outputs) * (kWarp * kWords + 4 * kGroup) * 4; }
   static PackedWeights at(void* workspace, int64_t outputs) {
     uint32_t* words = static_cast<uint32_t*>(workspace);
     float* unscale = reinterpret_cast<float*>(words + groups(outputs) * kWarp * kWords);
-    return {words, unscale, unscale + groups(outputs) * kGroup};
+    return {words, unscale, unscale + groups(outputs) * kGroup, unscale + 2 * groups(outputs) * kGroup};
+  }
+
+  // What this lane's accumulators of a tile start from.
+  __device__ const float* start_of(int64_t group, int tile) const {
+    return start + ((group * 4 + lane_index() % 4) * kTiles + tile) * 4;
   }
 };
 
@@ -182,8 +188,10 @@ __device__ void store_weights(const PackedWeightsOf<kRun>& to, const Folding& fo
   for (int distance = kWarp / 2; distance > 0; distance /= 2) {
     largest = fmax(largest, __shfl_xor_sync(~0u, largest, distance));
   }
-  // The largest weight becomes 2^13..2^14, so that the low term of one 2^-14 of it is still normal.
-  const int exponent = largest > 0 && isfinite(largest) ? 13 - ilogb(largest) : 0;
+  // The largest weight becomes 2^13..2^14, so that the low term of one 2^-14 of it is still normal; beside a shift
+  // 2^100 times as large, or at the end of float32's range, less of the weights will do.
+  largest = fmax(largest, fmax(ldexp(fabs(shift), -100), ldexp(1.0, -113)));
+  const int exponent = isfinite(largest) ? 13 - ilogb(largest) : 0;
   const float scaled = float(ldexp(weight, exponent));
   const Half high = from_float<Half>(scaled);
   const bool one_term = fast || !isfinite(scaled);
@@ -207,6 +215,8 @@ __device__ void store_weights(const PackedWeightsOf<kRun>& to, const Folding& fo
   if (k == 0) {
     to.unscale[output] = float(ldexp(1.0, -exponent));
     to.shift[output] = float(shift);
+    float* start = to.start + ((output / kGroup * 4 + index / 2) * PackedWeights::kTiles + tile) * 4 + index % 2;
+    start[0] = start[2] = float(ldexp(shift, exponent));
   }
 }
 
