@@ -12,7 +12,7 @@
 // Bytes: 48 read and O x size written, and O for the code, per pooled output; 256 images of 256x256 to
 // 64 channels are 50 MB and 134 MB in bfloat16, 67 MB of codes. Instructions of a warp for 8 pooled
 // outputs x 32 channels, in bfloat16 without codes: 24 MMA (16 if fast), 4 ldmatrix, 16 conversions, 12
-// maxima, 4 multiplications and some 50 more, with an eighth of the MMA again for the row that tiles
+// maxima, 4 multiplications and some 40 more, with an eighth of the MMA again for the row that tiles
 // share; 70 to form the patches, once for all channels. They decide: the products alone, 2 x 24 x 64
 // multiply-adds an output of the convolution, are 25.8 Gflop for the images above. Two blocks of 8 warps
 // fit a multiprocessor (128 registers a thread, 81 KB of shared memory a block, 98 KB with codes; where
@@ -263,7 +263,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) stem_forward_kernel(Problem
 
   for_each_tile(p.tiling, shared.patches, [&](const Tiling::Position& tile) {
     const PatchReader patches(shared.patches, cols - 1 - tile.col);
-    const int first_row = (tile.row + 1) / 2, col = tile.col / 2 + warp * 8 + g;
+    const int first_row = (tile.row + 1) >> 1, col = tile.col / 2 + warp * 8 + g;
     const bool emits = col < pooled_cols && (tile.col == 0 || warp > 0 || g > 0);
     const bool any = 2 * (col - g) < cols;     // of the warp's columns
     const int last_row = rows - 1 - tile.row;  // of the image
@@ -274,6 +274,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) stem_forward_kernel(Problem
       weights.fragments.load(p.weights, group);
       weights.load_start(p.weights, group);
       const int64_t first_channel = group * kGroup + t * kRun;
+      const int channels = int(p.outputs - first_channel);  // from there on
       const float* unscale_from = p.weights.unscale + first_channel;
       int64_t at = first_at + first_channel;
       uint32_t unscale_pairs[kTiles];
@@ -284,19 +285,20 @@ __global__ void __launch_bounds__(kThreads, kBlocks) stem_forward_kernel(Problem
         for (int j = 0; j < kTiles; ++j) unscale_pairs[j] = pack<BFloat>(unscale[2 * j], unscale[2 * j + 1]);
       }
 
-      Values above, maxima;
+      Values shared_rows[2], maxima;  // the rows of the convolution that two pooled ones share, in turn above and below
       Codes codes;
       if (first_row > 0) {
-        patches.convolve(above, weights, 0, p.fast);
+        patches.convolve(shared_rows[0], weights, 0, p.fast);
       } else {
-        above.clear();
+        shared_rows[0].clear();
       }
 
 #pragma unroll 2
       for (int y = 0; y < kPooledRows; ++y, at += pooled_cols * p.outputs) {
         constexpr int kValues = Shared<T, kSave>::kValues;
         if (any) {
-          Values below;
+          const Values& above = shared_rows[y % 2];
+          Values& below = shared_rows[1 - y % 2];
           if (!kPacked) weights.load_start(p.weights, group);  // registers are short
           patches.convolve(maxima, weights, 2 * y + 1, p.fast);
           if (!kPacked) weights.load_start(p.weights, group);
@@ -308,7 +310,6 @@ __global__ void __launch_bounds__(kThreads, kBlocks) stem_forward_kernel(Problem
             find_largest(maxima, above, below);
           }
           shared.exchange.put(y % 2, 0, maxima.odd);
-          above = below;
         }
         __syncthreads();
         if (!any) continue;
@@ -317,7 +318,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks) stem_forward_kernel(Problem
         shared.exchange.get(y % 2, 0, left);
 #pragma unroll
         for (int i = 0; i < Values::kCount; ++i) largest[i] = largest_of(left[i], maxima.even[i], maxima.odd[i]);
-        const bool stores = emits && first_row + y < pooled_rows;
+        const bool stores = emits && y < pooled_rows - first_row;
         uint32_t words[kTiles];
         if constexpr (std::is_same_v<T, BFloat>) round(words, largest, unscale_pairs);
         uint32_t first_codes[kTiles];
@@ -328,7 +329,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks) stem_forward_kernel(Problem
         }
 #pragma unroll
         for (int run = 0; run < 8 / kRun; ++run) {
-          const int64_t offset = at + run * 4 * kRun, count = p.outputs - first_channel - run * 4 * kRun;
+          const int64_t offset = at + run * 4 * kRun;
+          const int count = channels - run * 4 * kRun;
           if (!stores || count <= 0) continue;
           if constexpr (std::is_same_v<T, BFloat>) {
             store_words(out + offset, words, count, p.aligned);
