@@ -12,8 +12,8 @@ from tests.detector.training.folders import make_split
 def data(tmp_path):
     pytest.importorskip("matplotlib")
     for i, name in enumerate(("cat", "dog", "elk")):
-        make_split(tmp_path / "data/train" / name, 4, [1, i])
-        make_split(tmp_path / "data/val" / name, 2, [2, i])
+        make_split(tmp_path / "data/train" / name, 4, seed=10 + i)
+        make_split(tmp_path / "data/val" / name, 2, seed=20 + i)
     make_split(tmp_path / "data/test/alpha", 3, 5)
     return tmp_path / "data"
 

@@ -25,10 +25,10 @@ def data(tmp_path_factory):
     """Three classes to train on, two generators to test on."""
     root = tmp_path_factory.mktemp("data")
     for i, name in enumerate(CLASSES):
-        make_split(root / "train" / name, 4 + i, [1, i])
-        make_split(root / "val" / name, 2, [2, i])
+        make_split(root / "train" / name, 4 + i, seed=10 + i)
+        make_split(root / "val" / name, 2, seed=20 + i)
     for i, name in enumerate(("alpha", "beta")):
-        make_split(root / "test" / name, 3, [3, i])
+        make_split(root / "test" / name, 3, seed=30 + i)
     return root
 
 
