@@ -168,10 +168,10 @@ def test_ties_fall_as_in_max_pool2d(implementation, rng):
         bn_weight=integers(-2, 3, outputs),
         bn_bias=integers(-2, 3, outputs),
         mean=integers(-2, 3, outputs).double(),
-        var=torch.ones(outputs, dtype=torch.float64),
+        var=torch.full((outputs,), 1 - 2.0**-10, dtype=torch.float64),  # with eps, exactly 1
         normalisation=Normalisation([1 / 255] * 3, 1.0),
         training=False,
-        eps=0.0,
+        eps=2.0**-10,
     )
     assert stem.normalisation.channel_scale == [1.0] * 3
     out, code, _, _ = stem.forward(implementation)
