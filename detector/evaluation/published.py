@@ -92,18 +92,18 @@ FORENSYNTHS_13 = (
 GANGEN = (
     Published(
         "NPR",
-        f"{_NPR}, Table 2",
+        _NPR,
         mean_accuracy=93.2,
         note="Users of an earlier copy of the set could not reproduce it (the repository's issue 2).",
     ),
-    Published("UnivFD (Ojha)", f"{_NPR}, Table 2", mean_accuracy=77.6),
+    Published("UnivFD (Ojha)", _NPR, mean_accuracy=77.6),
 )
 
-DIFFUSION_FORENSICS = (Published("NPR", f"{_NPR}, Table 3", mean_accuracy=95.3),)
+DIFFUSION_FORENSICS = (Published("NPR", _NPR, mean_accuracy=95.3),)
 
-UNIVERSAL_FAKE_DETECT = (Published("NPR", f"{_NPR}, Table 4", mean_accuracy=95.2),)
+UNIVERSAL_FAKE_DETECT = (Published("NPR", _NPR, mean_accuracy=95.2),)
 
-DIFFUSION_1K_STEP = (Published("NPR", f"{_NPR}, Table 5", mean_accuracy=80.1),)
+DIFFUSION_1K_STEP = (Published("NPR", _NPR, mean_accuracy=80.1),)
 
 _SIXTEEN = "ProGAN StyleGAN BigGAN CycleGAN StarGAN GauGAN StyleGAN2 WFIR ADM Glide Midjourney SDv1.4 SDv1.5 VQDM "
 _SIXTEEN += "Wukong DALLE2"
