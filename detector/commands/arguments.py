@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+    from detector.data import Preprocessing
+
 
 class UsageError(Exception):
     """Arguments that do not go together: exit status 2, as for those that argparse refuses."""
@@ -78,6 +80,13 @@ def add_policy(parser: argparse.ArgumentParser) -> None:
         help="treat images otherwise than in the training: whole and never resized, resized to a square, "
         "or the centre crop",
     )
+
+
+def find_preprocessing(args: argparse.Namespace, own: Preprocessing) -> Preprocessing:
+    """A detector's own treatment of images, with the policy of --policy where it is given."""
+    from dataclasses import replace
+
+    return own if args.policy is None else replace(own, policy=args.policy)
 
 
 def find_device(name: str | None) -> torch.device:

@@ -8,7 +8,15 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from detector.commands.arguments import add_device, add_policy, add_weights, find_device, find_weights, positive_int
+from detector.commands.arguments import (
+    add_device,
+    add_policy,
+    add_weights,
+    find_device,
+    find_preprocessing,
+    find_weights,
+    positive_int,
+)
 
 if TYPE_CHECKING:
     from detector.detection import Detection
@@ -48,15 +56,13 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit status: 1 where a file could not be read."""
-    from dataclasses import replace
-
     from detector.detection import detect, find_files
     from detector.memory import keep_freed_memory
     from detector.models import load_checkpoint
 
     keep_freed_memory()
     model = load_checkpoint(find_weights(args.weights), find_device(args.device))
-    preprocessing = replace(model.preprocessing, policy=args.policy) if args.policy else None
+    preprocessing = find_preprocessing(args, model.preprocessing)
     files = find_files(_arguments(args.paths))
     failed = False
     if not args.json:

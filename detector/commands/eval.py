@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from detector.commands.arguments import find_device, natural_int
+from detector.commands.arguments import find_device, find_preprocessing, natural_int
 from detector.commands.measuring import (
     Named,
     add_measuring,
@@ -137,11 +137,10 @@ def _evaluate(args: argparse.Namespace, detector: Named, collection: Collection,
     from detector.evaluation import evaluate
 
     own = detector.model.preprocessing
-    preprocessing = preset.preprocessing(own) if preset else own
     evaluation = evaluate(
         detector.model,
         collection,
-        preprocessing=replace(preprocessing, policy=args.policy or preprocessing.policy),
+        preprocessing=find_preprocessing(args, preset.preprocessing(own) if preset else own),
         batch_size=args.batch_size,
         workers=count_workers(args),
         bootstrap=args.bootstrap,

@@ -8,7 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from detector.commands.arguments import add_device, add_policy, add_weights, find_device, find_weights
+from detector.commands.arguments import (
+    add_device,
+    add_policy,
+    add_weights,
+    find_device,
+    find_preprocessing,
+    find_weights,
+)
 
 _DESCRIPTION = """\
 Draw for every image one picture, OUT/NAME.png: the image, the class activation map (red speaks for generated, blue for
@@ -39,8 +46,6 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit status: 1 where a file could not be read."""
-    from dataclasses import replace
-
     from detector.data import ImageError, decode
     from detector.detection import Detection, find_files
     from detector.explain import explain
@@ -51,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     keep_freed_memory()
     new_figure(1, 1)  # says before the work that matplotlib is missing
     model = load_checkpoint(find_weights(args.weights), find_device(args.device))
-    preprocessing = replace(model.preprocessing, policy=args.policy) if args.policy else model.preprocessing
+    preprocessing = find_preprocessing(args, model.preprocessing)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     used: set[str] = set()

@@ -7,7 +7,15 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detector.commands.arguments import add_device, add_policy, add_weights, find_device, find_weights, positive_int
+from detector.commands.arguments import (
+    add_device,
+    add_policy,
+    add_weights,
+    find_device,
+    find_preprocessing,
+    find_weights,
+    positive_int,
+)
 
 if TYPE_CHECKING:
     from detector.detection import Detection
@@ -46,8 +54,6 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit status: 1 where a file could not be read."""
-    from dataclasses import replace
-
     from detector.console import Meter
     from detector.detection import detect, find_files
     from detector.files import check_writable
@@ -58,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     if args.sheet is not None:
         check_writable(args.sheet)
     model = load_checkpoint(find_weights(args.weights), find_device(args.device))
-    preprocessing = replace(model.preprocessing, policy=args.policy) if args.policy else None
+    preprocessing = find_preprocessing(args, model.preprocessing)
     files = list(find_files(args.paths))
     ranked: list[Detection] = []
     failed: list[Detection] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from detector.commands.arguments import find_device, names
+from detector.commands.arguments import find_device, find_preprocessing, names
 from detector.commands.measuring import (
     add_measuring,
     count_workers,
@@ -44,8 +44,6 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit status: 1 where no image could be read."""
-    from dataclasses import replace
-
     from detector.console import say
     from detector.evaluation import SWEEPS, as_robustness_table, print_table, robustness, write_results
     from detector.files import check_writable
@@ -78,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
             model,
             collection,
             sweeps={sweep: SWEEPS[sweep] for sweep in args.sweeps or SWEEPS},
-            preprocessing=replace(model.preprocessing, policy=args.policy or model.preprocessing.policy),
+            preprocessing=find_preprocessing(args, model.preprocessing),
             seed=args.seed,
             batch_size=args.batch_size,
             workers=count_workers(args),
