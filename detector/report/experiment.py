@@ -10,15 +10,8 @@ from detector.report.markup import Section, cell, paragraph, rate, table
 
 
 def experiment_sections(results: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -> list[Section]:
-    """A section for each study.
-
-    Raises:
-        ValueError: a result is damaged.
-    """
-    try:
-        return [_section(result) for result in results]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"a damaged record of a study ({type(error).__name__}: {error})") from error
+    """A section for each study."""
+    return [_section(result) for result in results]
 
 
 def _section(result: Mapping[str, Any]) -> Section:

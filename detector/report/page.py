@@ -52,12 +52,13 @@ def render(title: str, results: Sequence[Mapping[str, Any]]) -> str:
     if not results:
         raise ValueError("no results to report")
     of_detector = colours(str(result["detector"]) for result in results if "detector" in result)
-    sections = [
-        section
-        for kind, make in SECTIONS.items()
-        if (members := [result for result in results if result["kind"] == kind])
-        for section in make(members, of_detector)
-    ]
+    sections: list[Section] = []
+    for kind, make in SECTIONS.items():
+        if members := [result for result in results if result["kind"] == kind]:
+            try:
+                sections += make(members, of_detector)
+            except (KeyError, TypeError, AttributeError) as error:
+                raise ValueError(f"a damaged result of kind {kind} ({type(error).__name__}: {error})") from error
     simulated = any(result.get("simulated") for result in results)
     sections += [limits(simulated), making(results)]
     return _page(title, sections, simulated)

@@ -11,15 +11,8 @@ from detector.report.plots import FAINT, Plot, colours
 
 
 def study_sections(results: Sequence[Mapping[str, Any]], _: Mapping[str, str]) -> list[Section]:
-    """A section for each series.
-
-    Raises:
-        ValueError: a result is damaged.
-    """
-    try:
-        return [_section(result) for result in results]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"a damaged result of a study ({type(error).__name__}: {error})") from error
+    """A section for each series."""
+    return [_section(result) for result in results]
 
 
 def _section(result: Mapping[str, Any]) -> Section:

@@ -168,7 +168,7 @@ def test_without_simulated_generators(data, tmp_path):
         ([{"kind": "horoscope"}], "kind horoscope; known are"),
         ([{"kind": "evaluation", "detector": "d"}], "does not say its"),
         ([{"kind": "robustness", "detector": "d"}], "does not say its"),
-        ([{"kind": "diversity", "held": "x"}], "damaged result of a study"),
+        ([{"kind": "diversity", "held": "x"}], "damaged result of kind diversity"),
     ],
 )
 def test_bad_results_leave_no_file(results, message, tmp_path):
