@@ -133,7 +133,11 @@ def _stem(case: Case) -> nn.Module:
 
 
 def stem_inference(case: Case) -> Call:
-    function = case.compiled(_stem(case).eval())
+    return _inference(case, _stem(case))
+
+
+def _inference(case: Case, module: nn.Module) -> Call:
+    function = case.compiled(module.eval())
 
     def call(i: int) -> None:
         with torch.no_grad(), case.autocast():
@@ -162,13 +166,7 @@ def _detector(case: Case) -> nn.Module:
 
 
 def detector_inference(case: Case) -> Call:
-    model = _detector(case).eval()
-
-    def call(i: int) -> None:
-        with torch.no_grad(), case.autocast():
-            model(case.image(i))
-
-    return call
+    return _inference(case, _detector(case))
 
 
 def detector_training(case: Case) -> Call:

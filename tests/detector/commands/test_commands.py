@@ -12,18 +12,9 @@ import torch
 from PIL import Image
 
 from detector.cli import COMMANDS, main
-from detector.data import Preprocessing
-from detector.models import NPRDetector, load_checkpoint, save_checkpoint
+from detector.models import load_checkpoint
 from npr_kernels import __version__
 from tests.detector.training.folders import make_data, make_split
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("run") / "best.safetensors"
-    save_checkpoint(path, NPRDetector(Preprocessing(crop=16)))
-    return path
 
 
 @pytest.fixture(scope="module")

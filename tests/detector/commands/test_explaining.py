@@ -4,23 +4,12 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from detector.cli import main
-from detector.data import Preprocessing
-from detector.models import NPRDetector, save_checkpoint
 from tests.detector.training.folders import make_split
 
 pytest.importorskip("matplotlib")
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("run") / "best.safetensors"
-    save_checkpoint(path, NPRDetector(Preprocessing(crop=16)))
-    return path
 
 
 @pytest.fixture(scope="module")
