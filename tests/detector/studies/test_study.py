@@ -144,7 +144,7 @@ def test_on_the_page(tmp_path):
     page = re.sub("</?span>", "", (tmp_path / "page.html").read_text())
     for text in ("random weights", "36\u202f000", "1.5 min", "npr synth --photos &#x27;&lt;b&gt;&#x27;"):
         assert text in page
-    with pytest.raises(ValueError, match="damaged record of a study"):
+    with pytest.raises(ValueError, match="damaged result of kind study"):
         write_report(tmp_path / "page.html", "title", [{"kind": "study"}])
 
 
