@@ -1,8 +1,16 @@
 """Evaluation of detectors: metrics with intervals, a row for each generator, robustness curves, and tables of them."""
 
+from detector.evaluation.binomial import clopper_pearson
 from detector.evaluation.comparison import Comparison, compare
 from detector.evaluation.evaluate import Evaluation, Row, evaluate
-from detector.evaluation.metrics import THRESHOLD, Metrics, average_precision, compute_metrics, roc_auc
+from detector.evaluation.metrics import (
+    THRESHOLD,
+    Metrics,
+    average_precision,
+    balanced_average_precision,
+    compute_metrics,
+    roc_auc,
+)
 from detector.evaluation.presets import PRESETS, Preset, find_preset
 from detector.evaluation.results import read_results, write_results
 from detector.evaluation.robustness import SWEEPS, Condition, Robustness, robustness
@@ -28,6 +36,8 @@ __all__ = [
     "as_robustness_table",
     "as_table",
     "average_precision",
+    "balanced_average_precision",
+    "clopper_pearson",
     "compare",
     "compute_metrics",
     "draw_subset",

@@ -103,6 +103,20 @@ def average_precision(labels: ArrayLike, scores: ArrayLike) -> float | None:
     return float(np.sum(np.diff(recall) * hits / drawn))
 
 
+def balanced_average_precision(labels: ArrayLike, scores: ArrayLike) -> float | None:
+    """Average precision with reals and fakes weighing one half each, whatever their counts; None without both classes.
+
+    The precision at a threshold is TPR / (TPR + FPR), so that guessing tends to 0.5, and figures compare between sets
+    of any counts. Equals ``sklearn.metrics.average_precision_score`` with each image weighing 1 / (images of its
+    label).
+    """
+    curve = roc_curve(labels, scores)
+    if curve is None:
+        return None
+    recall, called = curve.true_rate, curve.true_rate + curve.false_rate
+    return float(np.sum(np.diff(recall) * recall[1:] / called[1:]))
+
+
 def chance_average_precision(reals: int, fakes: int) -> float | None:
     """The average precision to expect of scores that know nothing; None without both classes.
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as truth
 
-from detector.evaluation import average_precision, compute_metrics, roc_auc
+from detector.evaluation import average_precision, balanced_average_precision, compute_metrics, roc_auc
 from detector.evaluation.metrics import chance_average_precision, fpr_at_recall, reliability
 
 
@@ -100,6 +100,39 @@ def test_chance_equals_the_mean_over_all_orders(reals, fakes):
     assert chance_average_precision(reals, 0) is None
 
 
+@pytest.mark.parametrize("distinct", [1, 2, 5, 50, 10**9])
+def test_balanced_average_precision_equals_weighted_scikit_learn(distinct):
+    rng = np.random.default_rng()
+    for _ in range(30):
+        labels, scores = draw(rng, distinct)
+        weights = np.where(labels, 1 / labels.sum(), 1 / (1 - labels).sum())
+        expected = truth.average_precision_score(labels, scores, sample_weight=weights)
+        assert balanced_average_precision(labels, scores) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("distinct", [5, 10**9])
+def test_balanced_average_precision_does_not_see_counts(distinct):
+    """More of the same reals, or of the same fakes, change average precision and nothing of the balanced one."""
+    rng = np.random.default_rng()
+    labels, scores = np.repeat([0, 1], 40), rng.integers(0, distinct, 80) / distinct
+    balanced = balanced_average_precision(labels, scores)
+    assert balanced == pytest.approx(average_precision(labels, scores), abs=1e-12)
+    for label in (0, 1):
+        times = np.where(labels == label, int(rng.integers(2, 9)), 1)
+        repeated = np.repeat(labels, times), np.repeat(scores, times)
+        assert balanced_average_precision(*repeated) == pytest.approx(balanced, abs=1e-12)
+        assert abs(average_precision(*repeated) - balanced) > 1e-3
+
+
+def test_balanced_average_precision_of_guessing_and_of_one_class():
+    rng = np.random.default_rng()
+    labels = rng.random(100_000) < 0.02
+    assert balanced_average_precision(labels, rng.random(100_000)) == pytest.approx(0.5, abs=0.03)
+    assert balanced_average_precision(labels, np.zeros(100_000)) == pytest.approx(0.5, abs=1e-12)
+    assert balanced_average_precision([1, 1], [0.1, 0.9]) is None
+    assert balanced_average_precision([0], [0.1]) is None
+
+
 def test_half_is_real():
     got = compute_metrics([0, 1], [0.5, 0.5])
     assert (got.real_accuracy, got.fake_accuracy, got.accuracy) == (1.0, 0.0, 0.5)
@@ -130,7 +163,7 @@ def test_empty():
         ([0, 1], [0.5, 1.5], r"in 0..1, got 0.5 to 1.5"),
     ],
 )
-@pytest.mark.parametrize("function", [compute_metrics, average_precision, roc_auc])
+@pytest.mark.parametrize("function", [compute_metrics, average_precision, balanced_average_precision, roc_auc])
 def test_bad_input(function, labels, scores, match):
     with pytest.raises(ValueError, match=match):
         function(labels, scores)

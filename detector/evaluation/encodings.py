@@ -1,0 +1,62 @@
+"""How image files are encoded, told by their first bytes: whether pixels lost something when they were stored.
+
+It says nothing of what an image was before: a PNG may hold what a JPEG has left.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterable
+
+from PIL import Image
+
+LOSSLESS = frozenset({"PNG", "TIFF", "BMP", "PPM", "lossless WebP"})
+"""Encodings that give back the pixels they were given."""
+
+JPEG = "JPEG"
+
+UNKNOWN = "unknown"
+
+# Pillow's names of what TIFF files hold as JPEG or WebP.
+_LOSSY_TIFF = frozenset({"jpeg", "tiff_jpeg", "webp"})
+
+
+def encoding(path: str | os.PathLike[str]) -> str:
+    """The file's encoding: "PNG", "JPEG", "TIFF", "lossy TIFF", "WebP", "lossless WebP", another of Pillow's names, or
+    UNKNOWN where Pillow does not know it or it cannot be read. No pixel is decoded."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of large images, which decoding judges
+            with Image.open(path) as image:
+                found = image.format or UNKNOWN
+                compression = image.info.get("compression")
+    except Exception:  # Pillow meets hostile bytes here and answers with exceptions of many kinds
+        return UNKNOWN
+    if found == "TIFF" and compression in _LOSSY_TIFF:
+        return "lossy TIFF"
+    if found == "WEBP":
+        return "lossless WebP" if _is_lossless_webp(path) else "WebP"
+    return JPEG if found == "MPO" else found  # several JPEGs in one file, of which the first counts
+
+
+def count_encodings(paths: Iterable[str | os.PathLike[str]]) -> dict[str, int]:
+    """Images of each encoding, the most frequent first."""
+    counts = Counter(map(encoding, paths))
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _is_lossless_webp(path: str | os.PathLike[str]) -> bool:
+    """Whether the first image's chunk is VP8L (RFC 9649); the extended format puts others before it."""
+    with open(path, "rb") as file:
+        file.seek(12)  # "RIFF", the size, "WEBP"
+        while len(head := file.read(8)) == 8:
+            kind, size = head[:4], int.from_bytes(head[4:], "little")
+            if kind == b"ANMF":  # a frame of an animation: 16 bytes about it, then chunks of its own
+                file.seek(16, os.SEEK_CUR)
+                continue
+            if kind in (b"VP8 ", b"VP8L"):
+                return kind == b"VP8L"
+            file.seek(size + size % 2, os.SEEK_CUR)
+    return False
