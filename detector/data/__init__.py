@@ -13,6 +13,7 @@ from detector.data.layouts import (
     Sample,
     find_images,
     has_split,
+    label_of,
     list_images,
 )
 from detector.data.preprocessing import Preprocessing
@@ -39,5 +40,6 @@ __all__ = [
     "decode",
     "find_images",
     "has_split",
+    "label_of",
     "list_images",
 ]

@@ -163,6 +163,12 @@ def has_split(root: str | os.PathLike[str], split: str) -> bool:
     return any(folder.split == split for folder in _labelled_folders(Path(root)))
 
 
+def label_of(folder: str) -> int | None:
+    """REAL or FAKE where a folder of this name labels every image below it, else None."""
+    label = _LABELS.get(folder.lower())
+    return None if label is None else label[0]
+
+
 def list_images(folder: str | os.PathLike[str]) -> tuple[list[Path], int]:
     """Image files below a folder, told by their extension in any case and sorted, and the number of other files.
 

@@ -11,6 +11,7 @@ from detector.evaluation.metrics import (
     compute_metrics,
     roc_auc,
 )
+from detector.evaluation.pools import Pool, find_pool, parse_pools, pools_by_encoding, with_pools
 from detector.evaluation.presets import PRESETS, Preset, find_preset
 from detector.evaluation.results import read_results, write_results
 from detector.evaluation.robustness import SWEEPS, Condition, Robustness, robustness
@@ -26,6 +27,7 @@ __all__ = [
     "Condition",
     "Evaluation",
     "Metrics",
+    "Pool",
     "Preset",
     "Robustness",
     "Row",
@@ -42,11 +44,15 @@ __all__ = [
     "compute_metrics",
     "draw_subset",
     "evaluate",
+    "find_pool",
     "find_preset",
+    "parse_pools",
+    "pools_by_encoding",
     "print_table",
     "read_results",
     "robustness",
     "roc_auc",
     "score_collection",
+    "with_pools",
     "write_results",
 ]
