@@ -99,13 +99,13 @@ class Preprocessing:
         height, width = (max(side, self.crop) for side in image.shape[1:])
         top = _draw(height - self.crop + 1, generator)
         left = _draw(width - self.crop + 1, generator)
-        # Drawn in any case, and before the degradation, so that crops depend neither on flips nor on augmentation.
+        # Drawn in any case, and before the delivery, so that crops depend neither on flips nor on augmentation.
         mirrored = _draw(2, generator) == 1
-        degradation = (augmentation or Augmentation()).draw(generator)
+        delivery = (augmentation or Augmentation()).draw(generator)
         if (height, width) == tuple(image.shape[1:]):
-            image = degradation.crop(image, top, left, self.crop)
+            image = delivery.crop(image, top, left, self.crop, generator)
         else:
-            image = _tile(degradation(image), self.crop)[:, top : top + self.crop, left : left + self.crop]
+            image = _tile(delivery(image, generator), self.crop)[:, top : top + self.crop, left : left + self.crop]
         return image.flip(2) if self.flip and mirrored else image
 
     def test_view(self, image: Tensor) -> Tensor:

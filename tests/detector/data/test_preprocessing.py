@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from detector.data import Augmentation, Degradation, Preprocessing
+from detector.data import Augmentation, Delivery, Preprocessing
 
 
 def random_image(height, width):
@@ -54,7 +54,7 @@ ALWAYS = Augmentation(1.0, (1.5, 1.5), 1.0, (60, 60), ("pillow",))
 def test_crops_are_taken_from_the_degraded_image_where_they_were(policy):
     image, preprocessing = random_image(50, 61), Preprocessing(policy, crop=24, resize=40, flip=False)
     whole = Preprocessing("resize", crop=24, resize=40).test_view(image) if policy == "resize" else image
-    degraded = Degradation(1.5, 60, "pillow")(whole)
+    degraded = Delivery.parse("blur:1.5,jpeg:60")(whole, seeded())
     for seed in range(5):
         plain = preprocessing.training_view(image, seeded(seed))
         place = (windows(whole, 24) == plain).flatten(1).all(1).nonzero().item()
@@ -64,7 +64,7 @@ def test_crops_are_taken_from_the_degraded_image_where_they_were(policy):
 
 def test_small_images_are_degraded_before_they_are_tiled():
     image = random_image(20, 9)
-    degraded = Degradation(1.5, 60, "pillow")(image)
+    degraded = Delivery.parse("blur:1.5,jpeg:60")(image, seeded())
     view = Preprocessing(crop=18, flip=False).training_view(image, seeded(), ALWAYS)
     assert (windows(degraded.repeat(1, 1, 2), 18) == view).flatten(1).all(1).any()
 
