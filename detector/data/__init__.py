@@ -1,6 +1,6 @@
 """Real and generated images: decoding, layouts, deliveries, preprocessing, and the dataset that a DataLoader reads."""
 
-from detector.data.augment import Augmentation
+from detector.data.augment import Augmentation, BlurJpeg, RandomDelivery
 from detector.data.dataset import BadImage, Batch, EpochSampler, ImageDataset, Transform, collate
 from detector.data.decode import MAX_PIXELS, ImageError, decode
 from detector.data.delivery import Delivery
@@ -27,6 +27,7 @@ __all__ = [
     "Augmentation",
     "BadImage",
     "Batch",
+    "BlurJpeg",
     "Collection",
     "DataError",
     "Delivery",
@@ -34,6 +35,7 @@ __all__ = [
     "ImageDataset",
     "ImageError",
     "Preprocessing",
+    "RandomDelivery",
     "Sample",
     "Transform",
     "collate",

@@ -1,19 +1,48 @@
-"""What befalls training images at random: Wang et al.'s blur and JPEG. Each drawing is a Delivery."""
+"""What befalls training images at random: the blur and JPEG of Wang et al., or whole histories.
+
+Each drawing is a Delivery, so that it can be printed and done again. The drawings follow from the generator and the
+numbers that they are asked with alone: neither from what is installed nor from the images' labels.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, Protocol, TypeVar, get_args
 
 import torch
 
-from detector.data.degradations import Encoder, check_encoder, check_not_negative, check_quality
+from detector.data.degradations import (
+    Encoder,
+    Filter,
+    Subsampling,
+    check_encoder,
+    check_not_negative,
+    check_quality,
+    check_webp,
+)
 from detector.data.delivery import Delivery
-from detector.data.steps import Blur, Jpeg, Step
+from detector.data.steps import Blur, Jpeg, Resize, Shift, Size, Step, Webp
+
+T = TypeVar("T")
+
+
+class Augmentation(Protocol):
+    """What befalls training images: a way to draw deliveries."""
+
+    def draw(self, generator: torch.Generator, size: Size, crop: int) -> Delivery:
+        """The delivery of one image. Takes the same number of draws whatever the outcome.
+
+        Args:
+            generator: the only source of randomness.
+            size: height and width of the image.
+            crop: side of the square that is cut out of the delivered image, which is not made smaller than that.
+        """
 
 
 @dataclass(frozen=True)
-class Augmentation:
+class BlurJpeg:
     """Random blur, then random JPEG, as Wang et al. degrade training images (CVPR 2020, Section 4.1).
 
     Attributes:
@@ -36,29 +65,21 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         for name in ("blur_probability", "jpeg_probability"):
-            if check_not_negative(name, getattr(self, name)) > 1:
-                raise ValueError(f"{name} must be in 0..1, got {getattr(self, name)}")
-        for name in ("blur_sigma", "jpeg_quality"):
-            object.__setattr__(self, name, _interval(name, getattr(self, name)))
+            _check_probability(name, getattr(self, name))
+        object.__setattr__(self, "blur_sigma", _interval("blur_sigma", self.blur_sigma))
         for sigma in self.blur_sigma:
             check_not_negative("blur_sigma", sigma)
-        for quality in self.jpeg_quality:
-            check_quality("jpeg_quality", quality)
-        if isinstance(self.jpeg_encoders, str) or not self.jpeg_encoders:
-            raise ValueError(f"jpeg_encoders must be a tuple of names, not empty, got {self.jpeg_encoders!r}")
-        object.__setattr__(self, "jpeg_encoders", tuple(self.jpeg_encoders))
-        for encoder in self.jpeg_encoders:
-            check_encoder("jpeg_encoders", encoder, installed=self.jpeg_probability > 0)
+        object.__setattr__(self, "jpeg_quality", _qualities(self.jpeg_quality))
+        object.__setattr__(self, "jpeg_encoders", _encoders(self.jpeg_encoders, self.jpeg_probability))
 
-    def draw(self, generator: torch.Generator) -> Delivery:
-        """What befalls one image. Takes the same number of draws whatever the outcome."""
+    def draw(self, generator: torch.Generator, size: Size, crop: int) -> Delivery:
+        """See :class:`Augmentation`. The size of the image changes nothing, and does not change."""
         blurred = _uniform(generator) < self.blur_probability
         low, high = self.blur_sigma
         sigma = low + (high - low) * _uniform(generator)
         compressed = _uniform(generator) < self.jpeg_probability
-        lowest, highest = self.jpeg_quality
-        quality = int(torch.randint(lowest, highest + 1, (), generator=generator))
-        encoder = self.jpeg_encoders[int(torch.randint(len(self.jpeg_encoders), (), generator=generator))]
+        quality = _whole(*self.jpeg_quality, generator)
+        encoder = _one(self.jpeg_encoders, generator)
         steps: list[Step] = []
         if blurred:
             steps.append(Blur(sigma))
@@ -67,8 +88,119 @@ class Augmentation:
         return Delivery(tuple(steps))
 
 
+HISTORIES: tuple[tuple[str, ...], ...] = (
+    ("resize",),
+    ("jpeg",),
+    ("webp",),
+    ("shift", "jpeg"),
+    ("resize", "jpeg"),
+    ("resize", "webp"),
+    ("jpeg", "shift", "jpeg"),
+    ("jpeg", "resize", "jpeg"),
+)
+"""What RandomDelivery draws among, by the names of the steps: what cameras, editors and web sites do.
+
+The crops that training takes shift the grid of cells already; "shift" is there to move it over the grid of a codec.
+"""
+
+SHRINKING = (0.3, 1.0)
+"""Lowest and highest factor that is drawn."""
+
+_SHRINKING_FILTERS: tuple[Filter, ...] = ("bilinear", "bicubic", "lanczos", "area")
+_SUBSAMPLINGS: tuple[Subsampling, ...] = ("420", "444")
+_SHIFT = 15  # rows and columns, at most: any place on the grid of JPEG's and WebP's 16x16 blocks
+
+
+@dataclass(frozen=True)
+class RandomDelivery:
+    """Random histories, the same for real and generated images, so that none of them tells the label.
+
+    One of HISTORIES, each as likely as the others. The factor of "resize" is uniform over SHRINKING as far as the crop
+    allows, its filter bilinear, bicubic, lanczos or area; "shift" cuts off 0 to 15 rows and columns, as far as the crop
+    allows; JPEG halves chroma or does not; an image that JPEG meets twice gets both from independent draws.
+
+    Attributes:
+        probability: that anything happens at all.
+        jpeg_quality: lowest and highest quality of JPEG and WebP, both included, drawn uniformly.
+        jpeg_encoders: "opencv" and "pillow", or one of them; drawn uniformly.
+
+    Raises:
+        TypeError, ValueError: a value is of the wrong kind or out of range; an encoder is not installed.
+    """
+
+    probability: float = 2 / 3
+    jpeg_quality: tuple[int, int] = (30, 100)
+    jpeg_encoders: tuple[Encoder, ...] = get_args(Encoder)
+
+    def __post_init__(self) -> None:
+        _check_probability("probability", self.probability)
+        object.__setattr__(self, "jpeg_quality", _qualities(self.jpeg_quality))
+        object.__setattr__(self, "jpeg_encoders", _encoders(self.jpeg_encoders, self.probability))
+        if self.probability > 0:
+            check_webp()
+
+    def draw(self, generator: torch.Generator, size: Size, crop: int) -> Delivery:
+        """See :class:`Augmentation`."""
+        happens = _uniform(generator) < self.probability
+        history = _one(HISTORIES, generator)
+        low, high = SHRINKING
+        low = min(max(low, crop / min(size)), high)
+        # Three decimals are enough, and read well; upwards, for the crop's sake.
+        factor = min(math.ceil(1000 * (low + (high - low) * _uniform(generator))) / 1000, high)
+        filter = _one(_SHRINKING_FILTERS, generator)
+        rows, columns = (min(_whole(0, _SHIFT, generator), max(side - crop, 0)) for side in size)
+        codings = [
+            (_whole(*self.jpeg_quality, generator), _one(_SUBSAMPLINGS, generator), _one(self.jpeg_encoders, generator))
+            for _ in range(2)
+        ]
+        if not happens:
+            return Delivery()
+        jpegs = (Jpeg(*coding) for coding in codings)
+        steps: list[Step] = []
+        for name in history:
+            match name:
+                case "resize":
+                    steps.append(Resize(factor, filter))
+                case "shift":
+                    steps.append(Shift(rows, columns))
+                case "webp":
+                    steps.append(Webp(codings[0][0]))
+                case "jpeg":
+                    steps.append(next(jpegs))
+        return Delivery(tuple(steps))
+
+
 def _uniform(generator: torch.Generator) -> float:
     return torch.rand((), dtype=torch.float64, generator=generator).item()
+
+
+def _whole(lowest: int, highest: int, generator: torch.Generator) -> int:
+    return int(torch.randint(lowest, highest + 1, (), generator=generator))
+
+
+def _one(choices: Sequence[T], generator: torch.Generator) -> T:
+    return choices[int(torch.randint(len(choices), (), generator=generator))]
+
+
+def _check_probability(name: str, value: Any) -> None:
+    if check_not_negative(name, value) > 1:
+        raise ValueError(f"{name} must be in 0..1, got {value}")
+
+
+def _qualities(value: Any) -> tuple[int, int]:
+    low, high = _interval("jpeg_quality", value)
+    for quality in (low, high):
+        check_quality("jpeg_quality", quality)
+    return low, high
+
+
+def _encoders(value: Any, probability: float) -> tuple[Encoder, ...]:
+    """They need not be installed where nothing is ever compressed."""
+    if isinstance(value, str) or not value:
+        raise ValueError(f"jpeg_encoders must be a tuple of names, not empty, got {value!r}")
+    for encoder in value:
+        check_encoder("jpeg_encoders", encoder, installed=probability > 0)
+    return tuple(value)
 
 
 def _interval(name: str, value: Any) -> tuple[Any, Any]:
