@@ -148,7 +148,11 @@ def scaled(size: Sequence[int], factor: float) -> tuple[int, int]:
 def resample(
     image: Tensor, size: tuple[int, int], filter: Filter, box: tuple[float, float, float, float] | None = None
 ) -> Tensor:
-    """Pillow's resize to a given size.
+    """Pillow's resize to a given size, along the rows first.
+
+    So does Pillow itself, but from version 13 on not for tall images, which it shrinks along the columns first. It
+    rounds and clips in between, so the order shows in the result, which is to depend neither on the version nor on
+    whether a box is cut out of a larger image or of a part of it.
 
     Args:
         image: uint8 [3, H, W].
@@ -164,10 +168,11 @@ def resample(
     check_choice("filter", filter, Filter)
     if box is None and size == tuple(image.shape[1:]):
         return image
-    top, left, bottom, right = box or (0, 0, *image.shape[1:])
+    rows, columns = image.shape[1:]
+    top, left, bottom, right = box or (0, 0, rows, columns)
     height, width = size
-    picture = Image.fromarray(pixels)
-    return _tensor(np.array(picture.resize((width, height), _PILLOW_FILTERS[filter], (left, top, right, bottom))))
+    picture = Image.fromarray(pixels).resize((width, rows), _PILLOW_FILTERS[filter], (left, 0, right, rows))
+    return _tensor(np.array(picture.resize((width, height), _PILLOW_FILTERS[filter], (0, top, width, bottom))))
 
 
 def gaussian_noise(image: Tensor, sigma: float, generator: torch.Generator) -> Tensor:

@@ -100,9 +100,9 @@ class Delivery:
         """`self(image, generator)[:, top : top + side, left : left + side]`, at the cost of a small image.
 
         Only what the crop depends on is computed. Of png, jpeg, crop, shift and blur the crop is that of the whole
-        image, bit for bit; of resize but for the rounding of the filter's weights, mostly nothing and at most one grey
-        level; of webp approximately, see :class:`detector.data.steps.Webp`; of noise it has other draws. What follows
-        in the chain goes on from there.
+        image, bit for bit; of resize it is but for the rounding of the filter's weights, mostly nothing and else a grey
+        level or two; of webp it is approximately, see :class:`detector.data.steps.Webp`; of noise it has other draws.
+        What follows in the chain goes on from there.
 
         Args:
             image: uint8 [3, H, W].

@@ -155,8 +155,8 @@ class Webp(Step):
 class _Resampling(Step):
     """Pillow's resize to the size that a subclass tells.
 
-    A window is exact but for rounding: the filter's weights may differ in their last bit, and with them a value by one;
-    "nearest" may take the neighbour of a pixel where two are equally near.
+    A window is exact but for rounding: the filter's weights may differ in their last bits, and with them few values by
+    one, seldom two. Where pixels are equally near, "nearest" may take the other one, and "area" one more or less.
     """
 
     filter: Filter
@@ -186,11 +186,7 @@ class _Resampling(Step):
             for (start, stop), (first, last), before, after in zip(window, at, size, result, strict=True)
         )
         height, width = (stop - start for start, stop in window)
-        # Along the rows first, as Pillow goes over images whose sides both shrink or both grow; it chooses by the size
-        # of what it is given, margins included, and rounds and clips in between.
-        rows = source.shape[1]
-        source = resample(source, (rows, width), self.filter, (0, left, rows, right))
-        return resample(source, (height, width), self.filter, (top, 0, bottom, width))
+        return resample(source, (height, width), self.filter, (top, left, bottom, right))
 
 
 @dataclass(frozen=True)

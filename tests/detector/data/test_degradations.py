@@ -129,9 +129,19 @@ def test_no_encoder_takes_anothers_place(pixels, monkeypatch):
 def test_resize_is_pillows(pixels, filter):
     height, width = pixels.shape[:2]
     for factor in (0.5, 0.7, 1.3, 2):
-        size = round(width * factor), round(height * factor)
-        expected = np.array(Image.fromarray(pixels).resize(size, FILTERS[filter]))
+        rows = Image.fromarray(pixels).resize((round(width * factor), height), FILTERS[filter])
+        expected = np.array(rows.resize((rows.width, round(height * factor)), FILTERS[filter]))
         assert np.array_equal(to_pixels(resize(to_tensor(pixels), factor, filter)), expected)
+
+
+@pytest.mark.parametrize("filter", FILTERS)
+@pytest.mark.parametrize("factor", [0.5, 2])
+def test_resize_of_images_that_are_not_tall_is_one_call_of_pillow(rng, filter, factor):
+    height, width = (2 * int(side) for side in sorted(rng.integers(10, 40, 2)))
+    pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    size = int(width * factor), int(height * factor)
+    expected = np.array(Image.fromarray(pixels).resize(size, FILTERS[filter]))
+    assert np.array_equal(to_pixels(resize(to_tensor(pixels), factor, filter)), expected)
 
 
 def test_resize_is_bicubic(pixels):

@@ -216,13 +216,16 @@ def test_webp(image, rng):
 def test_resize(image, rng, suffix, filter):
     height, width = image.shape[1:]
     factor = round(float(rng.uniform(0.2, 3)), 3)
-    size = max(2, round(width * factor)), max(2, round(height * factor))
-    assert torch.equal(delivered(f"resize:{factor}{suffix}", image), tensor(picture(image).resize(size, filter)))
+    # Along the rows first, whatever the version of Pillow.
+    rows = picture(image).resize((max(2, round(width * factor)), height), filter)
+    expected = rows.resize((rows.width, max(2, round(height * factor))), filter)
+    assert torch.equal(delivered(f"resize:{factor}{suffix}", image), tensor(expected))
     longest = int(rng.integers(20, 300))
-    size = [max(2, round(side * longest / max(width, height))) for side in (width, height)]
+    new_width, new_height = (max(2, round(side * longest / max(width, height))) for side in (width, height))
+    expected = picture(image).resize((new_width, height), filter).resize((new_width, new_height), filter)
     got = delivered(f"resize:{longest}px{suffix}", image)
     assert max(got.shape[1:]) == longest
-    assert torch.equal(got, tensor(picture(image).resize(size, filter)))
+    assert torch.equal(got, tensor(expected))
 
 
 def test_crop(rng):
@@ -361,7 +364,8 @@ def test_a_crop_of_a_resized_image_is_it_but_for_rounding(rng, filter, factor):
         unequal, total = unequal + int((difference > 0).sum()), total + difference.numel()
     # "nearest" and "area" choose between neighbours where two are equally near: with a scale of p/q pixels, q even and
     # no power of two, in one of q rows and columns. None of these factors gives a q below 10: 1 - 0.9 ** 2 of pixels.
-    assert unequal / total < 0.25
+    # The other filters are continuous: only values that fall on a half may be rounded the other way.
+    assert unequal / total < (0.25 if filter in ("nearest", "area") else 0.05)
 
 
 def test_a_crop_through_webp_is_close(rng):

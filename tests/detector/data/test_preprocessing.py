@@ -1,11 +1,14 @@
 """Preprocessing: crops are windows of the image, resizing is Pillow's, and what is stored comes back."""
 
 import json
+import math
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import stats
 
 from detector.data import BlurJpeg, Delivery, Preprocessing, RandomDelivery
 
@@ -80,17 +83,23 @@ class Fixed:
 
 
 @pytest.mark.parametrize("text", ["shift:3:2", "crop:11", "resize:0.6", "resize:1.5"])
-def test_crops_are_at_every_place_of_the_delivered_image(text):
+def test_crops_are_at_every_place_of_the_delivered_image(text, seed):
     image, preprocessing = random_image(17, 15), Preprocessing(crop=8, flip=False)
-    candidates = windows(Delivery.parse(text)(image, seeded()), 8)
-    generator, seen = seeded(torch.initial_seed() % 2**31), set()
+    delivered = Delivery.parse(text)(image, seeded())
+    candidates = windows(delivered, 8)
+    generator, seen = seeded(seed), Counter()
     for _ in range(2000):
         # Resized crops may differ in the last bit.
         view = preprocessing.training_view(image, generator, Fixed(text)).int()
-        seen.add(int((candidates.int() - view).abs().flatten(1).sum(1).argmin()))
+        seen[int((candidates.int() - view).abs().flatten(1).sum(1).argmin())] += 1
         assert (candidates.int() - view).abs().flatten(1).amax(1).min() <= 2
     if text != "resize:1.5":  # larger than the image: not every place has its own in the image
         assert len(seen) == len(candidates)
+    # Each comes from about as many of the image's 10 x 8 places.
+    share = 1.0
+    for before, after in zip((10, 8), (side - 7 for side in delivered.shape[1:]), strict=True):
+        share *= math.ceil(before / after) / before
+    assert max(seen.values()) <= stats.binom.ppf(1 - 1e-10, 2000, share)
 
 
 def test_an_image_that_is_delivered_smaller_than_the_crop_is_tiled():
