@@ -31,6 +31,7 @@ examples:
   npr train ForenSynths --recipe npr --classes car,cat,chair,horse --device cuda --workers 8
   npr train ForenSynths --recipe cnndetection --imagenet resnet50.pth --augment blur+jpeg-0.1
   npr train data --augment jpeg --jpeg-encoders pillow     NPR, made robust to JPEG
+  npr train data --augment delivery                        and to what web sites do to pictures
   npr train data --patch 4 --mode mean                     the paper's ablations
 """
 
@@ -74,7 +75,8 @@ def add_parser(subparsers: Any) -> None:
     recipe.add_argument(
         "--augment",
         choices=AUGMENTATIONS,
-        help="blur and JPEG compression of training images, each with probability 0.5 or the one in the name "
+        help="blur and JPEG compression of training images, each with probability 0.5 or the one in the name; or "
+        "delivery: two in three shrunk, shifted, or compressed as JPEG or WebP, once or twice "
         "(default: none; cnndetection: blur+jpeg-0.5)",
     )
     recipe.add_argument(

@@ -1,8 +1,9 @@
-"""Real and generated images: decoding, folder layouts, preprocessing, and the dataset that a DataLoader reads."""
+"""Real and generated images: decoding, layouts, deliveries, preprocessing, and the dataset that a DataLoader reads."""
 
-from detector.data.augment import Augmentation, Degradation
+from detector.data.augment import Augmentation, BlurJpeg, RandomDelivery
 from detector.data.dataset import BadImage, Batch, EpochSampler, ImageDataset, Transform, collate
 from detector.data.decode import MAX_PIXELS, ImageError, decode
+from detector.data.delivery import Delivery
 from detector.data.layouts import (
     FAKE,
     IMAGE_SUFFIXES,
@@ -27,13 +28,15 @@ __all__ = [
     "Augmentation",
     "BadImage",
     "Batch",
+    "BlurJpeg",
     "Collection",
     "DataError",
-    "Degradation",
+    "Delivery",
     "EpochSampler",
     "ImageDataset",
     "ImageError",
     "Preprocessing",
+    "RandomDelivery",
     "Sample",
     "Transform",
     "collate",

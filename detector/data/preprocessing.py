@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from detector.data.augment import Augmentation
+from detector.data.delivery import Delivery
 from npr_kernels.constants import IMAGENET_MEAN, IMAGENET_STD, NPR_SCALE
 
 Policy = Literal["native", "resize", "centre"]
@@ -88,7 +89,9 @@ class Preprocessing:
         Args:
             image: uint8 [3, H, W].
             generator: the only source of randomness.
-            augmentation: what befalls the image after resizing, before it is tiled and cropped, as in Wang et al.
+            augmentation: what befalls the image after resizing, before it is tiled and cropped, as in Wang et al. Of
+                the image delivered no more is computed than the crop depends on, see
+                :meth:`detector.data.Delivery.crop`.
 
         Returns:
             uint8 [3, crop, crop]
@@ -96,17 +99,25 @@ class Preprocessing:
         _check_image(image)
         if self.policy == "resize":
             image = _resize(image, self.resize)
-        height, width = (max(side, self.crop) for side in image.shape[1:])
-        top = _draw(height - self.crop + 1, generator)
-        left = _draw(width - self.crop + 1, generator)
-        # Drawn in any case, and before the degradation, so that crops depend neither on flips nor on augmentation.
+        height, width = image.shape[1:]
+        top = _draw(self._places(height), generator)
+        left = _draw(self._places(width), generator)
+        # Drawn in any case, and before the delivery, so that crops depend neither on flips nor on augmentation.
         mirrored = _draw(2, generator) == 1
-        degradation = (augmentation or Augmentation()).draw(generator)
-        if (height, width) == tuple(image.shape[1:]):
-            image = degradation.crop(image, top, left, self.crop)
+        delivery = Delivery() if augmentation is None else augmentation.draw(generator, (height, width), self.crop)
+        # At the same place in proportion, where the delivered image has another size.
+        delivered_height, delivered_width = delivery.size(height, width)
+        top = top * self._places(delivered_height) // self._places(height)
+        left = left * self._places(delivered_width) // self._places(width)
+        if min(delivered_height, delivered_width) >= self.crop:
+            image = delivery.crop(image, top, left, self.crop, generator)
         else:
-            image = _tile(degradation(image), self.crop)[:, top : top + self.crop, left : left + self.crop]
+            image = _tile(delivery(image, generator), self.crop)[:, top : top + self.crop, left : left + self.crop]
         return image.flip(2) if self.flip and mirrored else image
+
+    def _places(self, side: int) -> int:
+        """How many places a crop has along a side, which is tiled up to the crop where it is shorter."""
+        return max(side - self.crop, 0) + 1
 
     def test_view(self, image: Tensor) -> Tensor:
         """The image as it is tested and detected on.

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from detector.console import say
 from detector.data import Collection, Preprocessing
-from detector.data.augment import gaussian_blur, gaussian_noise, jpeg, resize
 from detector.data.dataset import seeded_generator
+from detector.data.degradations import gaussian_blur, gaussian_noise, jpeg, resize
 from detector.evaluation.formats import percent
 from detector.evaluation.metrics import chance_average_precision, compute_metrics
 from detector.evaluation.provenance import Provenance, data_digest, provenance

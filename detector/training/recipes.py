@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:
     from detector.data import Augmentation, Preprocessing
+    from detector.data.degradations import Encoder
     from detector.models import Detector
 
 Schedule = Literal["steps", "cosine", "plateau"]
@@ -18,13 +19,17 @@ Schedule = Literal["steps", "cosine", "plateau"]
 #: By model. Smaller crops leave the last layer one value a channel, of which batch norm has no variance.
 MIN_CROP = {"NPRDetector": 16, "CNNDetector": 64}
 
-#: What befalls training images, by the names of Wang et al., Table 2: values of a recipe.
+#: What befalls training images, values of a recipe: by the names of Wang et al., Table 2, or "delivery".
 AUGMENTATIONS: dict[str, dict[str, Any]] = {
-    "none": {"blur_probability": 0.0, "jpeg_probability": 0.0},
-    "blur": {"blur_probability": 0.5, "jpeg_probability": 0.0},
-    "jpeg": {"blur_probability": 0.0, "jpeg_probability": 0.5},
-    "blur+jpeg-0.5": {"blur_probability": 0.5, "jpeg_probability": 0.5},
-    "blur+jpeg-0.1": {"blur_probability": 0.1, "jpeg_probability": 0.1},
+    name: {"blur_probability": blur, "jpeg_probability": jpeg, "delivery_probability": delivery}
+    for name, (blur, jpeg, delivery) in {
+        "none": (0.0, 0.0, 0.0),
+        "blur": (0.5, 0.0, 0.0),
+        "jpeg": (0.0, 0.5, 0.0),
+        "blur+jpeg-0.5": (0.5, 0.5, 0.0),
+        "blur+jpeg-0.1": (0.1, 0.1, 0.0),
+        "delivery": (0.0, 0.0, 2 / 3),
+    }.items()
 }
 
 
@@ -47,7 +52,9 @@ class Recipe:
         identity_start: residual blocks begin as the identity, see :func:`detector.models.resnet.start_as_identity`;
             weights that a training starts from replace this.
         blur_probability, blur_sigma, jpeg_probability, jpeg_quality, jpeg_encoders: see
-            :class:`detector.data.Augmentation`.
+            :class:`detector.data.BlurJpeg`.
+        delivery_probability: of a random history instead, of the same qualities and encoders, see
+            :class:`detector.data.RandomDelivery`.
     """
 
     name: str
@@ -73,7 +80,8 @@ class Recipe:
     blur_sigma: tuple[float, float] = (0.0, 3.0)
     jpeg_probability: float = 0.0
     jpeg_quality: tuple[int, int] = (30, 100)
-    jpeg_encoders: tuple[str, ...] = ("opencv", "pillow")
+    jpeg_encoders: tuple[Encoder, ...] = ("opencv", "pillow")
+    delivery_probability: float = 0.0
 
     def __post_init__(self) -> None:
         for name in _TUPLES:
@@ -88,6 +96,11 @@ class Recipe:
                 raise TypeError(f"{name} must be an int, got {type(value).__name__}")
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.delivery_probability and (self.blur_probability or self.jpeg_probability):
+            raise ValueError(
+                "delivery_probability is for training without blur_probability and jpeg_probability, "
+                f"got {self.delivery_probability:g} with {self.blur_probability:g} and {self.jpeg_probability:g}"
+            )
         if self.crop < MIN_CROP[self.model]:
             raise ValueError(f"crop must be at least {MIN_CROP[self.model]} pixels to train on, got {self.crop}")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
@@ -108,10 +121,12 @@ class Recipe:
 
     def augmentation(self) -> Augmentation:
         """What befalls training images. Raises TypeError or ValueError for wrong values and missing encoders."""
-        from detector.data import Augmentation
+        from detector.data import BlurJpeg, RandomDelivery
 
+        if self.delivery_probability:
+            return RandomDelivery(self.delivery_probability, self.jpeg_quality, self.jpeg_encoders)
         names = ("blur_probability", "blur_sigma", "jpeg_probability", "jpeg_quality", "jpeg_encoders")
-        return Augmentation(**{name: getattr(self, name) for name in names})
+        return BlurJpeg(**{name: getattr(self, name) for name in names})
 
     def detector(self) -> Detector:
         """A fresh model, its weights drawn from torch's global generator."""

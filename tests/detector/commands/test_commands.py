@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from detector.cli import COMMANDS, main
-from detector.models import load_checkpoint
+from detector.models import load_checkpoint, read_metadata
 from npr_kernels import __version__
 from tests.detector.training.folders import make_data, make_split
 
@@ -228,6 +228,19 @@ def test_eval_of_one_class(tmp_path, weights, capsys):
     assert status_of("eval", tmp_path, "--weights", weights) == 0
     captured = capsys.readouterr()
     assert "alpha: no fakes, so average precision and AUC are undefined" in captured.err
+
+
+def test_train_on_deliveries(tmp_path, capsys):
+    make_data(tmp_path / "d", train=4)
+    options = ["--out", tmp_path / "run", "--augment", "delivery", "--jpeg-encoders", "pillow"]
+    assert status_of("train", tmp_path / "d", "--crop", "16", "--epochs", "1", *options) == 0
+    recipe = read_metadata(tmp_path / "run/last.safetensors")["recipe"]
+    assert recipe["delivery_probability"] == pytest.approx(2 / 3)
+    assert (recipe["blur_probability"], recipe["jpeg_probability"]) == (0, 0)
+    assert status_of("train", tmp_path / "d", "--resume", *options) == 0
+    capsys.readouterr()
+    assert status_of("train", tmp_path / "d", "--resume", "--out", tmp_path / "run", "--augment", "jpeg") == 1
+    assert "jpeg_probability 0.0, not 0.5; delivery_probability 0.6" in capsys.readouterr().err
 
 
 def test_train_eval_detect(tmp_path, monkeypatch, capsys):

@@ -7,12 +7,13 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from detector.data import (
-    Augmentation,
     BadImage,
+    BlurJpeg,
     DataError,
     EpochSampler,
     ImageDataset,
     Preprocessing,
+    RandomDelivery,
     collate,
     decode,
     find_images,
@@ -77,7 +78,13 @@ def test_training_items_depend_on_seed_epoch_and_index_alone(collection):
         assert sum(torch.equal(reference[i], other[i]) for i in good) <= 2
 
 
-@pytest.mark.parametrize("augmentation", [None, Augmentation(0.5, jpeg_probability=0.5, jpeg_encoders=("pillow",))])
+PILLOW = ("pillow",)
+
+
+@pytest.mark.parametrize(
+    "augmentation",
+    [None, BlurJpeg(0.5, jpeg_probability=0.5, jpeg_encoders=PILLOW), RandomDelivery(jpeg_encoders=PILLOW)],
+)
 def test_workers_change_nothing_and_see_the_epoch(collection, augmentation):
     def dataset():
         return ImageDataset(collection, PREPROCESSING, training=True, seed=1, augmentation=augmentation)
@@ -91,7 +98,14 @@ def test_workers_change_nothing_and_see_the_epoch(collection, augmentation):
     assert not torch.equal(alone[0][0].images, alone[1][0].images)
 
 
-def test_augmentation_is_seeded_and_for_training_alone(collection):
+@pytest.mark.parametrize(
+    "heavy",
+    [
+        BlurJpeg(jpeg_probability=1, jpeg_quality=(30, 60), jpeg_encoders=PILLOW),
+        RandomDelivery(1, (30, 60), jpeg_encoders=PILLOW),
+    ],
+)
+def test_augmentation_is_seeded_and_for_training_alone(collection, heavy):
     def items(training, augmentation, epoch=0):
         dataset = ImageDataset(collection, PREPROCESSING, training=training, augmentation=augmentation)
         dataset.set_epoch(epoch)
@@ -100,7 +114,6 @@ def test_augmentation_is_seeded_and_for_training_alone(collection):
     def equal(a, b):
         return sum(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
-    heavy = Augmentation(jpeg_probability=1, jpeg_quality=(30, 60), jpeg_encoders=("pillow",))
     assert equal(items(True, heavy), items(True, heavy)) == 8
     assert equal(items(True, heavy), items(True, None)) == 0
     assert equal(items(True, heavy), items(True, heavy, epoch=1)) == 0

@@ -1,13 +1,16 @@
 """Preprocessing: crops are windows of the image, resizing is Pillow's, and what is stored comes back."""
 
 import json
+import math
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import stats
 
-from detector.data import Augmentation, Degradation, Preprocessing
+from detector.data import BlurJpeg, Delivery, Preprocessing, RandomDelivery
 
 
 def random_image(height, width):
@@ -47,14 +50,14 @@ def test_flip_off_gives_the_same_windows_unmirrored():
 
 
 # What befalls every image, so that the outcome is known.
-ALWAYS = Augmentation(1.0, (1.5, 1.5), 1.0, (60, 60), ("pillow",))
+ALWAYS = BlurJpeg(1.0, (1.5, 1.5), 1.0, (60, 60), ("pillow",))
 
 
 @pytest.mark.parametrize("policy", ["native", "resize", "centre"])
 def test_crops_are_taken_from_the_degraded_image_where_they_were(policy):
     image, preprocessing = random_image(50, 61), Preprocessing(policy, crop=24, resize=40, flip=False)
     whole = Preprocessing("resize", crop=24, resize=40).test_view(image) if policy == "resize" else image
-    degraded = Degradation(1.5, 60, "pillow")(whole)
+    degraded = Delivery.parse("blur:1.5,jpeg:60")(whole, seeded())
     for seed in range(5):
         plain = preprocessing.training_view(image, seeded(seed))
         place = (windows(whole, 24) == plain).flatten(1).all(1).nonzero().item()
@@ -64,9 +67,57 @@ def test_crops_are_taken_from_the_degraded_image_where_they_were(policy):
 
 def test_small_images_are_degraded_before_they_are_tiled():
     image = random_image(20, 9)
-    degraded = Degradation(1.5, 60, "pillow")(image)
+    degraded = Delivery.parse("blur:1.5,jpeg:60")(image, seeded())
     view = Preprocessing(crop=18, flip=False).training_view(image, seeded(), ALWAYS)
     assert (windows(degraded.repeat(1, 1, 2), 18) == view).flatten(1).all(1).any()
+
+
+class Fixed:
+    """The same delivery for every image."""
+
+    def __init__(self, text):
+        self.delivery = Delivery.parse(text)
+
+    def draw(self, generator, size, crop):
+        return self.delivery
+
+
+@pytest.mark.parametrize("text", ["shift:3:2", "crop:11", "resize:0.6", "resize:1.5"])
+def test_crops_are_at_every_place_of_the_delivered_image(text, seed):
+    image, preprocessing = random_image(17, 15), Preprocessing(crop=8, flip=False)
+    delivered = Delivery.parse(text)(image, seeded())
+    candidates = windows(delivered, 8)
+    generator, seen = seeded(seed), Counter()
+    for _ in range(2000):
+        # Resized crops may differ in the last bit.
+        view = preprocessing.training_view(image, generator, Fixed(text)).int()
+        seen[int((candidates.int() - view).abs().flatten(1).sum(1).argmin())] += 1
+        assert (candidates.int() - view).abs().flatten(1).amax(1).min() <= 2
+    if text != "resize:1.5":  # larger than the image: not every place has its own in the image
+        assert len(seen) == len(candidates)
+    # Each comes from about as many of the image's 10 x 8 places.
+    share = 1.0
+    for before, after in zip((10, 8), (side - 7 for side in delivered.shape[1:]), strict=True):
+        share *= math.ceil(before / after) / before
+    assert max(seen.values()) <= stats.binom.ppf(1 - 1e-10, 2000, share)
+
+
+def test_an_image_that_is_delivered_smaller_than_the_crop_is_tiled():
+    image = random_image(20, 18)
+    delivered = Delivery.parse("crop:9,jpeg:60")(image, seeded())
+    view = Preprocessing(crop=16, flip=False).training_view(image, seeded(), Fixed("crop:9,jpeg:60"))
+    assert torch.equal(view, delivered.repeat(1, 2, 2)[:, :16, :16])
+
+
+def test_random_histories_give_crops_of_images_of_every_size(rng, seed):
+    augmentation, generator = RandomDelivery(1, jpeg_encoders=("pillow",)), seeded(seed)
+    for policy in ("native", "resize", "centre"):
+        preprocessing = Preprocessing(policy, crop=24, resize=40)
+        for _ in range(60):
+            image = random_image(*(int(side) for side in rng.integers(2, 90, 2)))
+            view = preprocessing.training_view(image, generator, augmentation)
+            assert view.shape == (3, 24, 24)
+            assert view.dtype == torch.uint8
 
 
 @pytest.mark.parametrize(("height", "width"), [(5, 5), (3, 30), (40, 2), (11, 12), (12, 12), (2, 2)])

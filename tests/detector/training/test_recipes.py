@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from detector.data import Augmentation, Preprocessing
+from detector.data import BlurJpeg, Preprocessing, RandomDelivery
 from detector.models import CNNDetector, NPRDetector
 from detector.training.recipes import AUGMENTATIONS, CNNDETECTION, DEFAULT, NPR, RECIPES, Recipe
 
@@ -17,7 +17,7 @@ def test_cnndetections_recipe():
     recipe = CNNDETECTION
     assert recipe.preprocessing() == Preprocessing(policy="centre", crop=224, flip=True)
     assert (recipe.batch_size, recipe.learning_rate, recipe.betas) == (64, 1e-4, (0.9, 0.999))
-    assert recipe.changed(jpeg_encoders=("pillow",)).augmentation() == Augmentation(
+    assert recipe.changed(jpeg_encoders=("pillow",)).augmentation() == BlurJpeg(
         0.5, (0.0, 3.0), 0.5, (30, 100), ("pillow",)
     )
     assert [recipe.learning_rate_at(7, 3, 9, drops) for drops in range(3)] == pytest.approx([1e-4, 1e-5, 1e-6])
@@ -25,12 +25,16 @@ def test_cnndetections_recipe():
     assert not NPR.ends_after(100)
 
 
-def test_augmentations_are_the_papers_five():
-    chances = {
-        name: (recipe.blur_probability, recipe.jpeg_probability)
-        for name, values in AUGMENTATIONS.items()
-        for recipe in [CNNDETECTION.changed(**values)]
-    }
+def test_augmentations_are_the_papers_five_and_delivery():
+    recipes = {name: CNNDETECTION.changed(**values) for name, values in AUGMENTATIONS.items()}
+    delivery = recipes.pop("delivery").changed(jpeg_quality=(50, 90), jpeg_encoders=("pillow",))
+    assert delivery.augmentation() == RandomDelivery(2 / 3, (50, 90), ("pillow",))
+    assert Recipe.from_dict(delivery.to_dict()) == delivery
+    assert not any(recipe.delivery_probability for recipe in recipes.values())
+    assert delivery.changed(**AUGMENTATIONS["blur"]).augmentation() == BlurJpeg(
+        0.5, jpeg_quality=(50, 90), jpeg_encoders=("pillow",)
+    )
+    chances = {name: (recipe.blur_probability, recipe.jpeg_probability) for name, recipe in recipes.items()}
     assert chances == {
         "none": (0, 0), "blur": (0.5, 0), "jpeg": (0, 0.5), "blur+jpeg-0.5": (0.5, 0.5), "blur+jpeg-0.1": (0.1, 0.1),
     }  # fmt: skip
@@ -74,6 +78,10 @@ def test_round_trip(recipe):
         ({"crop": 8}, "crop must be at least 16"),
         ({"learning_rate": -1.0}, "learning_rate must be positive"),
         ({"schedule": "linear"}, "schedule must be one of steps, cosine, plateau, got 'linear'"),
+        (
+            {"delivery_probability": 0.5, "jpeg_probability": 0.1},
+            r"delivery_probability is for training without .* jpeg_probability, got 0.5 with 0 and 0.1",
+        ),
         ({"model": "VGG"}, "model must be one of NPRDetector, CNNDetector, got 'VGG'"),
         ({"model": "CNNDetector", "crop": 63}, "crop must be at least 64"),
         ({"model": "CNNDetector", "crop": 64, "patch": 4}, "patch, anchor and mode are of the NPR residual"),

@@ -299,6 +299,31 @@ def test_augmented_ablation(straight, config, tmp_path):
     assert_same_run(tmp_path / "run", tmp_path / "workers")
 
 
+def test_deliveries_interrupted_or_with_workers(config, tmp_path, monkeypatch):
+    recipe = RECIPE.changed(jpeg_encoders=("pillow",), **AUGMENTATIONS["delivery"])
+    config = replace(config, recipe=recipe)
+    best = train(config, verbose=False)
+    assert read_metadata(best)["recipe"]["delivery_probability"] == pytest.approx(2 / 3)
+    assert read_config(tmp_path / "run") == config
+
+    def killed(*arguments):
+        raise Killed
+
+    original, steps = trainer.step, iter(range(1, 100))
+    monkeypatch.setattr(trainer, "step", lambda *a: killed() if next(steps) == 9 else original(*a))
+    other = replace(config, out=str(tmp_path / "killed"))
+    with pytest.raises(Killed):
+        train(other, verbose=False)
+    train(other, resume=True, verbose=False)
+    assert_same_run(tmp_path / "run", tmp_path / "killed")
+    train(replace(config, workers=2, out=str(tmp_path / "workers")), verbose=False)
+    assert_same_run(tmp_path / "run", tmp_path / "workers")
+
+    train(replace(config, recipe=RECIPE, out=str(tmp_path / "plain")), verbose=False)
+    a, b = (load_file(tmp_path / run / "last.safetensors") for run in ("run", "plain"))
+    assert not torch.equal(a["conv1.weight"], b["conv1.weight"])
+
+
 def test_cnndetection_from_imagenet_weights(data, tmp_path):
     weights = tmp_path / "resnet50.pth"
     state = CNNDetector().state_dict()
