@@ -18,6 +18,9 @@ from detector.evaluation.robustness import SWEEPS, Condition, Robustness, robust
 from detector.evaluation.scoring import Scores, score_collection
 from detector.evaluation.subset import draw_subset
 from detector.evaluation.tables import as_comparison_table, as_csv, as_json, as_robustness_table, as_table, print_table
+from detector.evaluation.threshold import threshold_of
+from detector.evaluation.truth import Measurement, Separation, Share, Source, Truth, measure_truth
+from detector.evaluation.truth_tables import as_truth_csv, as_truth_tables
 
 __all__ = [
     "PRESETS",
@@ -26,17 +29,24 @@ __all__ = [
     "Comparison",
     "Condition",
     "Evaluation",
+    "Measurement",
     "Metrics",
     "Pool",
     "Preset",
     "Robustness",
     "Row",
     "Scores",
+    "Separation",
+    "Share",
+    "Source",
+    "Truth",
     "as_comparison_table",
     "as_csv",
     "as_json",
     "as_robustness_table",
     "as_table",
+    "as_truth_csv",
+    "as_truth_tables",
     "average_precision",
     "balanced_average_precision",
     "clopper_pearson",
@@ -46,6 +56,7 @@ __all__ = [
     "evaluate",
     "find_pool",
     "find_preset",
+    "measure_truth",
     "parse_pools",
     "pools_by_encoding",
     "print_table",
@@ -53,6 +64,7 @@ __all__ = [
     "robustness",
     "roc_auc",
     "score_collection",
+    "threshold_of",
     "with_pools",
     "write_results",
 ]

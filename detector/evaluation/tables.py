@@ -16,7 +16,7 @@ from rich.text import Text
 from detector.evaluation.bootstrap import Interval
 from detector.evaluation.comparison import Cell, Comparison
 from detector.evaluation.evaluate import Evaluation, Row
-from detector.evaluation.formats import percent
+from detector.evaluation.formats import percent, percent_cell
 from detector.evaluation.robustness import Robustness
 
 # Column heads and the metrics under them, the papers' first and in their order.
@@ -125,7 +125,7 @@ def as_csv(*evaluations: Evaluation) -> str:
         for name, row in evaluation.rows.items():
             for category, inner in {"": row, **row.classes}.items():
                 writer.writerow([detector, name, category, *_counts([inner]), *_values(inner)])
-        rates = [_percent(evaluation.mean[metric]) for metric in COLUMNS.values()]
+        rates = [percent_cell(evaluation.mean[metric]) for metric in COLUMNS.values()]
         counts = _counts(evaluation.rows.values())
         writer.writerow([detector, "mean", "", *counts, *rates, "", *_ends(evaluation.mean_intervals)])
     return text.getvalue()
@@ -166,13 +166,9 @@ def _counts(rows: Iterable[Row]) -> tuple[int, int, int]:
 def _values(row: Row) -> list[str]:
     """Cells from the metrics on."""
     threshold = row.metrics.best_threshold
-    rates = [_percent(getattr(row.metrics, metric)) for metric in COLUMNS.values()]
+    rates = [percent_cell(getattr(row.metrics, metric)) for metric in COLUMNS.values()]
     return [*rates, "" if threshold is None else f"{threshold:.6g}", *_ends(row.intervals)]
 
 
 def _ends(intervals: dict[str, Interval]) -> Sequence[str]:
-    return [_percent(end) for metric in _WITH_INTERVALS for end in intervals.get(metric, (None, None))]
-
-
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.4f}"
+    return [percent_cell(end) for metric in _WITH_INTERVALS for end in intervals.get(metric, (None, None))]

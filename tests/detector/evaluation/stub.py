@@ -61,3 +61,23 @@ def make_tree(root, folders, rng, count=2, labels=("0_real", "1_fake"), size=(24
 
 def read_image(path):
     return torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)
+
+
+class Brightness(Roughness):
+    """Scores an image by its mean grey level v: sigmoid((v - 128) / 16), so that scores can be planted."""
+
+    def __init__(self, threshold=None):
+        super().__init__(Preprocessing(policy="native", crop=8), slope=1 / 16)
+        nn.init.constant_(self.fc.bias, -8.0)
+        if threshold is not None:
+            self.threshold = threshold
+
+    def features(self, images):
+        self.calls += len(images)
+        return images.double().mean(dim=(1, 2, 3)).float()[:, None, None, None]
+
+
+def save_grey(path, level, size=(8, 8), **options):
+    """A file of one grey level, which most formats keep."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size[::-1], (level,) * 3).save(path, **options)

@@ -1,0 +1,147 @@
+"""Truths as tables on screen and as CSV, in percent: sources of fakes, then folders of reals, for each delivery."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from detector.evaluation.formats import percent, percent_cell
+from detector.evaluation.pools import OWN
+from detector.evaluation.truth import SUMMARIES, Measurement, Share, Truth
+
+HEADERS_NOTE = "Pools are told by the files' headers, which do not say what an image was before it was stored."
+
+
+def as_truth_tables(truth: Truth) -> list[Table]:
+    """Two tables for each delivery, in percent; a dash where a figure is undefined."""
+    return [
+        table
+        for measurement in truth.measurements
+        for table in (_sources_table(truth, measurement), _reals_table(truth, measurement))
+    ]
+
+
+def as_truth_csv(*truths: Truth) -> str:
+    """Figures in percent, empty where undefined: a row for each source, folder of reals and pool of each delivery.
+
+    Columns: detector, delivery, rows ("source", "mean of sources", "worst of sources", "reals", "pool", "worst of
+    reals"), name, images, encodings, called_fake (recall of fakes, false alarms of reals), the ends of its interval,
+    and for OWN and every pool the balanced average precision and the AUC of sources against it.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    pools = list(dict.fromkeys(pool for truth in truths for pool in truth.columns))
+    heads = [f"{metric}_{pool}" for pool in pools for metric in ("balanced_ap", "auc")]
+    names = ["detector", "delivery", "rows", "name", "images", "encodings"]
+    writer.writerow([*names, "called_fake", "called_fake_low", "called_fake_high", *heads])
+    for truth in truths:
+        for part in truth.measurements:
+            for row in _csv_rows(truth, part, pools):
+                writer.writerow([truth.provenance.detector, part.delivery, *row])
+    return text.getvalue()
+
+
+def encodings_text(counts: Mapping[str, int]) -> str:
+    """ "PNG", or with numbers where there are several; "" for none."""
+    if len(counts) == 1:
+        return next(iter(counts))
+    return ", ".join(f"{count} {encoding}" for encoding, count in counts.items())
+
+
+def _sources_table(truth: Truth, part: Measurement) -> Table:
+    title = f"{truth.provenance.detector}, after {part.delivery}: fakes found, and balanced AP against reals"
+    table = Table(title=_title(title, truth.provenance.simulated), title_justify="left", padding=(0, 1))
+    table.add_column("source of fakes", no_wrap=True)
+    table.add_column("images", justify="right")
+    table.add_column("files")
+    table.add_column("AP,\nown reals", justify="right")
+    columns = [OWN, *truth.pools]
+    for pool in truth.pools:
+        table.add_column(Text(f"AP,\n{pool}"), justify="right")
+    table.add_column("found", justify="right")
+    for name, source in part.sources.items():
+        separations = [source.against.get(pool) for pool in columns]
+        table.add_row(
+            Text(name),
+            str(source.recall.images),
+            encodings_text(truth.fake_encodings[name]),
+            *(percent(found.balanced_average_precision if found else None) for found in separations),
+            percent(source.recall.rate),
+        )
+    table.add_section()
+    precisions = [part.precisions(pool) for pool in columns]
+    for name, summary in SUMMARIES.items():
+        table.add_row(
+            name, "", "", *(percent(summary(values)) for values in precisions), percent(summary(part.recalls))
+        )
+    return table
+
+
+def _reals_table(truth: Truth, part: Measurement) -> Table:
+    title = (
+        f"{truth.provenance.detector}, after {part.delivery}: reals called fake, above a score of {truth.threshold:g}"
+    )
+    table = Table(title=Text(title), title_justify="left", padding=(0, 1))
+    table.add_column("folder of reals", no_wrap=True)
+    table.add_column("images", justify="right")
+    table.add_column("files")
+    table.add_column("pool")
+    table.add_column("called fake", justify="right")
+    table.add_column("95 %", justify="right")
+    for name, share in part.reals.items():
+        pools = ", ".join(pool for pool, parts in truth.pools.items() if name in parts)
+        files = encodings_text(truth.real_encodings[name])
+        table.add_row(Text(name), str(share.images), files, Text(pools), *_share(share))
+    table.add_section()
+    for name, share in part.pools.items():
+        table.add_row(Text(f"pool {name}"), str(share.images), "", "", *_share(share))
+    table.add_row("worst folder", "", "", "", percent(part.worst_false_alarms), "")
+    if truth.told_by_headers:
+        table.caption = Text(HEADERS_NOTE)
+        table.caption_justify = "left"
+    return table
+
+
+def _share(share: Share) -> tuple[str, str]:
+    interval = share.interval
+    return percent(share.rate), "-" if interval is None else f"{percent(interval[0])}..{percent(interval[1])}"
+
+
+def _csv_rows(truth: Truth, part: Measurement, pools: Sequence[str]) -> list[list[str]]:
+    """From the column "rows" on."""
+    rows = []
+    for name, source in part.sources.items():
+        files = encodings_text(truth.fake_encodings[name])
+        row = ["source", name, str(source.recall.images), files, *_share_cells(source.recall)]
+        for pool in pools:
+            found = source.against.get(pool)
+            row += (
+                ["", ""] if found is None else [percent_cell(found.balanced_average_precision), percent_cell(found.auc)]
+            )
+        rows.append(row)
+    for kind, summary in SUMMARIES.items():
+        row = [f"{kind} of sources", "", "", "", percent_cell(summary(part.recalls)), "", ""]
+        for pool in pools:
+            row += [percent_cell(summary(part.precisions(pool))), ""]
+        rows.append(row)
+    empty = [""] * (2 * len(pools))
+    for name, share in part.reals.items():
+        files = encodings_text(truth.real_encodings[name])
+        rows.append(["reals", name, str(share.images), files, *_share_cells(share), *empty])
+    for name, share in part.pools.items():
+        rows.append(["pool", name, str(share.images), "", *_share_cells(share), *empty])
+    rows.append(["worst of reals", "", "", "", percent_cell(part.worst_false_alarms), "", "", *empty])
+    return rows
+
+
+def _share_cells(share: Share) -> list[str]:
+    low, high = share.interval or (None, None)
+    return [percent_cell(share.rate), percent_cell(low), percent_cell(high)]
+
+
+def _title(title: str, simulated: str) -> Text:
+    return Text("\n".join(filter(None, (title, simulated))))
