@@ -97,7 +97,7 @@ def _comparison_table(comparison: Comparison, evaluations: Sequence[Evaluation],
             rows.append([f'<th scope="row">{escape(name)}</th>', *cells])
     foot = ['<th scope="row">mean</th>', *(_pair(column.mean, column) for column in comparison.columns)]
     notes = "".join(f"<li>{escape(source)}</li>\n" for source in comparison.sources)
-    return table([names, units], rows, foot) + (f'<ol class="sources">\n{notes}</ol>\n' if notes else "")
+    return table([names, units], rows, [foot]) + (f'<ol class="sources">\n{notes}</ol>\n' if notes else "")
 
 
 def _pair(values: Cell, column: Column) -> str:
@@ -131,7 +131,7 @@ def _metrics_table(evaluation: Evaluation) -> str:
         "In percent. Best Acc is the accuracy at the threshold that suits these very images best, an upper bound. "
         "ECE is the mean gap between score and fraction of fakes over 15 bins of the score (after Guo et al. "
         "2017). FPR95 is the fraction of reals called fake where 95 % of the fakes are found."
-    ) + table([heads], rows, foot, classes="dense")
+    ) + table([heads], rows, [foot], classes="dense")
 
 
 def _metrics_row(name: str, row: Row, scope: str, classes: str = "") -> list[str]:

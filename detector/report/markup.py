@@ -52,18 +52,22 @@ def rate(value: float | None, interval: tuple[float, float] | None = None, *, sh
 
 
 def table(
-    heads: Iterable[Sequence[str]], rows: Iterable[Sequence[str]], foot: Sequence[str] = (), *, classes: str = ""
+    heads: Iterable[Sequence[str]],
+    rows: Iterable[Sequence[str]],
+    foot: Sequence[Sequence[str]] = (),
+    *,
+    classes: str = "",
 ) -> str:
     """A table of cells, that scrolls sideways where the page is narrower.
 
     Args:
-        heads, rows: rows of cells; foot: one row, set off, none if empty.
+        heads, rows: rows of cells; foot: rows that are set off, none if empty.
     """
 
     def lines(group: Iterable[Sequence[str]]) -> str:
         return "".join(f"<tr>{''.join(row)}</tr>\n" for row in group)
 
-    end = f"<tfoot>\n{lines([foot])}</tfoot>\n" if foot else ""
+    end = f"<tfoot>\n{lines(foot)}</tfoot>\n" if foot else ""
     return (
         f'<div class="scroll"><table{_class(classes)}>\n<thead>\n{lines(heads)}</thead>\n'
         f"<tbody>\n{lines(rows)}</tbody>\n{end}</table></div>\n"

@@ -18,9 +18,11 @@ from detector.report.plots import check_figures, colours, with_own_ids
 from detector.report.robustness import robustness_sections
 from detector.report.studies import study_sections
 from detector.report.style import STYLE
+from detector.report.truth import truth_sections
 
 SECTIONS: dict[str, Callable[[Sequence[Mapping[str, Any]], Mapping[str, str]], list[Section]]] = {
     "study": experiment_sections,
+    "truth": truth_sections,
     "evaluation": evaluation_sections,
     "robustness": robustness_sections,
     "diversity": study_sections,

@@ -68,7 +68,8 @@ tbody td { border-bottom: 1px solid var(--panel); }
 tbody th { border-bottom: 1px solid var(--panel); }
 tbody th.kind { font-weight: 600; padding-top: 0.9rem; border-bottom: 1px solid var(--faint); }
 tbody th.class { color: var(--quiet); padding-left: 1.8rem; }
-tfoot th, tfoot td { border-top: 2px solid var(--ink); font-weight: 600; }
+tfoot th, tfoot td { font-weight: 600; }
+tfoot tr:first-child th, tfoot tr:first-child td { border-top: 2px solid var(--ink); }
 tr > th:first-child { position: sticky; left: 0; background: var(--paper); }
 .number { text-align: right; white-space: nowrap; }
 td.number { background: rgba(var(--tint), calc(var(--shade, 0) * 0.28)); }
