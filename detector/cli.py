@@ -18,6 +18,7 @@ COMMANDS = {
     "detect": "say of image files whether they are generated",
     "train": "train a detector",
     "eval": "measure detectors on each generator of a data set",
+    "truth": "measure detectors so that format, size and counts cannot flatter them",
     "robustness": "measure detectors on blurred, compressed, resized and noisy images",
     "report": "put results together as one HTML page with tables and plots",
     "explain": "draw why the detector says what it says of an image",

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from detector.commands.arguments import find_device, find_preprocessing, natural_int
+from detector.commands.arguments import UsageError, find_device, find_preprocessing, natural_int
 from detector.commands.measuring import (
     Named,
     add_measuring,
@@ -16,6 +15,7 @@ from detector.commands.measuring import (
     limit_collection,
     load_detectors,
 )
+from detector.commands.truth import add_delivery_and_reals, run_truth, write_result
 
 if TYPE_CHECKING:
     from detector.data import Collection
@@ -26,13 +26,18 @@ Measure detectors on every generator of a data set: images, accuracy at 0.5 (Acc
 reals and on fakes, AUC, accuracy at the best threshold, expected calibration error (ECE), reals called fake where 95 %
 of the fakes are found (FPR95), in percent, and their mean over the generators, as the papers report them. Several
 detectors are compared in one table. A preset is one of the papers' test sets, with its folders, its treatment of images
-and the published figures beside. Images that cannot be read are named and do not count."""
+and the published figures beside. Images that cannot be read are named and do not count.
+
+With --delivery or --reals, what is measured is what reals and fakes that differ in format, size and counts leave
+comparable: balanced average precision against each pool of reals, fakes found, and reals called fake by folder, after
+each delivery, as `npr truth` shows them."""
 
 _EPILOG = """\
 examples:
   npr eval data/test --weights runs/data
   npr eval data/test --weights npr=runs/a cnn=runs/b --bootstrap 1000 --html report.html
   npr eval ForenSynths/test --preset forensynths-8 --weights NPR.pth --csv forensynths.csv
+  npr eval data/test --weights runs/data --delivery none jpeg:80 crop:256,webp:75 --reals web=photos,more/photos
   npr eval GenImage --split val --weights NPR.pth --policy native --json results.json
 """
 
@@ -69,6 +74,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--by", choices=("generator", "class"), default="generator", help="rows of the table (default: %(default)s)"
     )
+    add_delivery_and_reals(parser)
     parser.add_argument("--csv", metavar="FILE", help="write the table, in percent; - for standard output")
     parser.add_argument("--json", metavar="FILE", help="write the results, as fractions; - for standard output")
     parser.add_argument("--html", metavar="FILE", help="write a report with tables and plots")
@@ -77,6 +83,8 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit status: 1 where no image could be read."""
+    if args.delivery or args.reals:
+        return _run_truth(args)
     from detector.console import say
     from detector.evaluation import as_csv, find_preset
     from detector.evaluation.results import as_results
@@ -103,12 +111,20 @@ def run(args: argparse.Namespace) -> int:
         _show(evaluations, classes=args.by == "class")
     results = [evaluation.to_dict() for evaluation in evaluations]
     if args.csv is not None:
-        _write(args.csv, as_csv(*evaluations))
+        write_result(args.csv, as_csv(*evaluations))
     if args.json is not None:
-        _write(args.json, as_results(results))
+        write_result(args.json, as_results(results))
     if args.html is not None:
         write_report(args.html, f"Evaluation on {args.data}", results)
     return int(not any(evaluation.images for evaluation in evaluations))
+
+
+def _run_truth(args: argparse.Namespace) -> int:
+    from detector.evaluation import parse_pools
+
+    if args.preset is not None or args.bootstrap or args.by == "class":
+        raise UsageError("arguments --delivery and --reals do not go with --preset, --bootstrap and --by class")
+    return run_truth(args, deliveries=args.delivery or ["none"], reals=parse_pools(args.reals or []))
 
 
 def _collection(args: argparse.Namespace, preset: Preset | None) -> Collection:
@@ -170,12 +186,3 @@ def _show(evaluations: Sequence[Evaluation], *, classes: bool) -> None:
             print_table(as_table(evaluation, title, classes=classes))
     if len(evaluations) > 1 or origin.preset:
         print_table(as_comparison_table(compare(evaluations), origin.simulated))
-
-
-def _write(target: str, text: str) -> None:
-    from detector.files import write_text
-
-    if target == "-":
-        sys.stdout.write(text)
-    else:
-        write_text(target, text)
