@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from detector.evaluation import Pool, Truth
 
 DELIVERIES = ("crop:256", "crop:256,jpeg:80")
-"""By default: crops make sizes alike, and JPEG makes formats alike."""
+"""By default: crops make sizes alike (but of images that are smaller), and JPEG makes formats alike."""
 
 SETTINGS = "measure.json"
 
@@ -36,7 +36,7 @@ the pools, with --reals or in DATA/{SETTINGS}:
 _EPILOG = """\
 examples:
   npr truth data --weights runs/data
-  npr truth data --weights runs/data --reals lossless=kodak24,crops/0_real/mcm_* --reals web=photos --html truth.html
+  npr truth data --weights runs/data --reals 'lossless=kodak24,crops/0_real/mcm_*' --reals web=photos --html truth.html
   npr truth data --weights a=runs/a b=runs/b --delivery none jpeg:80:420 resize:0.5:lanczos --json truth.json
 """
 
@@ -147,7 +147,7 @@ def write_result(target: str, text: str) -> None:
 def _images(args: argparse.Namespace, reals: Mapping[str, Sequence[str]] | None) -> tuple[Collection, list[Pool]]:
     """The images to measure on, those of the pools among them; says what was found."""
     from detector.console import say
-    from detector.evaluation import draw_subset, find_pool, pools_by_encoding, with_pools
+    from detector.evaluation import draw_pool, draw_subset, find_pool, pools_by_encoding, with_pools
     from detector.evaluation.encodings import count_encodings
 
     found = find_collection(args).select(categories=args.classes)
@@ -156,9 +156,11 @@ def _images(args: argparse.Namespace, reals: Mapping[str, Sequence[str]] | None)
     else:
         pools = [find_pool(name, items, found) for name, items in reals.items()]
     # Pools do not depend on which generators are measured.
-    collection = with_pools(found.select(generators=args.generators), pools)
+    found = found.select(generators=args.generators)
     if args.limit is not None:
-        collection = draw_subset(collection, args.limit, args.seed)
+        pools = [draw_pool(pool, found, args.limit, args.seed) for pool in pools]
+        found = draw_subset(found, args.limit, args.seed)
+    collection = with_pools(found, pools)
     say(collection.describe())
     for pool in pools:
         parts = (

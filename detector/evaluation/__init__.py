@@ -11,7 +11,7 @@ from detector.evaluation.metrics import (
     compute_metrics,
     roc_auc,
 )
-from detector.evaluation.pools import Pool, find_pool, parse_pools, pools_by_encoding, with_pools
+from detector.evaluation.pools import Pool, draw_pool, find_pool, parse_pools, pools_by_encoding, with_pools
 from detector.evaluation.presets import PRESETS, Preset, find_preset
 from detector.evaluation.results import read_results, write_results
 from detector.evaluation.robustness import SWEEPS, Condition, Robustness, robustness
@@ -52,6 +52,7 @@ __all__ = [
     "clopper_pearson",
     "compare",
     "compute_metrics",
+    "draw_pool",
     "draw_subset",
     "evaluate",
     "find_pool",

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from detector.data import FAKE, IMAGE_SUFFIXES, REAL, Collection, DataError, Sample, label_of, list_images
 from detector.evaluation.encodings import JPEG, LOSSLESS, count_encodings
+from detector.evaluation.subset import draw_subset
 
 OWN = "own"
 """What a set's own reals are called beside the pools; no pool may be."""
@@ -114,6 +115,13 @@ def with_pools(collection: Collection, pools: Iterable[Pool]) -> Collection:
                     known.add(real)
                     added.append(Sample(path, REAL, part, ""))
     return replace(collection, samples=(*collection.samples, *added))
+
+
+def draw_pool(pool: Pool, collection: Collection, limit: int, seed: int = 0) -> Pool:
+    """At most `limit` images of each part; of a whole generator the reals that `draw_subset` draws of it."""
+    samples = (Sample(path, REAL, part, "") for part, paths in pool.parts.items() for path in paths)
+    drawn = draw_subset(replace(collection, samples=tuple(samples)), limit, seed)
+    return Pool(pool.name, {part: _reals_of_generator(part, drawn) for part in pool.parts})
 
 
 def _reals_of_item(name: str, item: str, collection: Collection) -> list[Path]:

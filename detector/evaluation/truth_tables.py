@@ -18,11 +18,15 @@ HEADERS_NOTE = "Pools are told by the files' headers, which do not say what an i
 
 def as_truth_tables(truth: Truth) -> list[Table]:
     """Two tables for each delivery, in percent; a dash where a figure is undefined."""
-    return [
+    tables = [
         table
         for measurement in truth.measurements
         for table in (_sources_table(truth, measurement), _reals_table(truth, measurement))
     ]
+    if truth.told_by_headers:
+        tables[-1].caption = Text(HEADERS_NOTE)
+        tables[-1].caption_justify = "left"
+    return tables
 
 
 def as_truth_csv(*truths: Truth) -> str:
@@ -100,9 +104,6 @@ def _reals_table(truth: Truth, part: Measurement) -> Table:
     for name, share in part.pools.items():
         table.add_row(Text(f"pool {name}"), str(share.images), "", "", *_share(share))
     table.add_row("worst folder", "", "", "", percent(part.worst_false_alarms), "")
-    if truth.told_by_headers:
-        table.caption = Text(HEADERS_NOTE)
-        table.caption_justify = "left"
     return table
 
 

@@ -58,9 +58,12 @@ def _lead(truth: Truth) -> str:
 
 def _sources_table(truth: Truth, part: Measurement) -> str:
     pools = truth.columns
-    heads = [cell(head, tag="th") for head in ("source of fakes", "images", "files")]
-    heads += [cell(f"balanced AP, {_name(pool)}", tag="th", classes="number") for pool in pools]
-    heads.append(cell("found", tag="th", classes="number"))
+    names = [cell(head, tag="th") for head in ("source of fakes", "images", "files")]
+    if pools:
+        names.append(cell("balanced AP against", tag="th", span=len(pools)))
+    names.append(cell("found", tag="th", classes="number"))
+    units = [cell("", tag="th")] * 3 + [cell(_name(pool), tag="th", classes="number") for pool in pools]
+    units.append(cell("", tag="th"))
     rows = []
     for name, source in part.sources.items():
         found = (source.against.get(pool) for pool in pools)
@@ -75,7 +78,7 @@ def _sources_table(truth: Truth, part: Measurement) -> str:
     for name, summary in SUMMARIES.items():
         figures = (rate(summary(part.precisions(pool)), shaded=True) for pool in pools)
         foot.append([_row_head(name), cell(""), cell(""), *figures, rate(summary(part.recalls))])
-    return table([heads], rows, foot)
+    return table([names, units], rows, foot)
 
 
 def _reals_table(truth: Truth, part: Measurement) -> str:

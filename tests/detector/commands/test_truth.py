@@ -152,6 +152,16 @@ def test_generators_and_limit(data, weights, capsys):
     assert {source.recall.images for source in found.measurements[0].sources.values()} == {2}
 
 
+def test_limit_of_a_part_of_a_folder(data, weights, capsys):
+    """Two of the part, whatever two are drawn of the folder; and the two of a folder are its two in a pool."""
+    options = ["--delivery", "none", "--limit", "2", "--reals", "p=gan/0_real/a_*,film"]
+    for seed in range(4):
+        arguments = ["--weights", weights, *options, "--seed", seed]
+        part = Truth.from_dict(result_of(capsys, "truth", data, *arguments)).measurements[0]
+        assert part.pools["p"].images == 4
+        assert (part.reals["film"].images, part.reals["gan"].images, part.reals["web"].images) == (2, 2, 2)
+
+
 def test_eval_with_delivery_or_reals(data, weights, capsys):
     found = Truth.from_dict(
         result_of(capsys, "eval", data, "--weights", weights, "--delivery", "none", "crop:20", "none")

@@ -5,8 +5,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from detector.data import find_images
-from detector.evaluation import evaluate, find_preset, robustness
+from detector.data import Delivery, find_images
+from detector.evaluation import evaluate, find_preset, measure_truth, pools_by_encoding, robustness
 from detector.report import write_report
 from tests.detector.evaluation.stub import Roughness, make_tree
 
@@ -59,7 +59,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def results(data):
-    """Two evaluations by a preset, two robustness results, a diversity study and an ablation."""
+    """Two evaluations by a preset, two robustness results, a truth, a diversity study and an ablation."""
     preset = find_preset("forensynths-8")
     selected, _ = preset.select(data)
     found = []
@@ -71,6 +71,9 @@ def results(data):
     for name, slope in (("rough", -0.2), (EVIL, -0.05)):
         sweeps = {"blur": (0, 1), "jpeg": (90, 50), "noise": (0, 5), "view": (0, 1)}
         found.append(robustness(Roughness(slope=slope), data, sweeps=sweeps, name=name).to_dict())
+    pools = [replace(pool, name=EVIL) for pool in pools_by_encoding(data)]
+    deliveries = [Delivery.parse(text) for text in ("none", "crop:16,jpeg:80")]
+    found.append(measure_truth(Roughness(), data, pools, deliveries, name=EVIL).to_dict())
     outcomes = [
         {
             "name": str(count),
@@ -108,10 +111,10 @@ def text(results, tmp_path_factory):
 def test_is_whole(text):
     page = Page(text)
     assert page.tags.count("h1") == 1
-    # evaluation, robustness, diversity, ablation, limits, making
-    assert page.tags.count("section") == page.tags.count("h2") == 6
-    # bars, two detectors' panels, curves, diversity
-    assert page.tags.count("svg") == 5
+    # truth, evaluation, robustness, diversity, ablation, limits, making
+    assert page.tags.count("section") == page.tags.count("h2") == 7
+    # two deliveries, bars, two detectors' panels, curves, diversity
+    assert page.tags.count("svg") == 7
     words = " ".join(page.texts)
     assert all(word in words for word in ("mean", "Table 1", "Limits", "Super-resolution", "ProGAN", "<i>dog"))
     assert "94.5" in words  # BigGAN's published AP
@@ -168,6 +171,7 @@ def test_without_simulated_generators(data, tmp_path):
         ([{"kind": "horoscope"}], "kind horoscope; known are"),
         ([{"kind": "evaluation", "detector": "d"}], "does not say its"),
         ([{"kind": "robustness", "detector": "d"}], "does not say its"),
+        ([{"kind": "truth", "detector": "d"}], "does not say its"),
         ([{"kind": "diversity", "held": "x"}], "damaged result of kind diversity"),
     ],
 )
