@@ -33,6 +33,8 @@
 namespace {
 
 using npr::Images;
+using npr::Residual;
+using npr::Source;
 using torch::headeronly::DeviceType;
 using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
@@ -64,18 +66,31 @@ Images images_of(const Tensor& images) {
           images.stride(3)};
 }
 
-void check_weight(const Tensor& weight, const Images& images) {
-  STD_TORCH_CHECK(weight.dim() == 4 && weight.size(0) >= 1 && weight.size(1) == images.channels &&
+Residual find_residual(const std::string& name) {
+  for (const Residual& residual : npr::kResiduals) {
+    if (name == residual.name) return residual;
+  }
+  STD_TORCH_CHECK(false, "npr: residual must be npr, haar or npr+haar, got ", name);
+  std::abort();
+}
+
+Source source_of(const Tensor& images, const std::string& residual) {
+  return {images_of(images), find_residual(residual)};
+}
+
+void check_weight(const Tensor& weight, const Source& source) {
+  STD_TORCH_CHECK(weight.dim() == 4 && weight.size(0) >= 1 && weight.size(1) == source.weight_channels() &&
                       weight.size(2) == npr::kKernel && weight.size(3) == npr::kKernel,
-                  "npr: weight must be [O, C, 3, 3] with the images' channels");
+                  "npr: weight must be [O, C, 3, 3] with the images' channels, once for each map of the residual");
 }
 
 void check_vector(const Tensor& vector, int64_t size, const char* name) {
   STD_TORCH_CHECK(vector.dim() == 1 && vector.size(0) == size, "npr: ", name, " must be a vector of ", size);
 }
 
-void check_scale(const std::vector<double>& scale, const Images& images) {
-  STD_TORCH_CHECK(int64_t(scale.size()) == images.channels, "npr: channel_scale must have one value per channel");
+void check_scale(const std::vector<double>& scale, const Source& source) {
+  STD_TORCH_CHECK(int64_t(scale.size()) == source.weight_channels(),
+                  "npr: channel_scale must have one value per channel of the weight");
 }
 
 Tensor empty(std::vector<int64_t> size, ScalarType type, const Tensor& like,
@@ -89,19 +104,19 @@ void check_grad(const Tensor& grad, const Images& images, int64_t rows, int64_t 
                   "npr: grad must have the shape of the result");
 }
 
-void check_moments(const Tensor& moments, const Images& images) {
+void check_moments(const Tensor& moments, const Source& source) {
   STD_TORCH_CHECK(moments.scalar_type() == ScalarType::Long && moments.is_contiguous(), "npr: moments must be int64");
-  check_vector(moments, 1 + images.taps() + images.taps() * images.taps(), "moments");
+  check_vector(moments, 1 + source.taps() + source.taps() * source.taps(), "moments");
 }
 
-void check_stem(const Images& images, const Tensor& weight, const std::optional<Tensor>& bn_weight,
+void check_stem(const Source& source, const Tensor& weight, const std::optional<Tensor>& bn_weight,
                 const std::optional<Tensor>& bn_bias, const std::optional<Tensor>& moments,
                 const std::optional<Tensor>& mean, const std::optional<Tensor>& var,
                 const std::vector<double>& channel_scale) {
-  check_weight(weight, images);
-  check_scale(channel_scale, images);
+  check_weight(weight, source);
+  check_scale(channel_scale, source);
   STD_TORCH_CHECK(moments || (mean && var), "npr: stem needs moments, or mean and var");
-  if (moments) check_moments(*moments, images);
+  if (moments) check_moments(*moments, source);
   if (bn_weight) check_vector(*bn_weight, weight.size(0), "bn_weight");
   if (bn_bias) check_vector(*bn_bias, weight.size(0), "bn_bias");
   if (mean) check_vector(*mean, weight.size(0), "mean");
@@ -146,21 +161,29 @@ namespace {
 // Multiply-adds that are worth a thread of their own.
 constexpr int64_t kGrain = 1 << 18;
 
-int64_t grain(const Images& images, int64_t outputs) {
-  return std::max<int64_t>(1, kGrain / (images.cols() * images.taps() * outputs));
+int64_t grain(const Source& source, int64_t outputs) {
+  return std::max<int64_t>(1, kGrain / (source.images.cols() * source.taps() * outputs));
 }
 
-// The weights in units of the integer difference, [outputs][taps]. The centre tap meets only zeros, but
+// Calls f(channel, map) for each channel of the weight.
+template <class F>
+void for_each_weight_channel(const Source& source, F&& f) {
+  for (int64_t q = 0; q < source.weight_channels(); ++q) f(q, source.residual.map[q / source.images.channels]);
+}
+
+// The weights in units of the integer difference, [outputs][taps]. A dead centre tap meets only zeros, but
 // zero times infinity is NaN: a centre that is not finite makes its output NaN.
-std::vector<double> fold(const Tensor& weight, const std::vector<double>& scale) {
-  constexpr int64_t kPositions = npr::kKernel * npr::kKernel;
-  const Tensor source = as_double(weight);
-  const int64_t rows = weight.size(0) * weight.size(1), channels = weight.size(1);
-  std::vector<double> folded(rows * npr::kTaps);
-  for (int64_t row = 0; row < rows; ++row) {
-    const double* from = doubles(source) + row * kPositions;
-    const double factor = std::isfinite(from[kPositions / 2]) ? scale[row % channels] : NAN;
-    for (int t = 0; t < npr::kTaps; ++t) folded[row * npr::kTaps + t] = from[npr::tap_position(t)] * factor;
+std::vector<double> fold(const Tensor& weight, const Source& source, const std::vector<double>& scale) {
+  const Tensor contiguous = as_double(weight);
+  const double* from = doubles(contiguous);
+  std::vector<double> folded;
+  folded.reserve(weight.size(0) * source.taps());
+  for (int64_t o = 0; o < weight.size(0); ++o) {
+    for_each_weight_channel(source, [&](int64_t q, npr::Map map) {
+      const bool spoilt = npr::dead_centre(map) && !std::isfinite(from[npr::kPositions / 2]);
+      for (int t = 0; t < taps_of(map); ++t) folded.push_back(from[tap_position(map, t)] * (spoilt ? NAN : scale[q]));
+      from += npr::kPositions;
+    });
   }
   return folded;
 }
@@ -188,12 +211,20 @@ void with_compute_type(npr::cpu::Type type, F&& f) {
   npr::cpu::compute_type(type) == npr::cpu::Type::f64 ? f(double{}) : f(float{});
 }
 
+// A problem of the kernels' with its source, and zeros where its other members will be.
+template <class Problem>
+Problem problem(const Tensor& images, const std::string& residual) {
+  Problem p{};
+  static_cast<Source&>(p) = source_of(images, residual);
+  return p;
+}
+
 Tensor conv2d_cpu(const Tensor& images, const Tensor& weight, const std::optional<Tensor>& bias,
-                  std::vector<double> channel_scale, ScalarType out_dtype, bool channels_last, bool /*fast*/) {
-  npr::cpu::ConvForward p{};
-  p.images = images_of(images);
-  check_weight(weight, p.images);
-  check_scale(channel_scale, p.images);
+                  std::vector<double> channel_scale, ScalarType out_dtype, bool channels_last, bool /*fast*/,
+                  std::string residual) {
+  auto p = problem<npr::cpu::ConvForward>(images, residual);
+  check_weight(weight, p);
+  check_scale(channel_scale, p);
   p.outputs = weight.size(0);
   if (bias) check_vector(*bias, p.outputs, "bias");
   p.type = type_of(out_dtype);
@@ -204,13 +235,13 @@ Tensor conv2d_cpu(const Tensor& images, const Tensor& weight, const std::optiona
   npr::cpu::expect_writes(p.out, out.numel() * size_of(p.type));
   with_compute_type(p.type, [&](auto zero) {
     using T = decltype(zero);
-    const auto packed = pack<T>(fold(weight, channel_scale), p.outputs);
+    const auto packed = pack<T>(fold(weight, p, channel_scale), p.outputs);
     const auto shift =
         bias ? pack<T>(doubles(as_double(*bias)), p.outputs) : std::vector<T>(npr::cpu::padded(p.outputs));
     p.weight = packed.data();
     p.bias = shift.data();
     const auto kernel = npr::cpu::kernels().conv_forward;
-    torch::stable::parallel_for(0, p.units(), grain(p.images, p.outputs),
+    torch::stable::parallel_for(0, p.units(), grain(p, p.outputs),
                                 [&](int64_t first, int64_t last) { kernel(p, first, last); });
   });
   return out;
@@ -227,20 +258,19 @@ void sum_units(const T* partial, int64_t units, int64_t size, T* sum) {
   });
 }
 
-// The weight's gradient [O, C, 3, 3] from that of its taps in units of d; the centre's is zero.
-Tensor unfold_gradient(const double* taps, int64_t stride, int64_t outputs, const std::vector<double>& scale,
-                       const Tensor& like, ScalarType dtype) {
-  constexpr int64_t kPositions = npr::kKernel * npr::kKernel;
-  const int64_t channels = int64_t(scale.size());
-  Tensor gradient = empty({outputs, channels, npr::kKernel, npr::kKernel}, ScalarType::Double, like);
+// The weight's gradient from that of its taps in units of d, [outputs] rows of taps, `stride` apart; a dead centre's
+// is zero.
+Tensor unfold_gradient(const double* taps, int64_t stride, int64_t outputs, const Source& source,
+                       const std::vector<double>& scale, const Tensor& like, ScalarType dtype) {
+  Tensor gradient = empty({outputs, source.weight_channels(), npr::kKernel, npr::kKernel}, ScalarType::Double, like);
   double* to = static_cast<double*>(gradient.data_ptr());
   for (int64_t o = 0; o < outputs; ++o) {
-    for (int64_t c = 0; c < channels; ++c, to += kPositions) {
-      to[kPositions / 2] = 0;
-      for (int t = 0; t < npr::kTaps; ++t) {
-        to[npr::tap_position(t)] = taps[o * stride + c * npr::kTaps + t] * scale[c];
-      }
-    }
+    const double* from = taps + o * stride;
+    for_each_weight_channel(source, [&](int64_t q, npr::Map map) {
+      to[npr::kPositions / 2] = 0;
+      for (int t = 0; t < taps_of(map); ++t) to[tap_position(map, t)] = *from++ * scale[q];
+      to += npr::kPositions;
+    });
   }
   return to_type(gradient, dtype);
 }
@@ -252,10 +282,10 @@ Tensor vector_of(const double* values, int64_t size, int64_t stride, const Tenso
 }
 
 std::tuple<Tensor, Tensor> conv2d_backward_cpu(const Tensor& grad, const Tensor& images,
-                                               std::vector<double> channel_scale, ScalarType weight_dtype, bool bias) {
-  npr::cpu::ConvBackward p{};
-  p.images = images_of(images);
-  check_scale(channel_scale, p.images);
+                                               std::vector<double> channel_scale, ScalarType weight_dtype, bool bias,
+                                               std::string residual) {
+  auto p = problem<npr::cpu::ConvBackward>(images, residual);
+  check_scale(channel_scale, p);
   check_grad(grad, p.images, p.images.rows(), p.images.cols());
   p.outputs = grad.size(1);
   p.bias = bias;
@@ -263,20 +293,19 @@ std::tuple<Tensor, Tensor> conv2d_backward_cpu(const Tensor& grad, const Tensor&
   p.stride_n = grad.stride(0), p.stride_o = grad.stride(1), p.stride_h = grad.stride(2), p.stride_w = grad.stride(3);
   p.type = type_of(grad.scalar_type());
 
-  const int64_t columns = p.images.taps() + 1, size = p.outputs * columns;
+  const int64_t columns = p.taps() + 1, size = p.outputs * columns;
   const Tensor partial = empty({p.units(), size}, ScalarType::Double, images);
   p.partial = static_cast<double*>(partial.data_ptr());
   const auto kernel = npr::cpu::kernels().conv_backward;
   torch::stable::parallel_for(0, p.units(), 1, [&](int64_t first, int64_t last) { kernel(p, first, last); });
   std::vector<double> sums(size);
   sum_units(p.partial, p.units(), size, sums.data());
-  return {unfold_gradient(sums.data(), columns, p.outputs, channel_scale, images, weight_dtype),
+  return {unfold_gradient(sums.data(), columns, p.outputs, p, channel_scale, images, weight_dtype),
           vector_of(sums.data() + columns - 1, bias ? p.outputs : 0, columns, images, weight_dtype)};
 }
 
-Tensor patch_moments_cpu(const Tensor& images) {
-  npr::cpu::PatchMoments p{};
-  p.images = images_of(images);
+Tensor patch_moments_cpu(const Tensor& images, std::string residual) {
+  auto p = problem<npr::cpu::PatchMoments>(images, residual);
   const Tensor partial = empty({p.units(), p.size()}, ScalarType::Long, images);
   p.partial = static_cast<int64_t*>(partial.data_ptr());
   const auto kernel = npr::cpu::kernels().patch_moments;
@@ -286,14 +315,14 @@ Tensor patch_moments_cpu(const Tensor& images) {
   return moments;
 }
 
-// True when no sum of products can leave the range of T, nor meet NaN or infinity.
+// True when no sum of products of differences up to `largest` can leave the range of T, nor meet NaN or infinity.
 template <class T>
-bool stays_finite(const std::vector<double>& folded, const std::vector<double>& shift) {
+bool stays_finite(const std::vector<double>& folded, const std::vector<double>& shift, int largest) {
   constexpr double kLargest = double(std::numeric_limits<T>::max()) / 4;
   const int64_t taps = int64_t(folded.size() / shift.size());
   for (size_t o = 0; o < shift.size(); ++o) {
     double bound = std::abs(shift[o]);
-    for (int64_t k = 0; k < taps; ++k) bound += 255 * std::abs(folded[o * taps + k]);
+    for (int64_t k = 0; k < taps; ++k) bound += largest * std::abs(folded[o * taps + k]);
     if (!(bound < kLargest)) return false;
   }
   return true;
@@ -304,13 +333,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> stem_cpu(const Tensor& images, const 
                                                     const std::optional<Tensor>& bn_bias,
                                                     const std::optional<Tensor>& mean, const std::optional<Tensor>& var,
                                                     double eps, std::vector<double> channel_scale, ScalarType out_dtype,
-                                                    bool save, bool /*fast*/) {
-  npr::cpu::StemForward p{};
-  p.images = images_of(images);
-  check_stem(p.images, weight, bn_weight, bn_bias, moments, mean, var, channel_scale);
-  const int64_t outputs = p.outputs = weight.size(0), taps = p.images.taps();
+                                                    bool save, bool /*fast*/, std::string residual) {
+  auto p = problem<npr::cpu::StemForward>(images, residual);
+  check_stem(p, weight, bn_weight, bn_bias, moments, mean, var, channel_scale);
+  const int64_t outputs = p.outputs = weight.size(0), taps = p.taps();
   const StemResults results(images, p.images, outputs, out_dtype, save);
-  const std::vector<double> folded = fold(weight, channel_scale);
+  const std::vector<double> folded = fold(weight, p, channel_scale);
   double* m = static_cast<double*>(results.mean.data_ptr());
   double* v = static_cast<double*>(results.var.data_ptr());
   if (moments) {
@@ -335,14 +363,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> stem_cpu(const Tensor& images, const 
   p.code = save ? static_cast<uint8_t*>(results.code.data_ptr()) : nullptr;
   with_compute_type(p.type, [&](auto zero) {
     using T = decltype(zero);
-    const bool literal = !stays_finite<T>(scaled, shift);
+    const bool literal = !stays_finite<T>(scaled, shift, p.residual.largest);
     const auto packed_weight = pack<T>(literal ? folded : scaled, outputs);
     const auto packed_scale = pack<T>(scale.data(), outputs), packed_shift = pack<T>(shift.data(), outputs);
     p.weight = packed_weight.data();
     p.scale = literal ? packed_scale.data() : nullptr;
     p.shift = packed_shift.data();
     const auto kernel = npr::cpu::kernels().stem_forward;
-    torch::stable::parallel_for(0, p.units(), grain(p.images, 2 * outputs),
+    torch::stable::parallel_for(0, p.units(), grain(p, 2 * outputs),
                                 [&](int64_t first, int64_t last) { kernel(p, first, last); });
   });
   return {results.out, results.code, results.mean, results.var};
@@ -351,12 +379,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> stem_cpu(const Tensor& images, const 
 std::tuple<Tensor, Tensor, Tensor> stem_backward_cpu(const Tensor& grad, const Tensor& images, const Tensor& code,
                                                      const std::optional<Tensor>& moments, const Tensor& weight,
                                                      const std::optional<Tensor>& bn_weight, const Tensor& mean,
-                                                     const Tensor& var, double eps, std::vector<double> channel_scale) {
-  npr::cpu::StemBackward p{};
-  p.images = images_of(images);
-  check_stem(p.images, weight, bn_weight, std::nullopt, moments, mean, var, channel_scale);
+                                                     const Tensor& var, double eps, std::vector<double> channel_scale,
+                                                     std::string residual) {
+  auto p = problem<npr::cpu::StemBackward>(images, residual);
+  check_stem(p, weight, bn_weight, std::nullopt, moments, mean, var, channel_scale);
   check_pooled(grad, code, p.images, weight.size(0));
-  const int64_t outputs = p.outputs = weight.size(0), taps = p.images.taps(), columns = taps + 1;
+  const int64_t outputs = p.outputs = weight.size(0), taps = p.taps(), columns = taps + 1;
   p.grad = grad.data_ptr();
   p.stride_n = grad.stride(0), p.stride_o = grad.stride(1), p.stride_h = grad.stride(2), p.stride_w = grad.stride(3);
   p.type = type_of(grad.scalar_type());
@@ -370,7 +398,7 @@ std::tuple<Tensor, Tensor, Tensor> stem_backward_cpu(const Tensor& grad, const T
   std::vector<double> sums(outputs * columns);
   sum_units(p.partial, p.units(), outputs * columns, sums.data());
 
-  const std::vector<double> folded = fold(weight, channel_scale);
+  const std::vector<double> folded = fold(weight, p, channel_scale);
   const Tensor gamma = bn_weight ? as_double(*bn_weight) : Tensor();
   const Tensor used_mean = as_double(mean), used_var = as_double(var);
   std::vector<double> dweight(outputs * taps), dgamma(outputs), dbeta(outputs);
@@ -379,7 +407,7 @@ std::tuple<Tensor, Tensor, Tensor> stem_backward_cpu(const Tensor& grad, const T
        sums.data(), moments ? static_cast<const int64_t*>(moments->data_ptr()) : nullptr},
       dweight.data(), dgamma.data(), dbeta.data());
   const ScalarType dtype = weight.scalar_type();
-  return {unfold_gradient(dweight.data(), taps, outputs, channel_scale, images, dtype),
+  return {unfold_gradient(dweight.data(), taps, outputs, p, channel_scale, images, dtype),
           vector_of(dgamma.data(), outputs, 1, images, dtype), vector_of(dbeta.data(), outputs, 1, images, dtype)};
 }
 
@@ -414,6 +442,12 @@ cuda::Stream current_stream(int32_t device) {
   void* stream = nullptr;
   STD_TORCH_CHECK(accessor(device, &stream) == 0, "npr: torch's current CUDA stream cannot be had");
   return static_cast<cuda::Stream>(stream);
+}
+
+// The CUDA kernels have the residual "npr" alone.
+Source npr_source(const Tensor& images, const std::string& residual) {
+  STD_TORCH_CHECK(residual == "npr", "npr: the CUDA kernels have no residual but npr, got ", residual);
+  return source_of(images, residual);
 }
 
 void check_device(const Tensor& tensor, const Tensor& images, const char* name) {
@@ -451,11 +485,13 @@ void run(const Problem& problem, int64_t (*workspace_size)(const Problem&),
 }
 
 Tensor conv2d_cuda(const Tensor& images, const Tensor& weight, const std::optional<Tensor>& bias,
-                   std::vector<double> channel_scale, ScalarType out_dtype, bool channels_last, bool fast) {
+                   std::vector<double> channel_scale, ScalarType out_dtype, bool channels_last, bool fast,
+                   std::string residual) {
   cuda::ConvForward p{};
-  p.images = images_of(images);
-  check_weight(weight, p.images);
-  check_scale(channel_scale, p.images);
+  const Source source = npr_source(images, residual);
+  p.images = source.images;
+  check_weight(weight, source);
+  check_scale(channel_scale, source);
   p.outputs = weight.size(0);
   if (bias) check_vector(*bias, p.outputs, "bias");
   const Parameter weights(weight, images, "weight"), shift(bias, images, "bias");
@@ -472,10 +508,12 @@ Tensor conv2d_cuda(const Tensor& images, const Tensor& weight, const std::option
 }
 
 std::tuple<Tensor, Tensor> conv2d_backward_cuda(const Tensor& grad, const Tensor& images,
-                                                std::vector<double> channel_scale, ScalarType weight_dtype, bool bias) {
+                                                std::vector<double> channel_scale, ScalarType weight_dtype, bool bias,
+                                                std::string residual) {
   cuda::ConvBackward p{};
-  p.images = images_of(images);
-  check_scale(channel_scale, p.images);
+  const Source source = npr_source(images, residual);
+  p.images = source.images;
+  check_scale(channel_scale, source);
   check_grad(grad, p.images, p.images.rows(), p.images.cols());
   p.outputs = grad.size(1);
   p.grad = gradient_of(grad, images);
@@ -489,10 +527,11 @@ std::tuple<Tensor, Tensor> conv2d_backward_cuda(const Tensor& grad, const Tensor
   return {weight_grad, bias_grad};
 }
 
-Tensor patch_moments_cuda(const Tensor& images) {
+Tensor patch_moments_cuda(const Tensor& images, std::string residual) {
   cuda::Moments p{};
-  p.images = images_of(images);
-  const int64_t taps = p.images.taps();
+  const Source source = npr_source(images, residual);
+  p.images = source.images;
+  const int64_t taps = source.taps();
   Tensor moments = empty({1 + taps + taps * taps}, ScalarType::Long, images);
   p.moments = static_cast<int64_t*>(moments.data_ptr());
   run(p, cuda::moments_workspace, cuda::moments, images);
@@ -505,10 +544,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> stem_cuda(const Tensor& images, const
                                                      const std::optional<Tensor>& mean,
                                                      const std::optional<Tensor>& var, double eps,
                                                      std::vector<double> channel_scale, ScalarType out_dtype, bool save,
-                                                     bool fast) {
+                                                     bool fast, std::string residual) {
   cuda::StemForward p{};
-  p.images = images_of(images);
-  check_stem(p.images, weight, bn_weight, bn_bias, moments, mean, var, channel_scale);
+  const Source source = npr_source(images, residual);
+  p.images = source.images;
+  check_stem(source, weight, bn_weight, bn_bias, moments, mean, var, channel_scale);
   p.outputs = weight.size(0);
   const Parameter weights(weight, images, "weight"), gamma(bn_weight, images, "bn_weight"),
       beta(bn_bias, images, "bn_bias"), given_mean(mean, images, "mean"), given_var(var, images, "var");
@@ -532,11 +572,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> stem_cuda(const Tensor& images, const
 std::tuple<Tensor, Tensor, Tensor> stem_backward_cuda(const Tensor& grad, const Tensor& images, const Tensor& code,
                                                       const std::optional<Tensor>& moments, const Tensor& weight,
                                                       const std::optional<Tensor>& bn_weight, const Tensor& mean,
-                                                      const Tensor& var, double eps,
-                                                      std::vector<double> channel_scale) {
+                                                      const Tensor& var, double eps, std::vector<double> channel_scale,
+                                                      std::string residual) {
   cuda::StemBackward p{};
-  p.images = images_of(images);
-  check_stem(p.images, weight, bn_weight, std::nullopt, moments, mean, var, channel_scale);
+  const Source source = npr_source(images, residual);
+  p.images = source.images;
+  check_stem(source, weight, bn_weight, std::nullopt, moments, mean, var, channel_scale);
   check_pooled(grad, code, p.images, weight.size(0));
   p.outputs = weight.size(0);
   p.grad = gradient_of(grad, images);
@@ -571,18 +612,19 @@ std::tuple<Tensor, Tensor, Tensor> stem_backward_cuda(const Tensor& grad, const 
 STABLE_TORCH_LIBRARY(npr, m) {
   m.def(
       "conv2d(Tensor images, Tensor weight, Tensor? bias, float[] channel_scale, ScalarType out_dtype, "
-      "bool channels_last, bool fast) -> Tensor");
+      "bool channels_last, bool fast, *, str residual=\"npr\") -> Tensor");
   m.def(
-      "conv2d_backward(Tensor grad, Tensor images, float[] channel_scale, ScalarType weight_dtype, bool bias) "
-      "-> (Tensor, Tensor)");
-  m.def("patch_moments(Tensor images) -> Tensor");
+      "conv2d_backward(Tensor grad, Tensor images, float[] channel_scale, ScalarType weight_dtype, bool bias, *, "
+      "str residual=\"npr\") -> (Tensor, Tensor)");
+  m.def("patch_moments(Tensor images, *, str residual=\"npr\") -> Tensor");
   m.def(
       "stem(Tensor images, Tensor? moments, Tensor weight, Tensor? bn_weight, Tensor? bn_bias, Tensor? mean, "
-      "Tensor? var, float eps, float[] channel_scale, ScalarType out_dtype, bool save, bool fast) "
-      "-> (Tensor, Tensor, Tensor, Tensor)");
+      "Tensor? var, float eps, float[] channel_scale, ScalarType out_dtype, bool save, bool fast, *, "
+      "str residual=\"npr\") -> (Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "stem_backward(Tensor grad, Tensor images, Tensor code, Tensor? moments, Tensor weight, Tensor? bn_weight, "
-      "Tensor mean, Tensor var, float eps, float[] channel_scale) -> (Tensor, Tensor, Tensor)");
+      "Tensor mean, Tensor var, float eps, float[] channel_scale, *, str residual=\"npr\") -> (Tensor, Tensor, "
+      "Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(npr, CPU, m) {

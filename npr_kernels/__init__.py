@@ -5,15 +5,17 @@
     layer = nk.NPRConv(3, 64)                  # the same as a module
     stem = nk.NPRStem(64)                      # and with batch norm, ReLU and max-pooling
 
-Public: the functions :func:`npr_residual`, :func:`npr_conv2d` and :func:`npr_stem`; the layers :class:`NPRConv` and
-:class:`NPRStem`, and :func:`fused_stem` for models with layers of their own; their specification
+``residual="haar"`` makes them read the diagonal Haar band of each 2x2 cell instead, ``"npr+haar"`` both.
+
+Public: the functions :func:`npr_residual`, :func:`haar_residual`, :func:`npr_conv2d` and :func:`npr_stem`; the layers
+:class:`NPRConv` and :class:`NPRStem`, and :func:`fused_stem` for models with layers of their own; their specification
 :mod:`npr_kernels.reference`; :func:`available_backends`, :class:`backend` and :func:`info`.
 """
 
 from npr_kernels import ops, reference
 from npr_kernels.backends import NPRFallbackWarning, available_backends, backend
 from npr_kernels.constants import IMAGENET_MEAN, IMAGENET_STD, NPR_SCALE
-from npr_kernels.functional import npr_conv2d, npr_residual, npr_stem
+from npr_kernels.functional import haar_residual, npr_conv2d, npr_residual, npr_stem
 from npr_kernels.info import __version__, info
 from npr_kernels.layers import NPRConv, NPRStem, fused_stem
 
@@ -28,6 +30,7 @@ __all__ = [
     "available_backends",
     "backend",
     "fused_stem",
+    "haar_residual",
     "info",
     "npr_conv2d",
     "npr_residual",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from npr_kernels import backends, reference
 from npr_kernels.constants import IMAGENET_STD, NPR_SCALE
+from npr_kernels.residuals import RESIDUALS, default_stride
 
 MODES = ("pixel", "mean", "max")
 PRECISIONS = ("full", "fast")
@@ -41,16 +42,38 @@ def npr_residual(
     Source: Tan et al., CVPR 2024, Section 3.
     """
     _check_images("npr_residual", images, patch)
-    check_residual("npr_residual", patch, anchor, mode)
+    _check_cell("npr_residual", patch, anchor, mode)
     return reference.npr_residual(images, patch=patch, anchor=anchor, mode=mode)
+
+
+def haar_residual(
+    images: Tensor,  # [N, C, H, W]
+) -> Tensor:  # [N, C, H // 2, W // 2]
+    """Twice the diagonal band of the Haar transform: a - b - c + d of each 2x2 cell, a and b above c and d.
+
+    Args:
+        images: [N, C, H, W], uint8 or floating, H and W >= 2.
+
+    Returns:
+        The differences, half as large as the images; an odd last row or column is dropped. int16 in [-510, 510] for
+        uint8 images, otherwise the images' dtype. The band itself, which :func:`npr_conv2d` convolves, is half of it.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what it got and what it wants.
+
+    Source: Li et al., KDD 2025 (arXiv 2408.06741).
+    """
+    _check_images("haar_residual", images, 2)
+    return reference.haar_residual(images)
 
 
 def npr_conv2d(
     images: Tensor,  # [N, C, H, W]
-    weight: Tensor,  # [O, C, KH, KW]
+    weight: Tensor,  # [O, C, KH, KW], or [O, 2 C, KH, KW] for "npr+haar"
     bias: Tensor | None = None,  # [O]
     *,
-    stride: int | tuple[int, int] = 2,
+    residual: str = "npr",
+    stride: int | tuple[int, int] | None = None,
     padding: int | tuple[int, int] = 1,
     std: Sequence[float] | None = IMAGENET_STD,
     scale: float = NPR_SCALE,
@@ -60,22 +83,27 @@ def npr_conv2d(
     out_dtype: torch.dtype | None = None,
     precision: str = "full",
 ) -> Tensor:  # [N, O, OH, OW]
-    """Decode-normalise, NPR and convolution in one pass: ``conv2d(scale * NPR((images - mean) / std), weight, bias)``.
+    """Decode-normalise, residual and convolution in one pass.
 
-    The mean cancels in the residual. Differentiable in ``weight`` and ``bias``, and in floating ``images``. The fused
-    kernels cover uint8 images with the paper's geometry (3x3, stride 2, padding 1, patch 2, anchor 0, "pixel");
-    everything else runs on :mod:`npr_kernels.reference` and says so once.
+    ``conv2d(scale * residual((images - mean) / std), weight, bias)``; the mean cancels in the residual. Differentiable
+    in ``weight`` and ``bias``, and in floating ``images``. The fused kernels cover uint8 images with the papers'
+    geometry (3x3, one output for each 2x2 cell, padding 1, patch 2, anchor 0, "pixel"), on GPUs for the residual "npr"
+    alone; everything else runs on :mod:`npr_kernels.reference` and says so once.
 
     Args:
         images: [N, C, H, W], uint8, or floating in [0, 1]; NCHW or channels_last or any strides; N >= 0; H, W >= patch.
             Odd last rows and columns are dropped before the residual.
-        weight: [O, C, KH, KW], floating.
+        weight: [O, C, KH, KW], floating; [O, 2 C, KH, KW] for "npr+haar", the first C channels reading NPR.
         bias: [O] of the weight's dtype, or None.
-        stride, padding: as in :func:`torch.nn.functional.conv2d`; the padding pads the residual with zeros.
+        residual: "npr", see :func:`npr_residual`; "haar", the diagonal Haar band of each 2x2 cell, half of
+            :func:`haar_residual`; or "npr+haar", both, added up in one convolution.
+        stride: counts pixels for "npr", cells otherwise. None steps from cell to cell: 2 or 1.
+        padding: as in :func:`torch.nn.functional.conv2d`; pads the residual with zeros. "npr+haar" wants half the
+            kernel, rounded down, without which its maps do not align.
         std: one positive number per channel, in units of [0, 1] images; None says that floating images are already
             normalised.
         scale: multiplies the residual; 2/3 in the paper's code.
-        patch, anchor, mode: see :func:`npr_residual`.
+        patch, anchor, mode: see :func:`npr_residual`; for the residual "npr" alone.
         out_dtype: dtype of the result; by default the weight's, or autocast's where it is on.
         precision: "full" is as accurate as float32 arithmetic on every backend; "fast" lets GPU tensor cores round the
             weights to one float16 term (about 2e-4 relative).
@@ -86,42 +114,46 @@ def npr_conv2d(
     Raises:
         TypeError, ValueError: naming the argument, what it got and what it wants.
 
-    Source: Tan et al., CVPR 2024, Section 3 and their code; the folding is exact (see docs).
+    Sources: Tan et al., CVPR 2024, Section 3 and their code; Li et al., KDD 2025 (arXiv 2408.06741), for Haar. The
+    folding is exact (see docs).
     """
     op = "npr_conv2d"
     _check_images(op, images, patch)
-    check_residual(op, patch, anchor, mode)
-    _check_weight(op, images, weight)
+    check_residual(op, residual, patch, anchor, mode)
+    _check_weight(op, images, weight, residual)
     if bias is not None:
         _check_vector(op, "bias", bias, weight)
-    stride, padding = _pair(op, "stride", stride, 1), _pair(op, "padding", padding, 0)
-    _check_window(op, images, weight, padding, patch)
+    stride = _pair(op, "stride", default_stride(residual) if stride is None else stride, 1)
+    padding = _pair(op, "padding", padding, 0)
+    _check_window(op, images, weight, padding, residual, patch)
     _check_std(op, images, std)
     _check_number(op, "scale", scale)
     _check_choice(op, "precision", precision, PRECISIONS)
     out_dtype = _out_dtype(op, out_dtype, images, weight)
 
-    uncovered = _uncovered(images, weight, stride, padding, patch, anchor, mode)
-    chosen = backends.choose(op, images.device, uncovered)
+    uncovered = _uncovered(images, weight, residual, stride, padding, patch, anchor, mode)
+    chosen = backends.choose(op, images.device, residual, uncovered)
     if chosen == "reference":
         out = reference.npr_conv2d(
-            images, weight, bias, stride=stride, padding=padding, std=std, scale=scale,
+            images, weight, bias, residual=residual, stride=stride, padding=padding, std=std, scale=scale,
             patch=patch, anchor=anchor, mode=mode, out_dtype=out_dtype,
         )  # fmt: skip
         return out.contiguous(memory_format=_memory_format(images))
     return _low_level_op("conv2d", chosen)(
-        images, weight, bias, _channel_scale(std, scale), out_dtype, _is_channels_last(images), precision == "fast"
-    )
+        images, weight, bias, _channel_scale(residual, std, scale), out_dtype, _is_channels_last(images),
+        precision == "fast", residual=residual,
+    )  # fmt: skip
 
 
 def npr_stem(
     images: Tensor,  # [N, C, H, W]
-    weight: Tensor,  # [O, C, 3, 3]
+    weight: Tensor,  # [O, C, 3, 3], or [O, 2 C, 3, 3] for "npr+haar"
     bn_weight: Tensor | None,  # [O]
     bn_bias: Tensor | None,  # [O]
     running_mean: Tensor | None,  # [O]
     running_var: Tensor | None,  # [O]
     *,
+    residual: str = "npr",
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
@@ -140,15 +172,16 @@ def npr_stem(
     Args:
         images: [N, C, H, W], uint8, or floating in [0, 1]; any strides; N >= 0; H, W >= 2; odd last rows and columns
             are dropped.
-        weight: [O, C, 3, 3], floating.
+        weight: [O, C, 3, 3], floating; [O, 2 C, 3, 3] for "npr+haar".
         bn_weight, bn_bias: [O] or None for ones and zeros, as in :func:`torch.nn.functional.batch_norm`.
         running_mean, running_var: [O]; used in inference, updated in place in training; None in training to track none.
+        residual: see :func:`npr_conv2d`.
         training: normalise with the statistics of the batch.
         momentum, eps: as in batch_norm.
         std, scale, out_dtype, precision: see :func:`npr_conv2d`.
         group: process group whose ranks share their batch statistics in training; exact, by one all-reduce of
-            1 + K + K^2 integers, K = 8 C. Gradients are each rank's share: they add up to the gradient of the whole
-            batch. None: no synchronisation.
+            1 + K + K^2 integers, K = 8 C, 9 C or 17 C by the residual. Gradients are each rank's share: they add up to
+            the gradient of the whole batch. None: no synchronisation.
 
     Returns:
         [N, O, PH, PW] in channels_last, PH = ceil(floor(H / 2) / 2), PW likewise.
@@ -160,9 +193,10 @@ def npr_stem(
     """
     op = "npr_stem"
     _check_images(op, images, 2)
-    _check_weight(op, images, weight)
+    _check_choice(op, "residual", residual, tuple(RESIDUALS))
+    _check_weight(op, images, weight, residual)
     if tuple(weight.shape[2:]) != (3, 3):
-        raise ValueError(f"{op}: weight must be [O, C, 3, 3], got shape {list(weight.shape)}")
+        raise ValueError(f"{op}: weight must be [O, {weight.shape[1]}, 3, 3], got shape {list(weight.shape)}")
     vectors = {
         "bn_weight": bn_weight, "bn_bias": bn_bias, "running_mean": running_mean, "running_var": running_var
     }  # fmt: skip
@@ -186,11 +220,11 @@ def npr_stem(
         raise ValueError(f"{op}: images must give more than 1 value per channel in training, got {list(images.shape)}")
 
     uncovered = None if images.dtype == torch.uint8 else f"fused kernels read uint8 images, these are {images.dtype}"
-    chosen = backends.choose(op, images.device, uncovered)
+    chosen = backends.choose(op, images.device, residual, uncovered)
     if chosen == "reference":
         out = reference.npr_stem(
-            images, weight, bn_weight, bn_bias, running_mean, running_var, training=training, momentum=momentum,
-            eps=eps, std=std, scale=scale, out_dtype=out_dtype, group=group,
+            images, weight, bn_weight, bn_bias, running_mean, running_var, residual=residual, training=training,
+            momentum=momentum, eps=eps, std=std, scale=scale, out_dtype=out_dtype, group=group,
         )  # fmt: skip
         return out.contiguous(memory_format=torch.channels_last)
 
@@ -198,13 +232,14 @@ def npr_stem(
     if training and positions == 0 and group is None:  # nothing to normalise, and no statistics to track
         training, running_mean, running_var = False, weight.new_zeros(len(weight)), weight.new_ones(len(weight))
     if training:
-        moments = _low_level_op("patch_moments", chosen)(images)
+        moments = _low_level_op("patch_moments", chosen)(images, residual=residual)
         if group is not None:
             dist.all_reduce(moments, group=group)
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (weight, bn_weight, bn_bias))
     out, _, mean, var = _low_level_op("stem", chosen)(
         images, moments, weight, bn_weight, bn_bias, None if training else running_mean,
-        None if training else running_var, eps, _channel_scale(std, scale), out_dtype, save, precision == "fast",
+        None if training else running_var, eps, _channel_scale(residual, std, scale), out_dtype, save,
+        precision == "fast", residual=residual,
     )  # fmt: skip
     if moments is not None and running_mean is not None and running_var is not None:
         with torch.no_grad():
@@ -219,10 +254,10 @@ def _low_level_op(name: str, chosen: str) -> Callable:
     return getattr(torch.ops.npr, f"triton_{name}" if chosen == "triton" else name)
 
 
-def _channel_scale(std: Sequence[float] | None, scale: float) -> list[float]:
-    """What multiplies the integer residual of each channel of uint8 images."""
+def _channel_scale(residual: str, std: Sequence[float] | None, scale: float) -> list[float]:
+    """What multiplies the integers that each channel of the weight reads of uint8 images."""
     assert std is not None
-    return [scale / (255 * s) for s in std]
+    return [each.gain * scale / (255 * s) for each in RESIDUALS[residual] for s in std]
 
 
 def _is_channels_last(images: Tensor) -> bool:
@@ -237,6 +272,7 @@ def _memory_format(images: Tensor) -> torch.memory_format:
 def _uncovered(
     images: Tensor,
     weight: Tensor,
+    residual: str,
     stride: tuple[int, int],
     padding: tuple[int, int],
     patch: int,
@@ -248,9 +284,11 @@ def _uncovered(
         return f"fused kernels read uint8 images, these are {images.dtype}"
     if (patch, anchor, mode) != (2, 0, "pixel"):
         return f"fused kernels subtract the top-left pixel of 2x2 cells, not {mode} {anchor} of {patch}x{patch}"
-    if tuple(weight.shape[2:]) != (3, 3) or stride != (2, 2) or padding != (1, 1):
+    fused_stride = default_stride(residual)
+    if tuple(weight.shape[2:]) != (3, 3) or stride != (fused_stride, fused_stride) or padding != (1, 1):
         size = "x".join(map(str, weight.shape[2:]))
-        return f"fused kernels are 3x3, stride 2, padding 1, not {size}, stride {stride}, padding {padding}"
+        fused = f"3x3, stride {fused_stride}, padding 1"
+        return f"fused kernels are {fused}, not {size}, stride {stride}, padding {padding}"
     return None
 
 
@@ -282,7 +320,15 @@ def _check_images(op: str, images: Tensor, patch: int) -> None:
         )
 
 
-def check_residual(op: str, patch: int, anchor: int, mode: str) -> None:
+def check_residual(op: str, residual: str, patch: int, anchor: int, mode: str) -> None:
+    _check_choice(op, "residual", residual, tuple(RESIDUALS))
+    _check_cell(op, patch, anchor, mode)
+    for name, value, only in (("patch", patch, 2), ("anchor", anchor, 0), ("mode", mode, "pixel")):
+        if residual != "npr" and value != only:
+            raise ValueError(f"{op}: {name} must be {only!r} with residual {residual!r}, got {value!r}")
+
+
+def _check_cell(op: str, patch: int, anchor: int, mode: str) -> None:
     _check_choice(op, "mode", mode, MODES)
     for name, value in (("patch", patch), ("anchor", anchor)):
         if not isinstance(value, int) or isinstance(value, bool):
@@ -293,16 +339,19 @@ def check_residual(op: str, patch: int, anchor: int, mode: str) -> None:
         raise ValueError(f"{op}: anchor must be in 0..{patch * patch - 1} for patch {patch}, got {anchor}")
 
 
-def _check_weight(op: str, images: Tensor, weight: Tensor) -> None:
+def _check_weight(op: str, images: Tensor, weight: Tensor, residual: str) -> None:
     if not isinstance(weight, Tensor):
         raise TypeError(f"{op}: weight must be a Tensor, got {type(weight).__name__}")
     if not weight.is_floating_point():
         raise TypeError(f"{op}: weight must be floating, got {weight.dtype}")
     if weight.dim() != 4 or 0 in weight.shape:
         raise ValueError(f"{op}: weight must be [O, C, KH, KW] and not empty, got shape {list(weight.shape)}")
-    if weight.shape[1] != images.shape[1]:
+    maps = len(RESIDUALS[residual])
+    if weight.shape[1] != images.shape[1] * maps:
+        times = f" {maps} times" if maps > 1 else ""
         raise ValueError(
-            f"{op}: weight must have the images' {images.shape[1]} channels, got shape {list(weight.shape)}"
+            f"{op}: weight must have the images' {images.shape[1]} channels{times} with residual {residual!r}, "
+            f"got shape {list(weight.shape)}"
         )
     _check_device(op, "weight", weight, images)
 
@@ -324,13 +373,19 @@ def _check_device(op: str, name: str, tensor: Tensor, other: Tensor) -> None:
         raise ValueError(f"{op}: {name} must be on the images' device {other.device}, got {tensor.device}")
 
 
-def _check_window(op: str, images: Tensor, weight: Tensor, padding: tuple[int, int], patch: int) -> None:
+def _check_window(
+    op: str, images: Tensor, weight: Tensor, padding: tuple[int, int], residual: str, patch: int
+) -> None:  # fmt: skip
     for axis, name in ((0, "rows"), (1, "columns")):
-        size = images.shape[2 + axis] // patch * patch + 2 * padding[axis]
-        if size < weight.shape[2 + axis]:
+        kernel = weight.shape[2 + axis]
+        if residual == "npr+haar" and padding[axis] != kernel // 2:
             raise ValueError(
-                f"{op}: images must have as many padded {name} as the kernel's {weight.shape[2 + axis]}, got {size}"
+                f"{op}: padding must be half the kernel's {kernel} {name}, {kernel // 2}, with residual {residual!r}, "
+                f"got {padding[axis]}"
             )
+        size = images.shape[2 + axis] // patch * (patch if residual == "npr" else 1) + 2 * padding[axis]
+        if size < kernel:
+            raise ValueError(f"{op}: images must have as many padded {name} as the kernel's {kernel}, got {size}")
 
 
 def _check_std(op: str, images: Tensor, std: Sequence[float] | None) -> None:

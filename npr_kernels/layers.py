@@ -11,13 +11,15 @@ from torch import Tensor, nn
 
 from npr_kernels.constants import IMAGENET_STD, NPR_SCALE
 from npr_kernels.functional import check_residual, npr_conv2d, npr_stem
+from npr_kernels.residuals import RESIDUALS, default_stride
 
 
 class NPRConv(nn.Conv2d):
-    """First convolution of an NPR detector, fed with images: normalisation and residual are part of the layer.
+    """First convolution of a detector, fed with images: normalisation and residual are part of the layer.
 
-    Takes the place of ``nn.Conv2d`` and of the normalisation and NPR before it; its parameters and state dict are those
-    of ``nn.Conv2d``. Arguments beyond the ones of ``nn.Conv2d`` are those of :func:`npr_kernels.npr_conv2d`.
+    Takes the place of ``nn.Conv2d`` and of the normalisation and residual before it; its parameters and state dict are
+    those of ``nn.Conv2d``, of one with 2 ``in_channels`` for the residual "npr+haar". Arguments beyond the ones of
+    ``nn.Conv2d`` are those of :func:`npr_kernels.npr_conv2d`; so is the stride, None for one output for each 2x2 cell.
 
     Shape: uint8 (or floating in [0, 1]) [N, in_channels, H, W] -> [N, out_channels, OH, OW].
     """
@@ -27,10 +29,11 @@ class NPRConv(nn.Conv2d):
         in_channels: int,
         out_channels: int,
         kernel_size: int | tuple[int, int] = 3,
-        stride: int | tuple[int, int] = 2,
+        stride: int | tuple[int, int] | None = None,
         padding: int | tuple[int, int] = 1,
         bias: bool = False,
         *,
+        residual: str = "npr",
         std: Sequence[float] | None = IMAGENET_STD,
         scale: float = NPR_SCALE,
         patch: int = 2,
@@ -41,8 +44,12 @@ class NPRConv(nn.Conv2d):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        check_residual("NPRConv", patch, anchor, mode)
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, bias=bias, device=device, dtype=dtype)
+        check_residual("NPRConv", residual, patch, anchor, mode)
+        super().__init__(
+            in_channels * len(RESIDUALS[residual]), out_channels, kernel_size,
+            default_stride(residual) if stride is None else stride, padding, bias=bias, device=device, dtype=dtype,
+        )  # fmt: skip
+        self.residual = residual
         self.std = None if std is None else tuple(std)
         self.scale, self.patch, self.anchor, self.mode = scale, patch, anchor, mode
         self.out_dtype, self.precision = out_dtype, precision
@@ -52,6 +59,7 @@ class NPRConv(nn.Conv2d):
             images,
             self.weight,
             self.bias,
+            residual=self.residual,
             stride=self.stride,  # type: ignore[arg-type]
             padding=self.padding,  # type: ignore[arg-type]
             std=self.std,
@@ -65,13 +73,13 @@ class NPRConv(nn.Conv2d):
 
     def extra_repr(self) -> str:
         return (
-            f"{super().extra_repr()}, std={self.std}, scale={self.scale:.6g}, "
+            f"{super().extra_repr()}, residual={self.residual!r}, std={self.std}, scale={self.scale:.6g}, "
             f"patch={self.patch}, anchor={self.anchor}, mode={self.mode!r}"
         )
 
 
 class NPRStem(nn.Module):
-    """First layers of the NPR detector, fused: NPR, ``conv1``, ``bn1``, ReLU and 3x3/2 max-pooling.
+    """First layers of the NPR detector, fused: residual, ``conv1``, ``bn1``, ReLU and 3x3/2 max-pooling.
 
     ``conv1`` and ``bn1`` hold the parameters under the names of the original implementation, whose state dict loads.
     ``bn1`` is an ``nn.BatchNorm2d`` with its semantics: running statistics, momentum (None for cumulative), eps,
@@ -87,6 +95,7 @@ class NPRStem(nn.Module):
         out_channels: int = 64,
         in_channels: int = 3,
         *,
+        residual: str = "npr",
         eps: float = 1e-5,
         momentum: float | None = 0.1,
         affine: bool = True,
@@ -100,8 +109,8 @@ class NPRStem(nn.Module):
     ) -> None:
         super().__init__()
         self.conv1 = NPRConv(
-            in_channels, out_channels, std=std, scale=scale, out_dtype=out_dtype, precision=precision,
-            device=device, dtype=dtype,
+            in_channels, out_channels, residual=residual, std=std, scale=scale, out_dtype=out_dtype,
+            precision=precision, device=device, dtype=dtype,
         )  # fmt: skip
         self.bn1 = nn.BatchNorm2d(out_channels, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
 
@@ -117,7 +126,8 @@ def fused_stem(images: Tensor, conv: NPRConv, bn: nn.BatchNorm2d | nn.SyncBatchN
     another geometry than the fused stem's (the paper's ablations) runs layer by layer.
     """
     geometry = (conv.kernel_size, conv.stride, conv.padding, conv.patch, conv.anchor, conv.mode)
-    if geometry != ((3, 3), (2, 2), (1, 1), 2, 0, "pixel") or conv.bias is not None:
+    stride = (default_stride(conv.residual),) * 2
+    if geometry != ((3, 3), stride, (1, 1), 2, 0, "pixel") or conv.bias is not None:
         return F.max_pool2d(F.relu(bn(conv(images))), kernel_size=3, stride=2, padding=1)
     momentum = bn.momentum
     if bn.training and bn.num_batches_tracked is not None:
@@ -132,6 +142,7 @@ def fused_stem(images: Tensor, conv: NPRConv, bn: nn.BatchNorm2d | nn.SyncBatchN
         bn.bias,
         bn.running_mean if not bn.training or bn.track_running_stats else None,
         bn.running_var if not bn.training or bn.track_running_stats else None,
+        residual=conv.residual,
         training=training,
         momentum=0.0 if momentum is None else momentum,
         eps=bn.eps,

@@ -3,21 +3,24 @@
 ``csrc/bindings.cpp`` defines the schemas and registers the kernels of each device:
 
     npr::conv2d(Tensor images, Tensor weight, Tensor? bias, float[] channel_scale,
-                ScalarType out_dtype, bool channels_last, bool fast) -> Tensor
+                ScalarType out_dtype, bool channels_last, bool fast, *, str residual="npr") -> Tensor
     npr::conv2d_backward(Tensor grad, Tensor images, float[] channel_scale,
-                         ScalarType weight_dtype, bool bias) -> (Tensor, Tensor)
-    npr::patch_moments(Tensor images) -> Tensor
+                         ScalarType weight_dtype, bool bias, *, str residual="npr") -> (Tensor, Tensor)
+    npr::patch_moments(Tensor images, *, str residual="npr") -> Tensor
     npr::stem(Tensor images, Tensor? moments, Tensor weight, Tensor? bn_weight, Tensor? bn_bias,
-              Tensor? mean, Tensor? var, float eps, float[] channel_scale, ScalarType out_dtype, bool save, bool fast)
-              -> (Tensor out, Tensor code, Tensor mean, Tensor var)
+              Tensor? mean, Tensor? var, float eps, float[] channel_scale, ScalarType out_dtype, bool save,
+              bool fast, *, str residual="npr") -> (Tensor out, Tensor code, Tensor mean, Tensor var)
     npr::stem_backward(Tensor grad, Tensor images, Tensor code, Tensor? moments, Tensor weight, Tensor? bn_weight,
-                       Tensor mean, Tensor var, float eps, float[] channel_scale) -> (Tensor, Tensor, Tensor)
+                       Tensor mean, Tensor var, float eps, float[] channel_scale, *, str residual="npr")
+                       -> (Tensor, Tensor, Tensor)
 
-``images`` is uint8 [N, C, H, W] of any strides, ``weight`` [O, C, 3, 3], and ``channel_scale[c]`` multiplies the
-integer residual of channel c: scale / (255 std_c). The convolution is linear in its weight, so differentiating
-``conv2d_backward`` again is another ``conv2d``.
+``images`` is uint8 [N, C, H, W] of any strides. ``weight`` is [O, Q, 3, 3], Q = C for the residuals "npr" and "haar",
+2 C for "npr+haar", and ``channel_scale[q]`` multiplies the integers that its channel q reads: scale / (255 std_c), half
+of that for Haar's. The convolution is linear in its weight, so differentiating ``conv2d_backward`` again is another
+``conv2d``.
 
-``patch_moments`` counts the patches d, K = 8 C integers each, and sums d and d d^T: int64 [1 + K + K^2], exact.
+``patch_moments`` counts the patches d, K = 8 C, 9 C or 17 C integers each in the order of the weight's taps, and sums d
+and d d^T: int64 [1 + K + K^2], exact.
 ``stem`` normalises with the statistics that follow from them or, without them, with ``mean`` and ``var``, and returns
 the float64 statistics that it used. If ``save``, it returns one byte for each output, the arg-max position 0..8 or 9
 where ReLU's gate is closed: all that ``stem_backward`` needs beside the images. docs/stem.md has the derivation.
@@ -31,6 +34,7 @@ import torch
 from torch import Tensor
 
 from npr_kernels.backends import native
+from npr_kernels.residuals import RESIDUALS, taps
 
 
 def conv2d_shape(images: Tensor, weight: Tensor) -> tuple[int, int, int, int]:
@@ -42,23 +46,24 @@ def memory_format(channels_last: bool) -> torch.memory_format:
     return torch.channels_last if channels_last else torch.contiguous_format
 
 
-def fake_conv2d(images, weight, bias, channel_scale, out_dtype, channels_last, fast):
+def fake_conv2d(images, weight, bias, channel_scale, out_dtype, channels_last, fast, *, residual="npr"):
     shape = conv2d_shape(images, weight)
     return images.new_empty(shape, dtype=out_dtype).to(memory_format=memory_format(channels_last))
 
 
-def fake_conv2d_backward(grad, images, channel_scale, weight_dtype, bias):
+def fake_conv2d_backward(grad, images, channel_scale, weight_dtype, bias, *, residual="npr"):
     out = grad.shape[1]
     return (
-        grad.new_empty((out, images.shape[1], 3, 3), dtype=weight_dtype),
+        grad.new_empty((out, images.shape[1] * len(RESIDUALS[residual]), 3, 3), dtype=weight_dtype),
         grad.new_empty((out if bias else 0,), dtype=weight_dtype),
     )
 
 
-def save_for_backward(ctx, inputs, output):
+def save_for_backward(ctx, inputs, keyword_only_inputs, output):
     images, weight, bias, channel_scale = inputs[:4]
     ctx.save_for_backward(images)
     ctx.channel_scale, ctx.weight_dtype, ctx.bias = channel_scale, weight.dtype, bias is not None
+    ctx.residual = keyword_only_inputs["residual"]
 
 
 def conv2d_backward(ctx, grad, *, prefix):
@@ -67,14 +72,15 @@ def conv2d_backward(ctx, grad, *, prefix):
     if ctx.needs_input_grad[1] or bias:
         (images,) = ctx.saved_tensors
         op = getattr(torch.ops.npr, f"{prefix}conv2d_backward")
-        weight_grad, bias_grad = op(grad, images, ctx.channel_scale, ctx.weight_dtype, bias)
+        weight_grad, bias_grad = op(grad, images, ctx.channel_scale, ctx.weight_dtype, bias, residual=ctx.residual)
     return None, weight_grad, bias_grad if bias else None, None, None, None, None
 
 
-def save_for_double_backward(ctx, inputs, output):
+def save_for_double_backward(ctx, inputs, keyword_only_inputs, output):
     grad, images, channel_scale, _, _ = inputs
     ctx.save_for_backward(images)
     ctx.channel_scale, ctx.grad_dtype = channel_scale, grad.dtype
+    ctx.residual = keyword_only_inputs["residual"]
     ctx.channels_last = grad.is_contiguous(memory_format=torch.channels_last) and not grad.is_contiguous()
 
 
@@ -82,14 +88,21 @@ def conv2d_double_backward(ctx, weight_cotangent, bias_cotangent, *, prefix):
     (images,) = ctx.saved_tensors
     bias = bias_cotangent if bias_cotangent.numel() else None
     grad = getattr(torch.ops.npr, f"{prefix}conv2d")(
-        images, weight_cotangent, bias, ctx.channel_scale, ctx.grad_dtype, ctx.channels_last, False
+        images,
+        weight_cotangent,
+        bias,
+        ctx.channel_scale,
+        ctx.grad_dtype,
+        ctx.channels_last,
+        False,
+        residual=ctx.residual,
     )
     return grad, None, None, None, None
 
 
-def fake_patch_moments(images):
-    taps = 8 * images.shape[1]
-    return images.new_empty((1 + taps + taps * taps,), dtype=torch.int64)
+def fake_patch_moments(images, *, residual="npr"):
+    length = taps(residual) * images.shape[1]
+    return images.new_empty((1 + length + length * length,), dtype=torch.int64)
 
 
 def stem_shape(images: Tensor, weight: Tensor) -> tuple[int, int, int, int]:
@@ -98,7 +111,8 @@ def stem_shape(images: Tensor, weight: Tensor) -> tuple[int, int, int, int]:
 
 
 def fake_stem(
-    images, moments, weight, bn_weight, bn_bias, mean, var, eps, channel_scale, out_dtype, save, fast
+    images, moments, weight, bn_weight, bn_bias, mean, var, eps, channel_scale, out_dtype, save, fast, *,
+    residual="npr",
 ):  # fmt: skip
     shape = stem_shape(images, weight)
     out = images.new_empty(shape, dtype=out_dtype).to(memory_format=torch.channels_last)
@@ -107,14 +121,14 @@ def fake_stem(
     return out, code, statistics, torch.empty_like(statistics)
 
 
-def save_for_stem_backward(ctx, inputs, output):
+def save_for_stem_backward(ctx, inputs, keyword_only_inputs, output):
     images, moments, weight, bn_weight, bn_bias, _, _, eps, channel_scale, _, save, _ = inputs
     _, code, mean, var = output
     # Gradients of code and statistics would be materialised as zeros otherwise.
     ctx.mark_non_differentiable(code, mean, var)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(images, code if save else None, moments, weight, bn_weight, mean, var)
-    ctx.eps, ctx.channel_scale = eps, channel_scale
+    ctx.eps, ctx.channel_scale, ctx.residual = eps, channel_scale, keyword_only_inputs["residual"]
     ctx.bias_dtype = None if bn_bias is None else bn_bias.dtype
 
 
@@ -124,8 +138,9 @@ def stem_backward(ctx, grad, *_, prefix):
         raise RuntimeError("npr::stem was called without save=True, so it cannot be differentiated")
     op = getattr(torch.ops.npr, f"{prefix}stem_backward")
     weight_grad, bn_weight_grad, bn_bias_grad = op(
-        grad, images, code, moments, weight, bn_weight, mean, var, ctx.eps, ctx.channel_scale
-    )
+        grad, images, code, moments, weight, bn_weight, mean, var, ctx.eps, ctx.channel_scale,
+        residual=ctx.residual,
+    )  # fmt: skip
     return (
         None,
         None,
@@ -140,7 +155,9 @@ def refuse_stem_double_backward(ctx, *_):
     raise NotImplementedError("npr_stem cannot be differentiated twice; under npr_kernels.backend('reference') it can")
 
 
-def fake_stem_backward(grad, images, code, moments, weight, bn_weight, mean, var, eps, channel_scale):
+def fake_stem_backward(
+    grad, images, code, moments, weight, bn_weight, mean, var, eps, channel_scale, *, residual="npr"
+):  # fmt: skip
     vector = weight.new_empty((weight.shape[0],))
     return weight.new_empty(weight.shape), vector, torch.empty_like(vector)
 

@@ -1,10 +1,11 @@
-"""The specification: NPR, its fused first convolution and stem, in plain PyTorch.
+"""The specification: the residuals, their fused first convolution and stem, in plain PyTorch.
 
 Every backend is held to these functions. They are differentiable by autograd, run on any device and in any
 floating dtype, and cover what no fused kernel does: other kernel sizes, strides, cells, anchors and modes.
 
-Source: Tan et al., "Rethinking the Up-Sampling Operations in CNN-based Generative Network for Generalizable
-Deepfake Detection", CVPR 2024 (arXiv 2312.10461), Section 3.
+Sources: NPR is of Tan et al., "Rethinking the Up-Sampling Operations in CNN-based Generative Network for Generalizable
+Deepfake Detection", CVPR 2024 (arXiv 2312.10461), Section 3; the diagonal Haar band of Li et al., "Improving Synthetic
+Image Detection Towards Generalization: An Image Transformation Perspective", KDD 2025 (arXiv 2408.06741).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.distributed.nn.functional import all_reduce
 
 from npr_kernels.constants import IMAGENET_STD, NPR_SCALE
+from npr_kernels.residuals import HAAR, RESIDUALS, default_stride
 
 
 def npr_residual(
@@ -51,12 +53,26 @@ def npr_residual(
     return (cells - representative).reshape(n, c, rows * patch, cols * patch)
 
 
+def haar_residual(
+    images: Tensor,  # [N, C, H, W]
+) -> Tensor:  # [N, C, H // 2, W // 2]
+    """Twice the diagonal band of the Haar transform: a - b - c + d of each 2x2 cell, a and b above c and d.
+
+    An odd last row or column is dropped. Floating images give their own dtype, uint8 images exact integers as int16.
+    """
+    x = images[:, :, : images.shape[2] // 2 * 2, : images.shape[3] // 2 * 2]
+    if x.dtype == torch.uint8:
+        x = x.to(torch.int16)
+    return x[:, :, ::2, ::2] - x[:, :, ::2, 1::2] - x[:, :, 1::2, ::2] + x[:, :, 1::2, 1::2]
+
+
 def npr_conv2d(
     images: Tensor,  # [N, C, H, W], uint8, or floating in [0, 1]
-    weight: Tensor,  # [O, C, KH, KW]
+    weight: Tensor,  # [O, C, KH, KW], or [O, 2 C, KH, KW] for "npr+haar"
     bias: Tensor | None = None,  # [O]
     *,
-    stride: int | tuple[int, int] = 2,
+    residual: str = "npr",
+    stride: int | tuple[int, int] | None = None,
     padding: int | tuple[int, int] = 1,
     std: Sequence[float] | None = IMAGENET_STD,
     scale: float = NPR_SCALE,
@@ -65,33 +81,44 @@ def npr_conv2d(
     mode: str = "pixel",
     out_dtype: torch.dtype | None = None,
 ) -> Tensor:  # [N, O, OH, OW]
-    """``conv2d(scale * NPR((images - mean) / std), weight, bias)``.
+    """``conv2d(scale * residual((images - mean) / std), weight, bias)``, summed over the maps of the residual.
 
     The mean cancels in the residual, so only ``std`` remains; ``None`` says that the images are already normalised.
-    The padding pads the residual with zeros. Computes in the widest of the inputs' dtypes and float32.
+    The Haar band is half of :func:`haar_residual`. The stride counts pixels for "npr" and cells otherwise; the padding
+    pads the residual with zeros. Computes in the widest of the inputs' dtypes and float32.
     """
     floating = images.dtype if images.is_floating_point() else torch.float32
     dtype = torch.promote_types(torch.promote_types(floating, weight.dtype), torch.float32)
-    residual = npr_residual(images.to(dtype), patch=patch, anchor=anchor, mode=mode)
-    if images.dtype == torch.uint8:
-        residual = residual / 255
-    if std is not None:
-        residual = residual / torch.tensor(std, dtype=dtype, device=images.device).view(-1, 1, 1)
-    with torch.autocast(images.device.type, enabled=False):
-        out = F.conv2d(
-            residual * scale, weight.to(dtype), None if bias is None else bias.to(dtype), stride=stride, padding=padding
-        )
-    return out.to(weight.dtype if out_dtype is None else out_dtype)
+    maps, cell = RESIDUALS[residual], default_stride(residual)
+    stride = cell if stride is None else stride
+    stride_y, stride_x = (stride, stride) if isinstance(stride, int) else stride
+    x, bias = images.to(dtype), None if bias is None else bias.to(dtype)
+    outs = []
+    for each, part in zip(maps, weight.to(dtype).chunk(len(maps), dim=1), strict=True):
+        if each is HAAR:
+            values = haar_residual(x) * each.gain
+        else:
+            values = npr_residual(x, patch=patch, anchor=anchor, mode=mode)
+        if images.dtype == torch.uint8:
+            values = values / 255
+        if std is not None:
+            values = values / torch.tensor(std, dtype=dtype, device=images.device).view(-1, 1, 1)
+        step = each.step // cell
+        with torch.autocast(images.device.type, enabled=False):
+            outs.append(F.conv2d(values * scale, part, bias, (stride_y * step, stride_x * step), padding))
+        bias = None  # once
+    return sum(outs[1:], outs[0]).to(weight.dtype if out_dtype is None else out_dtype)
 
 
 def npr_stem(
     images: Tensor,  # [N, C, H, W], uint8, or floating in [0, 1]
-    weight: Tensor,  # [O, C, 3, 3]
+    weight: Tensor,  # [O, C, 3, 3], or [O, 2 C, 3, 3] for "npr+haar"
     bn_weight: Tensor | None,  # [O]
     bn_bias: Tensor | None,  # [O]
     running_mean: Tensor | None,  # [O], updated in place in training
     running_var: Tensor | None,  # [O], updated in place in training
     *,
+    residual: str = "npr",
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
@@ -105,7 +132,7 @@ def npr_stem(
     With ``group``, the batch statistics are those of all its ranks.
     """
     dtype = torch.promote_types(weight.dtype, torch.float32)
-    y = npr_conv2d(images, weight, std=std, scale=scale, out_dtype=dtype)
+    y = npr_conv2d(images, weight, residual=residual, std=std, scale=scale, out_dtype=dtype)
     with torch.autocast(images.device.type, enabled=False):
         if training and group is not None:
             z = _synchronised_batch_norm(y, running_mean, running_var, bn_weight, bn_bias, momentum, eps, group)

@@ -25,9 +25,9 @@ class BlockSum {
  public:
   explicit BlockSum(const ConvBackward& p)
       : p_(p),
-        block_(p.images),
+        block_(p),
         columns_(block_.columns()),
-        wanted_(p.images.taps() + p.bias),
+        wanted_(p.taps() + p.bias),
         grads_(kRows * kGroup),
         gathered_(gathered_size()),
         block_sum_(wanted_ * padded(p.outputs)) {
@@ -149,7 +149,7 @@ class BlockSum {
 
 template <class Element>
 void backward(const ConvBackward& p, int64_t first, int64_t last) {
-  const int64_t total = p.images.batch * p.images.rows(), size = p.outputs * (p.images.taps() + 1);
+  const int64_t total = p.images.batch * p.images.rows(), size = p.outputs * (p.taps() + 1);
   constexpr int64_t kRows = RowBlock<Compute<Element>>::kRows;
   BlockSum<Element> block(p);
   for (int64_t unit = first; unit < last; ++unit) {

@@ -16,12 +16,12 @@ namespace {
 template <class Element>
 void forward(const ConvForward& p, int64_t first, int64_t last) {
   using T = Compute<Element>;
-  const int64_t taps = p.images.taps(), rows = p.images.rows(), cols = p.images.cols();
+  const int64_t taps = p.taps(), rows = p.images.rows(), cols = p.images.cols();
   const T* bias = static_cast<const T*>(p.bias);
   Scratch<const T*> weight(taps), tap(taps);
   for (int64_t k = 0; k < taps; ++k) weight.get()[k] = static_cast<const T*>(p.weight) + k * padded(p.outputs);
 
-  RowWalk<T> walk(p.images);
+  RowWalk<T> walk(p);
   for (int64_t unit = first; unit < last; ++unit) {
     walk.taps(unit, tap.get());
     Element* out = static_cast<Element*>(p.out);

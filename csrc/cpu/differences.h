@@ -2,7 +2,7 @@
 // that need them.
 //
 // A tap is a difference plane of one row of cells, shifted by at most one cell. So no patch matrix is
-// built: a convolution row reads its 8 C taps through pointers into the planes of two rows of cells.
+// built: a convolution row reads its taps through pointers into the planes of two or three rows of cells.
 #pragma once
 
 #include "cpu/simd.h"
@@ -17,23 +17,30 @@ class CellRow {
  public:
   static constexpr int64_t kLead = 64 / sizeof(T);
   static constexpr int64_t kSlack = kTileVectors * kLanes<T>;
+  // A tap one cell to the right reads one cell further than the last vector, or the last tile of the stem.
+  static_assert(kSlack >= kLanes<T> && kSlack >= kTileRows - 2);
 
-  static int64_t plane_size(const Images& images) {
-    const int64_t size = kLead + images.cols() + kSlack;
+  static int64_t plane_size(const Source& source) {
+    const int64_t size = kLead + source.images.cols() + kSlack;
     return (size + kLead - 1) / kLead * kLead;
   }
-  static int64_t size(const Images& images) { return images.channels * kDifferences * plane_size(images); }
+  static int64_t size(const Source& source) {
+    return source.images.channels * planes(source.residual) * plane_size(source);
+  }
 
-  CellRow(T* memory, const Images& images) : data_(memory), plane_(plane_size(images)) {}
+  CellRow(T* memory, const Source& source)
+      : data_(memory), plane_(plane_size(source)), planes_(planes(source.residual)), first_(source.residual.first) {}
 
   T* plane(int64_t channel, Difference difference) const {
-    return data_ + (channel * kDifferences + int64_t(difference)) * plane_ + kLead;
+    return data_ + (channel * planes_ + int64_t(difference) - first_) * plane_ + kLead;
   }
-  void clear(const Images& images) const { std::memset(data_, 0, size(images) * sizeof(T)); }
+  void clear(const Source& source) const { std::memset(data_, 0, size(source) * sizeof(T)); }
 
  private:
   T* data_;
-  int64_t plane_;
+  int64_t plane_, planes_, first_;
+
+  static int64_t planes(const Residual& residual) { return residual.last - residual.first + 1; }
 };
 
 // The differences of one channel of a row of cells, whose pixels are `step` bytes apart.
@@ -45,6 +52,14 @@ inline void subtract_anchors(const uint8_t* __restrict top, const uint8_t* __res
     right[x] = T(top[(2 * x + 1) * step] - anchor);
     below[x] = T(bottom[2 * x * step] - anchor);
     corner[x] = T(bottom[(2 * x + 1) * step] - anchor);
+  }
+}
+template <class T>
+inline void subtract_diagonals(const uint8_t* __restrict top, const uint8_t* __restrict bottom, int64_t step,
+                               T* __restrict diagonal, int64_t cells) {
+  for (int64_t x = 0; x < cells; ++x) {
+    const int upper = top[2 * x * step] - top[(2 * x + 1) * step];
+    diagonal[x] = T(upper - bottom[2 * x * step] + bottom[(2 * x + 1) * step]);
   }
 }
 
@@ -77,53 +92,65 @@ inline void deinterleave(const uint8_t* __restrict from, uint8_t* const* to, int
 template <class T>
 class CellLoader {
  public:
-  explicit CellLoader(const Images& images)
-      : images_(images),
-        interleaved_(images.channels == 3 && images.stride_c == 1 && images.stride_w == 3),
+  explicit CellLoader(const Source& source)
+      : source_(source),
+        interleaved_(images().channels == 3 && images().stride_c == 1 && images().stride_w == 3),
         rows_(interleaved_ ? 2 * 3 * width() : 0) {}
 
   // Cell row `by` of image n. The zeros around the planes are already there.
   void load(int64_t n, int64_t by, const CellRow<T>& row) const {
-    const uint8_t* pixels = images_.data + n * images_.stride_n + by * kCell * images_.stride_h;
+    const uint8_t* pixels = images().data + n * images().stride_n + by * kCell * images().stride_h;
     if (interleaved_) {
       uint8_t* top[3] = {rows_.get(), rows_.get() + width(), rows_.get() + 2 * width()};
       uint8_t* bottom[3] = {top[0] + 3 * width(), top[1] + 3 * width(), top[2] + 3 * width()};
       deinterleave(pixels, top, width());
-      deinterleave(pixels + images_.stride_h, bottom, width());
+      deinterleave(pixels + images().stride_h, bottom, width());
       for (int c = 0; c < 3; ++c) subtract(top[c], bottom[c], 1, c, row);
       return;
     }
-    for (int64_t c = 0; c < images_.channels; ++c, pixels += images_.stride_c) {
-      subtract(pixels, pixels + images_.stride_h, images_.stride_w, c, row);
+    for (int64_t c = 0; c < images().channels; ++c, pixels += images().stride_c) {
+      if (images().stride_w == 1) {
+        subtract(pixels, pixels + images().stride_h, 1, c, row);
+      } else {
+        subtract(pixels, pixels + images().stride_h, images().stride_w, c, row);
+      }
     }
   }
 
  private:
-  Images images_;
+  Source source_;
   bool interleaved_;
   Scratch<uint8_t> rows_;  // [2][3][width()]
 
-  int64_t width() const { return kCell * images_.cols(); }
+  const Images& images() const { return source_.images; }
+  int64_t width() const { return kCell * images().cols(); }
 
-  void subtract(const uint8_t* top, const uint8_t* bottom, int64_t step, int64_t channel, const CellRow<T>& row) const {
-    T* right = row.plane(channel, Difference::right);
-    T* below = row.plane(channel, Difference::below);
-    T* corner = row.plane(channel, Difference::corner);
-    if (step == 1) {
-      subtract_anchors(top, bottom, 1, right, below, corner, images_.cols());
-    } else {
-      subtract_anchors(top, bottom, step, right, below, corner, images_.cols());
+  // Inlined, for the step of one.
+  inline void subtract(const uint8_t* top, const uint8_t* bottom, int64_t step, int64_t channel,
+                       const CellRow<T>& row) const {
+    const int64_t cells = images().cols();
+    for (int m = 0; m < source_.residual.maps; ++m) {
+      switch (source_.residual.map[m]) {
+        case Map::npr:
+          subtract_anchors(top, bottom, step, row.plane(channel, Difference::right),
+                           row.plane(channel, Difference::below), row.plane(channel, Difference::corner), cells);
+          break;
+        case Map::haar: subtract_diagonals(top, bottom, step, row.plane(channel, Difference::diagonal), cells); break;
+      }
     }
   }
 };
 
-// The taps of the output row between the rows of cells `above` and `here`.
-template <class T>
-inline void tap_pointers(const Images& images, const CellRow<T>& above, const CellRow<T>& here, const T** taps) {
-  for (int64_t c = 0; c < images.channels; ++c) {
-    for (int t = 0; t < kTaps; ++t) {
-      const Tap tap = tap_source(t);
-      *taps++ = (tap.row < 0 ? above : here).plane(c, tap.difference) + tap.col;
+// The taps of an output row; `row(i)` is the row of cells i below the output's, -1 to residual.below.
+template <class T, class Rows>
+inline void tap_pointers(const Source& source, Rows row, const T** taps) {
+  for (int m = 0; m < source.residual.maps; ++m) {
+    const Map map = source.residual.map[m];
+    for (int64_t c = 0; c < source.images.channels; ++c) {
+      for (int t = 0; t < taps_of(map); ++t) {
+        const Tap tap = tap_source(map, t);
+        *taps++ = row(tap.row).plane(c, tap.difference) + tap.col;
+      }
     }
   }
 }
@@ -132,37 +159,39 @@ inline void tap_pointers(const Images& images, const CellRow<T>& above, const Ce
 template <class T>
 class RowWalk {
  public:
-  explicit RowWalk(const Images& images)
-      : images_(images),
-        loader_(images),
-        memory_(2 * CellRow<T>::size(images)),
-        above_(memory_.get(), images),
-        here_(memory_.get() + CellRow<T>::size(images), images) {
-    above_.clear(images);
-    here_.clear(images);
+  explicit RowWalk(const Source& source)
+      : source_(source),
+        loader_(source),
+        cells_(CellRow<T>::size(source)),
+        slots_(2 + source.residual.below),
+        memory_(slots_ * cells_) {
+    for (int64_t by = 0; by < slots_; ++by) row(by).clear(source);
   }
 
-  // Taps of output row `unit`; the row after the last one asked for costs one row of cells, others two.
+  // Taps of output row `unit`; the row after the last one asked for costs one row of cells, others all it reads.
   void taps(int64_t unit, const T** taps) {
-    const int64_t n = unit / images_.rows(), oy = unit % images_.rows();
-    if (unit == last_ + 1 && oy > 0) {
-      std::swap(above_, here_);
-    } else if (oy > 0) {
-      loader_.load(n, oy - 1, above_);
-    } else {
-      above_.clear(images_);
+    const int64_t rows = source_.images.rows(), n = unit / rows, oy = unit % rows;
+    const int64_t lowest = oy + source_.residual.below;
+    for (int64_t by = unit == last_ + 1 && oy > 0 ? lowest : oy - 1; by <= lowest; ++by) {
+      if (by < 0 || by >= rows) {
+        row(by).clear(source_);
+      } else {
+        loader_.load(n, by, row(by));
+      }
     }
-    loader_.load(n, oy, here_);
-    tap_pointers(images_, above_, here_, taps);
+    tap_pointers(source_, [&](int i) { return row(oy + i); }, taps);
     last_ = unit;
   }
 
  private:
-  Images images_;
+  Source source_;
   CellLoader<T> loader_;
+  int64_t cells_, slots_;
   Scratch<T> memory_;
-  CellRow<T> above_, here_;
   int64_t last_ = -2;
+
+  // Row of cells `by`, from -1 on.
+  CellRow<T> row(int64_t by) const { return {memory_.get() + (by + 1) % slots_ * cells_, source_}; }
 };
 
 // The taps of a block of up to kRows consecutive output rows at once, and with each row's taps one more
@@ -172,29 +201,31 @@ class RowBlock {
  public:
   static constexpr int64_t kRows = ConvBackward::kBlockRows;
 
-  explicit RowBlock(const Images& images)
-      : images_(images),
-        loader_(images),
-        cells_(CellRow<T>::size(images)),
-        memory_((kRows + 2) * cells_),
-        ones_(CellRow<T>::plane_size(images)),
+  explicit RowBlock(const Source& source)
+      : source_(source),
+        loader_(source),
+        cells_(CellRow<T>::size(source)),
+        memory_(kSlots * cells_),
+        ones_(CellRow<T>::plane_size(source)),
         taps_(kRows * columns()) {
-    for (int64_t i = 0; i < kRows + 2; ++i) row(i).clear(images);
-    for (int64_t i = 0; i < CellRow<T>::plane_size(images); ++i) ones_.get()[i] = T(i < images.cols());
+    for (int64_t i = 0; i < kSlots; ++i) row(i).clear(source);
+    for (int64_t i = 0; i < CellRow<T>::plane_size(source); ++i) ones_.get()[i] = T(i < source.images.cols());
   }
 
   // Pointers per row: the taps, and the one.
-  int64_t columns() const { return images_.taps() + 1; }
+  int64_t columns() const { return source_.taps() + 1; }
 
   // Loads output rows first .. last - 1, units of n * rows + oy. Slot 0 of the memory holds zeros, slot 1
-  // the row of cells above the block, slot 2 + i that of the block's row i.
+  // the row of cells above the block, slot 2 + i that of the block's row i and the next that below the block.
   void load(int64_t first, int64_t last) {
+    const int64_t rows = source_.images.rows();
     for (int64_t unit = first; unit < last; ++unit) {
-      const int64_t n = unit / images_.rows(), oy = unit % images_.rows(), i = unit - first;
-      if (i == 0 && oy > 0) loader_.load(n, oy - 1, row(1));
-      loader_.load(n, oy, row(2 + i));
-      const T** taps = taps_.get() + i * columns();
-      tap_pointers(images_, row(oy > 0 ? 1 + i : 0), row(2 + i), taps);
+      const int64_t n = unit / rows, oy = unit % rows, here = 2 + unit - first;
+      if (unit == first && oy > 0) loader_.load(n, oy - 1, row(here - 1));
+      loader_.load(n, oy, row(here));
+      if (unit == last - 1 && oy + 1 < rows && source_.residual.below > 0) loader_.load(n, oy + 1, row(here + 1));
+      const T** taps = taps_.get() + (unit - first) * columns();
+      tap_pointers(source_, [&](int i) { return row(oy + i < 0 || oy + i >= rows ? 0 : here + i); }, taps);
       taps[columns() - 1] = ones_.get();
     }
   }
@@ -205,13 +236,15 @@ class RowBlock {
   const T* ones() const { return ones_.get(); }
 
  private:
-  Images images_;
+  static constexpr int64_t kSlots = kRows + 3;
+
+  Source source_;
   CellLoader<T> loader_;
   int64_t cells_;
   Scratch<T> memory_, ones_;
   Scratch<const T*> taps_;
 
-  CellRow<T> row(int64_t slot) const { return {memory_.get() + slot * cells_, images_}; }
+  CellRow<T> row(int64_t slot) const { return {memory_.get() + slot * cells_, source_}; }
 };
 
 }  // namespace

@@ -24,8 +24,7 @@ constexpr Type compute_type(Type type) { return type == Type::f64 ? Type::f64 : 
 constexpr int64_t kPadding = 64;
 constexpr int64_t padded(int64_t size) { return (size + kPadding - 1) / kPadding * kPadding; }
 
-struct ConvForward {
-  Images images;
+struct ConvForward : Source {
   int64_t outputs;
   const void* weight;  // [taps][padded(outputs)]
   const void* bias;    // [padded(outputs)]
@@ -36,8 +35,7 @@ struct ConvForward {
   int64_t units() const { return images.batch * images.rows(); }  // output rows
 };
 
-struct ConvBackward {
-  Images images;
+struct ConvBackward : Source {
   int64_t outputs;
   const void* grad;  // [N, O, rows, cols] with these strides, in elements
   int64_t stride_n, stride_o, stride_h, stride_w;
@@ -48,26 +46,24 @@ struct ConvBackward {
   // A unit is whole blocks of output rows, so many that its sum is smaller than the pixels it covers.
   static constexpr int64_t kBlockRows = 16;
   int64_t unit_rows() const {
-    const int64_t cells = 2048 * ((outputs + 63) / 64), block = kBlockRows * images.cols();
+    const int64_t cells = 2048 * residual.maps * ((outputs + 63) / 64), block = kBlockRows * images.cols();
     return kBlockRows * ((cells + block - 1) / block);
   }
   int64_t units() const { return (images.batch * images.rows() + unit_rows() - 1) / unit_rows(); }
 };
 
 // Exact sums over all patches: 1, d_k and d_k d_l.
-struct PatchMoments {
-  Images images;
+struct PatchMoments : Source {
   int64_t* partial;  // [units()][1 + K + K * K]: one sum per unit
 
   static constexpr int64_t kUnitRows = 64;
-  int64_t size() const { return 1 + images.taps() + images.taps() * images.taps(); }
+  int64_t size() const { return 1 + taps() + taps() * taps(); }
   int64_t units() const { return (images.batch * images.rows() + kUnitRows - 1) / kUnitRows; }
 };
 
 // max_pool(relu(scale * conv + shift)), 3x3, stride 2, padding 1; the scale is folded into the weight.
 // If `scale` is given it is not folded, and NaN and infinity go through every step as they would one by one.
-struct StemForward {
-  Images images;
+struct StemForward : Source {
   int64_t outputs;
   const void* weight;  // [taps][padded(outputs)]
   const void* scale;   // [padded(outputs)], or null
@@ -81,8 +77,7 @@ struct StemForward {
 };
 
 // Sums over the pooled map: grad times the taps at the arg-max position, and grad, where the gate is open.
-struct StemBackward {
-  Images images;
+struct StemBackward : Source {
   int64_t outputs;
   const void* grad;  // [N, O, pooled rows, pooled cols] with these strides, in elements
   int64_t stride_n, stride_o, stride_h, stride_w;

@@ -1,10 +1,10 @@
 // Patch moments: N, M1 = sum d and M2 = sum d d^T over all positions, exactly.
 //
-// Differences are integers of at most 255, so a float holds a product exactly and the sum of 258 of
-// them: |d d| <= 65025 and 258 * 65025 < 2^24. Each lane of an accumulator adds up that many at most
-// and is then emptied into integers. The products are those of the weight gradient with the taps in the
-// gradient's place; M2 is symmetric, so tiles below its diagonal are left out. The tap that is always
-// one yields M1.
+// Differences are small integers, so a float holds a product exactly and the sum of some of them: NPR's
+// have |d d| <= 255^2, and 258 times that is below 2^24; Haar's 510^2 leaves room for 64. Each lane of an
+// accumulator adds up that many at most and is then emptied into integers. The products are those of the
+// weight gradient with the taps in the gradient's place; M2 is symmetric, so tiles below its diagonal are
+// left out. The tap that is always one yields M1.
 //
 // Cost per position: about K * K / 2 multiply-adds; bytes: the image, once.
 #include "cpu/differences.h"
@@ -13,17 +13,19 @@
 namespace npr::cpu::NPR_ISA {
 namespace {
 
-constexpr int64_t kExactProducts = 258;
-
 class MomentSum {
  public:
-  explicit MomentSum(const Images& images)
-      : images_(images), block_(images), tails_(RowBlock<float>::kRows * kLaneRows * kLanes<float>) {}
+  explicit MomentSum(const Source& source)
+      : images_(source.images),
+        taps_(source.taps()),
+        exact_products_((1 << 24) / (source.residual.largest * source.residual.largest)),
+        block_(source),
+        tails_(RowBlock<float>::kRows * kLaneRows * kLanes<float>) {}
 
   // Adds output rows first .. last - 1, at most RowBlock::kRows of them, to the moments.
   void add(int64_t first, int64_t last, int64_t* moments) {
     block_.load(first, last);
-    const int64_t taps = images_.taps(), columns = block_.columns();
+    const int64_t taps = taps_, columns = block_.columns();
     moments[0] += (last - first) * images_.cols();
     for (int64_t k = 0; k < taps; k += kLaneRows) {
       const int height = int(min(taps - k, kLaneRows));
@@ -41,6 +43,8 @@ class MomentSum {
 
  private:
   Images images_;
+  int64_t taps_;
+  int64_t exact_products_;  // how many a lane can add up
   RowBlock<float> block_;
   Scratch<float> tails_;  // [row][kLaneRows][lanes]
 
@@ -63,7 +67,7 @@ class MomentSum {
     Vec<float> tile[M][N] = {};
     int64_t products = 0;
     const auto make_room = [&](int64_t more) {
-      if (products + more > kExactProducts) {
+      if (products + more > exact_products_) {
         empty_tile(tile, k, l, moments);
         products = 0;
       }
@@ -76,8 +80,8 @@ class MomentSum {
         for (int i = 0; i < M; ++i) a[i] = block_.taps(row)[k + i] + x;
         for (int j = 0; j < N; ++j) b[j] = block_.taps(row)[l + j] + x;
       };
-      for (int64_t x = 0; x < whole_vectors(); x += kExactProducts) {
-        const int64_t length = min(whole_vectors() - x, kExactProducts);
+      for (int64_t x = 0; x < whole_vectors(); x += exact_products_) {
+        const int64_t length = min(whole_vectors() - x, exact_products_);
         make_room(length);
         point_to(x * kLanes<float>);
         accumulate_lanes<M, N>(a, b, length, tile);
@@ -94,7 +98,7 @@ class MomentSum {
 
   template <int M, int N>
   void empty_tile(Vec<float> (&tile)[M][N], int64_t k, int64_t l, int64_t* moments) const {
-    const int64_t taps = images_.taps();
+    const int64_t taps = taps_;
     int64_t* first = moments + 1;
     int64_t* second = first + taps;
     for (int i = 0; i < M; ++i) {
@@ -115,8 +119,8 @@ class MomentSum {
 
 void patch_moments(const PatchMoments& p, int64_t first, int64_t last) {
   constexpr int64_t kRows = RowBlock<float>::kRows;
-  const int64_t total = p.images.batch * p.images.rows(), taps = p.images.taps();
-  MomentSum sum(p.images);
+  const int64_t total = p.images.batch * p.images.rows(), taps = p.taps();
+  MomentSum sum(p);
   for (int64_t unit = first; unit < last; ++unit) {
     int64_t* moments = p.partial + unit * p.size();
     std::memset(moments, 0, p.size() * sizeof(int64_t));

@@ -1,10 +1,10 @@
-// Fused stem, backward: S[o] = sum of grad times the 24 taps at the arg-max position, and s0[o] = sum of
+// Fused stem, backward: S[o] = sum of grad times the K taps at the arg-max position, and s0[o] = sum of
 // grad, over the pooled map where ReLU's gate is open. The rest of the gradient is algebra on S
 // (stem_algebra.h); no map of the convolution's size exists.
 //
 // A gather: each pooled gradient meets the patch that its code names, one of the nine around it. Patches
-// of three convolution rows lie [position][taps], so that one is a few neighbouring vectors, and the sums
-// of some channels stay in registers along some pooled columns.
+// of three convolution rows lie [position][taps], so that one is a few neighbouring vectors (zeros fill the
+// last of them), and the sums of some channels stay in registers along some pooled columns.
 //
 // Sums are double whatever the type of grad: the algebra subtracts, and where little remains float sums
 // would leave their rounding errors. A float times a tap is exact in double.
@@ -39,16 +39,20 @@ class StemSums {
  public:
   explicit StemSums(const StemBackward& p)
       : p_(p),
-        walk_(p.images),
-        taps_(p.images.taps()),
-        row_((p.images.cols() + 2) * p.images.taps()),
+        walk_(p),
+        patch_((p.taps() + kBlock - 1) / kBlock * kBlock),
+        zeros_(p.images.cols()),
+        taps_(patch_),
+        row_((p.images.cols() + 2) * patch_),
         patches_(3 * row_) {
+    std::memset(zeros_.get(), 0, p.images.cols() * sizeof(float));
+    std::fill_n(taps_.get(), patch_, zeros_.get());
     std::memset(patches_.get(), 0, 3 * row_ * sizeof(double));
   }
 
   // Adds pooled row `unit`, n * pooled rows + py, to sum [outputs][taps + 1].
   void add(int64_t unit, double* sum) {
-    const int64_t rows = p_.images.rows(), pooled_rows = pooled(rows), taps = p_.images.taps();
+    const int64_t rows = p_.images.rows(), pooled_rows = pooled(rows);
     const int64_t n = unit / pooled_rows, py = unit % pooled_rows, first = 2 * py - 1;
     if (first >= 0 && !(unit == last_ + 1 && py > 0)) make_patches(n, first);
     make_patches(n, first + 1);
@@ -58,7 +62,7 @@ class StemSums {
     // Where the nine patches of pooled column 0 begin; a closed gate takes the first, times zero.
     const double* patch[StemForward::kClosed + 1];
     for (int i = 0; i < StemForward::kClosed; ++i) {
-      patch[i] = patches_.get() + (first + i / 3 + 1) % 3 * row_ + i % 3 * taps;
+      patch[i] = patches_.get() + (first + i / 3 + 1) % 3 * row_ + i % 3 * patch_;
     }
     patch[StemForward::kClosed] = patch[0];
 
@@ -67,7 +71,11 @@ class StemSums {
 
  private:
   const StemBackward& p_;
+  static constexpr int64_t kBlock = 8;  // taps that are transposed together
+
   RowWalk<float> walk_;
+  int64_t patch_;  // taps, and zeros up to whole blocks
+  Scratch<float> zeros_;
   Scratch<const float*> taps_;
   int64_t row_;              // a row of patches: one position before the first, and one after the last
   Scratch<double> patches_;  // [slot][position][taps], row r in slot (r + 1) % 3
@@ -79,16 +87,18 @@ class StemSums {
   // Adds up to kColumns pooled columns from px on; few enough that their patches stay in the first-level
   // cache while all channels pass over them.
   void add_columns(int64_t n, int64_t py, int64_t px, const double* const* patch, double* sum) const {
-    const int64_t pooled_cols = pooled(p_.images.cols()), taps = p_.images.taps();
+    const int64_t pooled_cols = pooled(p_.images.cols()), taps = p_.taps();
     const int64_t cols = min(kColumns, pooled_cols - px), row = n * pooled(p_.images.rows()) + py;
     const Element* grad = static_cast<const Element*>(p_.grad) + n * p_.stride_n + py * p_.stride_h + px * p_.stride_w;
     const uint8_t* code = p_.code + (row * pooled_cols + px) * p_.outputs;
+    const int64_t vectors = (taps + kLanes<double> - 1) / kLanes<double>;
+    const int64_t passes = (vectors + kTapVectors - 1) / kTapVectors, share = (vectors + passes - 1) / passes;
     for (int64_t o = 0; o < p_.outputs; o += kChannels) {
       with_constant<kChannels>(int(min(kChannels, p_.outputs - o)), [&](auto channels) {
-        for (int64_t k = 0; k < taps; k += kTapVectors * kLanes<double>) {
-          with_constant<kTapVectors>(int(min(kTapVectors, (taps - k) / kLanes<double>)), [&](auto vectors) {
-            add_block<decltype(channels)::value, decltype(vectors)::value>(
-                patch, 2 * px * taps + k, grad + o * p_.stride_o, code + o, cols, k == 0, sum + o * (taps + 1) + k);
+        for (int64_t vector = 0; vector < vectors; vector += share) {
+          with_constant<kTapVectors>(int(min(share, vectors - vector)), [&](auto count) {
+            add_block<decltype(channels)::value, decltype(count)::value>(
+                patch, px, cols, vector * kLanes<double>, grad + o * p_.stride_o, code + o, sum + o * (taps + 1));
           });
         }
       });
@@ -96,46 +106,51 @@ class StemSums {
   }
 
   void make_patches(int64_t n, int64_t row) {
-    const int64_t cols = p_.images.cols(), taps = p_.images.taps();
+    const int64_t cols = p_.images.cols();
     walk_.taps(n * p_.images.rows() + row, taps_.get());
-    double* to = patches_.get() + (row + 1) % 3 * row_ + taps;
-    static_assert(kTaps == 8);
-    for (int64_t k = 0; k < taps; k += kTaps) {
+    double* to = patches_.get() + (row + 1) % 3 * row_ + patch_;
+    static_assert(kBlock == 8);
+    for (int64_t k = 0; k < patch_; k += kBlock) {
       int64_t x = 0;
-      for (; x + 8 <= cols; x += 8) transpose_8x8(taps_.get() + k, x, to + x * taps + k, taps);
+      for (; x + 8 <= cols; x += 8) transpose_8x8(taps_.get() + k, x, to + x * patch_ + k, patch_);
       for (; x < cols; ++x) {
-        for (int t = 0; t < kTaps; ++t) to[x * taps + k + t] = taps_.get()[k + t][x];
+        for (int t = 0; t < kBlock; ++t) to[x * patch_ + k + t] = taps_.get()[k + t][x];
       }
     }
   }
 
-  // The sums of some channels and of a block of taps, which lies at offset `first` of the patches, along pooled
-  // columns; with the first block, grad's own.
+  // Adds `cols` pooled columns from px on to the sums [channels][taps + 1] of some channels and of vectors of taps
+  // from k on; with the first taps, to the sums of grad as well.
   template <int Channels, int Vectors>
-  void add_block(const double* const* patch, int64_t first, const Element* grad, const uint8_t* code, int64_t cols,
-                 bool with_total, double* sum) const {
-    const int64_t taps = p_.images.taps();
+  void add_block(const double* const* patch, int64_t px, int64_t cols, int64_t k, const Element* grad,
+                 const uint8_t* code, double* sum) const {
+    const int64_t first = 2 * px * patch_ + k;
     Vec<double> sums[Channels][Vectors] = {};
     double total[Channels] = {};
-    for (int64_t px = 0; px < cols; ++px) {
-      const int64_t offset = first + 2 * px * taps;
+    for (int64_t i = 0; i < cols; ++i) {
+      const int64_t offset = first + 2 * i * patch_;
 #pragma GCC unroll 8
-      for (int i = 0; i < Channels; ++i) {
-        const int64_t where = min(code[px * p_.outputs + i], StemForward::kClosed);
-        const double value = masked(to_double(grad[i * p_.stride_o + px * p_.stride_w]), open_[where]);
-        total[i] += value;
+      for (int c = 0; c < Channels; ++c) {
+        const int64_t where = min(code[i * p_.outputs + c], StemForward::kClosed);
+        const double value = masked(to_double(grad[c * p_.stride_o + i * p_.stride_w]), open_[where]);
+        total[c] += value;
 #pragma GCC unroll 8
         for (int j = 0; j < Vectors; ++j) {
-          sums[i][j] += broadcast(value) * load(patch[where] + offset + j * kLanes<double>);
+          sums[c][j] += broadcast(value) * load(patch[where] + offset + j * kLanes<double>);
         }
       }
     }
-    for (int i = 0; i < Channels; ++i) {
-      double* to = sum + i * (taps + 1);
+    const int64_t taps = p_.taps();
+    for (int c = 0; c < Channels; ++c, sum += taps + 1) {
       for (int j = 0; j < Vectors; ++j) {
-        store(to + j * kLanes<double>, load(to + j * kLanes<double>) + sums[i][j]);
+        const int64_t at = k + j * kLanes<double>;
+        if (at + kLanes<double> <= taps) {
+          store(sum + at, load(sum + at) + sums[c][j]);
+        } else {
+          for (int64_t lane = 0; at + lane < taps; ++lane) sum[at + lane] += sums[c][j][lane];
+        }
       }
-      if (with_total) to[taps] += total[i];
+      if (k == 0) sum[taps] += total[c];
     }
   }
 };
@@ -143,7 +158,7 @@ class StemSums {
 template <class Element>
 void run(const StemBackward& p, int64_t first, int64_t last) {
   StemSums<Element> sums(p);
-  const int64_t size = p.outputs * (p.images.taps() + 1);
+  const int64_t size = p.outputs * (p.taps() + 1);
   for (int64_t unit = first; unit < last; ++unit) {
     double* sum = p.partial + unit * size;
     std::memset(sum, 0, size * sizeof(double));

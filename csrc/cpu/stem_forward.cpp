@@ -46,16 +46,16 @@ class StemRows {
  public:
   explicit StemRows(const StemForward& p)
       : p_(p),
-        walk_(p.images),
+        walk_(p),
         stride_(padded(p.outputs)),
         pooled_cols_(pooled(p.images.cols())),
-        weight_(p.images.taps()),
-        taps_(p.images.taps()),
+        weight_(p.taps()),
+        taps_(p.taps()),
         maxima_(2 * pooled_cols_ * stride_),
         positions_(Save ? 2 * pooled_cols_ * stride_ : 0),
         window_{maxima_.get(), positions_.get()},
         next_{maxima_.get() + pooled_cols_ * stride_, positions_.get() + (Save ? pooled_cols_ * stride_ : 0)} {
-    for (int64_t k = 0; k < p.images.taps(); ++k) weight_.get()[k] = static_cast<const T*>(p.weight) + k * stride_;
+    for (int64_t k = 0; k < p.taps(); ++k) weight_.get()[k] = static_cast<const T*>(p.weight) + k * stride_;
   }
 
   // Pooled row `unit`, n * pooled rows + py.
@@ -134,7 +134,7 @@ class StemRows {
   template <int M, int N>
   void add_tile(int64_t x, int64_t o, int64_t valid, Vec<T> (&before)[N], int first, bool last) {
     Vec<T> tile[M][N];
-    multiply(taps_.get(), x, weight_.get(), o, p_.images.taps(), [](int, int) { return Vec<T>{}; }, tile);
+    multiply(taps_.get(), x, weight_.get(), o, p_.taps(), [](int, int) { return Vec<T>{}; }, tile);
     if constexpr (Literal) normalise(tile, o);
     const Maxima window = window_, next = next_;
     const int64_t stride = stride_, at = x / 2 * stride + o;

@@ -107,7 +107,7 @@ Status conv_backward_tensor_cores(const ConvBackward& op, const SumsWorkspace& w
 
 // Block (o, c): the sums of output channel o with the taps of channel c, and with 1 where c is 0.
 __global__ void __launch_bounds__(kPlainThreads) conv_backward_plain(Images images, Gradient grad, double* sums) {
-  const int64_t output = blockIdx.x, channel = blockIdx.y, taps = images.taps();
+  const int64_t output = blockIdx.x, channel = blockIdx.y, taps = patch_size(images);
   const int64_t rows = images.rows(), cols = images.cols(), total = images.batch * rows * cols;
   double sum[kTaps + 1] = {};
   for (int64_t i = threadIdx.x; i < total; i += kPlainThreads) {
@@ -140,13 +140,13 @@ __global__ void __launch_bounds__(kPlainThreads)
 // ---- Launchers -------------------------------------------------------------------------------------
 
 int64_t conv_backward_workspace(const ConvBackward& op) {
-  return SumsWorkspace::bytes(op.outputs, op.images.taps(), multiprocessors() * kBlocks);
+  return SumsWorkspace::bytes(op.outputs, patch_size(op.images), multiprocessors() * kBlocks);
 }
 
 Status conv_backward(const ConvBackward& op, void* workspace, Stream stream) {
   const int64_t channels = op.images.channels;
   if (channels > kMaxChannels) return too_many_channels();
-  const SumsWorkspace sums = SumsWorkspace::at(workspace, op.outputs, op.images.taps());
+  const SumsWorkspace sums = SumsWorkspace::at(workspace, op.outputs, patch_size(op.images));
   Status status;
   if (channels != kChannels || op.grad.type == Type::f64) {
     status = launch("conv_backward_plain", conv_backward_plain, dim3(unsigned(op.outputs), unsigned(channels)),

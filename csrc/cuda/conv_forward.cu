@@ -200,7 +200,7 @@ __global__ void __launch_bounds__(kThreads)
     if (!channels_last) output = rest % outputs, rest /= outputs;
     const uint8_t* image = images.data + rest * images.stride_n;
 
-    const Compute* weight = weights.folded + output * images.taps();
+    const Compute* weight = weights.folded + output * patch_size(images);
     Compute sum = weights.shift[output];
     for (int64_t c = 0; c < images.channels; ++c) {
       for (int tap = 0; tap < kTaps; ++tap) {
@@ -217,7 +217,7 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class Compute, class T>
 Status conv_forward_plainly(const ConvForward& op, const Folding& folding, void* workspace, Stream stream) {
-  const auto weights = PlainWeights<Compute>::at(workspace, op.outputs, op.images.taps());
+  const auto weights = PlainWeights<Compute>::at(workspace, op.outputs, patch_size(op.images));
   const Status prepared = prepare_plain(folding, channel_scale(op.channel_scale, op.images.channels), weights, stream);
   if (!prepared.ok()) return prepared;
   const int64_t total = op.images.batch * op.outputs * op.images.rows() * op.images.cols();
@@ -231,7 +231,7 @@ Status conv_forward_plainly(const ConvForward& op, const Folding& folding, void*
 // ---- Launchers -------------------------------------------------------------------------------------
 
 int64_t conv_forward_workspace(const ConvForward& op) {
-  return std::max(PackedWeights::bytes(op.outputs), PlainWeights<double>::bytes(op.outputs, op.images.taps()));
+  return std::max(PackedWeights::bytes(op.outputs), PlainWeights<double>::bytes(op.outputs, patch_size(op.images)));
 }
 
 Status conv_forward(const ConvForward& op, void* workspace, Stream stream) {

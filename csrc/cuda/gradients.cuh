@@ -221,9 +221,8 @@ static __global__ void __launch_bounds__(kReduceSlices* kWarp)
 
 // The gradient of the 3x3 kernel number `i`, output o and channel c, from that of its eight taps; the centre's is zero.
 __device__ inline void store_gradient(const double* taps, double scale, void* grad_weight, Type type, int64_t i) {
-  constexpr int kPositions = kKernel * kKernel;
   for (int tap = 0; tap < kTaps; ++tap) {
-    store_double(grad_weight, type, i * kPositions + tap_position(tap), taps[tap] * scale);
+    store_double(grad_weight, type, i * kPositions + tap_position(Map::npr, tap), taps[tap] * scale);
   }
   store_double(grad_weight, type, i * kPositions + kPositions / 2, 0);
 }

@@ -40,8 +40,11 @@ struct Gradient {
   int64_t stride_n, stride_o, stride_h, stride_w;
 };
 
-// Taps are ordered k = 8 channel + tap. `channel_scale` is a host array: what multiplies the integer
-// differences of each channel.
+// The kernels have the residual "npr" alone: taps are ordered k = 8 channel + tap.
+constexpr int kTaps = taps_of(Map::npr);
+NPR_HOST_DEVICE constexpr int64_t patch_size(const Images& images) { return images.channels * kTaps; }
+
+// `channel_scale` is a host array: what multiplies the integer differences of each channel.
 
 // out = conv(differences, weight * channel_scale) + bias.
 struct ConvForward {

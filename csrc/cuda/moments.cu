@@ -137,7 +137,7 @@ unsigned blocks_for(const Tiling& tiling) {
 // Block (k, l): the sum of d[k] d[l], and with l = taps the sum of d[k].
 __global__ void __launch_bounds__(kPlainThreads) moments_plain(Images images, int64_t* moments) {
   __shared__ int64_t threads[kPlainThreads];
-  const int k = blockIdx.x, l = blockIdx.y, taps = int(images.taps());
+  const int k = blockIdx.x, l = blockIdx.y, taps = int(patch_size(images));
   const int64_t rows = images.rows(), cols = images.cols(), total = images.batch * rows * cols;
   int64_t sum = 0;
   for (int64_t i = threadIdx.x; i < total; i += kPlainThreads) {
@@ -166,7 +166,7 @@ int64_t moments_workspace(const Moments& op) {
 
 Status moments(const Moments& op, void* workspace, Stream stream) {
   if (op.images.channels != kChannels) {
-    const auto taps = unsigned(op.images.taps());
+    const auto taps = unsigned(patch_size(op.images));
     return launch("moments_plain", moments_plain, dim3(taps, taps + 1), kPlainThreads, stream, op.images, op.moments);
   }
   const Tiling tiling = Tiling::of<Tile>(op.images);

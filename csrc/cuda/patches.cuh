@@ -306,9 +306,13 @@ __device__ void for_each_tile(const Tiling& tiling, Tile& patches, const Multipl
 constexpr bool same(Tap tap, Difference difference, int row, int col) {
   return tap.difference == difference && tap.row == row && tap.col == col;
 }
-static_assert(same(tap_source(0), Difference::corner, -1, -1) && same(tap_source(1), Difference::below, -1, 0) &&
-              same(tap_source(2), Difference::corner, -1, 0) && same(tap_source(3), Difference::right, 0, -1) &&
-              same(tap_source(4), Difference::right, 0, 0) && same(tap_source(5), Difference::corner, 0, -1) &&
-              same(tap_source(6), Difference::below, 0, 0) && same(tap_source(7), Difference::corner, 0, 0));
+static_assert(same(tap_source(Map::npr, 0), Difference::corner, -1, -1) &&
+              same(tap_source(Map::npr, 1), Difference::below, -1, 0) &&
+              same(tap_source(Map::npr, 2), Difference::corner, -1, 0) &&
+              same(tap_source(Map::npr, 3), Difference::right, 0, -1) &&
+              same(tap_source(Map::npr, 4), Difference::right, 0, 0) &&
+              same(tap_source(Map::npr, 5), Difference::corner, 0, -1) &&
+              same(tap_source(Map::npr, 6), Difference::below, 0, 0) &&
+              same(tap_source(Map::npr, 7), Difference::corner, 0, 0));
 
 }  // namespace npr::cuda

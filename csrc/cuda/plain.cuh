@@ -9,7 +9,7 @@ constexpr int kPlainThreads = 256;
 
 // The difference that `tap` reads for output (row, col), in the plane of one channel of one image.
 __device__ inline int difference(const Images& images, const uint8_t* plane, int64_t row, int64_t col, int tap) {
-  const Tap source = tap_source(tap);
+  const Tap source = tap_source(Map::npr, tap);
   const int64_t cell_row = row + source.row, cell_col = col + source.col;
   if (cell_row < 0 || cell_col < 0) return 0;
   const uint8_t* anchor = plane + kCell * cell_row * images.stride_h + kCell * cell_col * images.stride_w;

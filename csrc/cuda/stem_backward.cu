@@ -175,7 +175,7 @@ Status gather_on_tensor_cores(const StemBackward& op, const SumsWorkspace& works
 // Block (o, c): the sums of output channel o with the taps of channel c, and with 1 where c is 0.
 __global__ void __launch_bounds__(kPlainThreads)
     stem_backward_plain(Images images, Gradient grad, const uint8_t* codes, int64_t outputs, double* sums) {
-  const int64_t output = blockIdx.x, channel = blockIdx.y, taps = images.taps();
+  const int64_t output = blockIdx.x, channel = blockIdx.y, taps = patch_size(images);
   const int64_t rows = pooled(images.rows()), cols = pooled(images.cols()), total = images.batch * rows * cols;
   double sum[kTaps + 1] = {};
   for (int64_t i = threadIdx.x; i < total; i += kPlainThreads) {
@@ -232,8 +232,7 @@ __global__ void __launch_bounds__(kWarp) stem_backward_finish(Finish p, ChannelS
       gradient -= (beta_gradient * double(first[k]) + gamma_gradient * normalised) / double(p.moments[0]);
     }
     const int64_t kernel = output * p.channels + k / kTaps;
-    constexpr int kPositions = kKernel * kKernel;
-    store_double(p.grad_weight, p.type, kernel * kPositions + tap_position(k % kTaps),
+    store_double(p.grad_weight, p.type, kernel * kPositions + tap_position(Map::npr, k % kTaps),
                  gamma * inverse * gradient * scale.value[k / kTaps]);
     if (k % kTaps == 0) store_double(p.grad_weight, p.type, kernel * kPositions + kPositions / 2, 0);
   }
@@ -244,13 +243,13 @@ __global__ void __launch_bounds__(kWarp) stem_backward_finish(Finish p, ChannelS
 // ---- Launchers -------------------------------------------------------------------------------------
 
 int64_t stem_backward_workspace(const StemBackward& op) {
-  return SumsWorkspace::bytes(op.outputs, op.images.taps(), multiprocessors() * kBlocks);
+  return SumsWorkspace::bytes(op.outputs, patch_size(op.images), multiprocessors() * kBlocks);
 }
 
 Status stem_backward(const StemBackward& op, void* workspace, Stream stream) {
   const int64_t channels = op.images.channels;
   if (channels > kMaxChannels) return too_many_channels();
-  const SumsWorkspace sums = SumsWorkspace::at(workspace, op.outputs, op.images.taps());
+  const SumsWorkspace sums = SumsWorkspace::at(workspace, op.outputs, patch_size(op.images));
   Status status;
   if (channels != kChannels || op.grad.type == Type::f64) {
     status = launch("stem_backward_plain", stem_backward_plain, dim3(unsigned(op.outputs), unsigned(channels)),

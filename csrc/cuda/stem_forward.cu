@@ -388,7 +388,7 @@ __global__ void __launch_bounds__(kPlainThreads)
   for (int64_t i = int64_t(blockIdx.x) * kPlainThreads + threadIdx.x; i < total; i += step) {
     const int64_t output = i % outputs, col = i / outputs % pooled_cols, row = i / outputs / pooled_cols % pooled_rows;
     const uint8_t* image = images.data + i / outputs / pooled_cols / pooled_rows * images.stride_n;
-    const Compute* weight = weights.folded + output * images.taps();
+    const Compute* weight = weights.folded + output * patch_size(images);
     Compute largest = -INFINITY;
     int where = 0;
     for (int position = 0; position < 9; ++position) {
@@ -418,7 +418,7 @@ __global__ void __launch_bounds__(kPlainThreads)
 
 template <class Compute, class T>
 Status stem_forward_plainly(const StemForward& op, const Folding& folding, void* workspace, Stream stream) {
-  const auto weights = PlainWeights<Compute>::at(workspace, op.outputs, op.images.taps());
+  const auto weights = PlainWeights<Compute>::at(workspace, op.outputs, patch_size(op.images));
   const Status prepared = prepare_plain(folding, channel_scale(op.channel_scale, op.images.channels), weights, stream);
   if (!prepared.ok()) return prepared;
   const int64_t total = op.images.batch * op.outputs * pooled(op.images.rows()) * pooled(op.images.cols());
@@ -432,7 +432,7 @@ Status stem_forward_plainly(const StemForward& op, const Folding& folding, void*
 // ---- Launchers -------------------------------------------------------------------------------------
 
 int64_t stem_forward_workspace(const StemForward& op) {
-  return std::max(PackedWeights::bytes(op.outputs), PlainWeights<double>::bytes(op.outputs, op.images.taps()));
+  return std::max(PackedWeights::bytes(op.outputs), PlainWeights<double>::bytes(op.outputs, patch_size(op.images)));
 }
 
 Status stem_forward(const StemForward& op, void* workspace, Stream stream) {

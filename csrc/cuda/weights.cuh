@@ -32,13 +32,12 @@ inline Status too_many_channels() { return {"prepare_weights", "images have more
 __device__ inline double load_weight(const Array& weight, const ChannelScale& scale, int64_t channels, int64_t output,
                                      int k) {
   const int channel = k / kTaps;
-  return load_double(weight, (output * channels + channel) * kKernel * kKernel + tap_position(k % kTaps)) *
+  return load_double(weight, (output * channels + channel) * kKernel * kKernel + tap_position(Map::npr, k % kTaps)) *
          scale.value[channel];
 }
 
 // What the centre taps of an output channel add: zero times each, which is NaN where one is not finite.
 __device__ inline double centre_taps(const Array& weight, int64_t channels, int64_t output) {
-  constexpr int kPositions = kKernel * kKernel;
   double sum = 0;
   for (int64_t c = 0; c < channels; ++c) {
     sum += 0 * load_double(weight, (output * channels + c) * kPositions + kPositions / 2);

@@ -18,6 +18,9 @@ BACKENDS = ("reference", "cpu", "triton", "cuda")
 
 _PREFERENCE = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
 
+# Residuals that a backend's kernels have, where they are not all of them.
+_RESIDUALS = {"triton": ("npr",), "cuda": ("npr",)}
+
 # The backend that `with backend(...)` asks for; process-wide.
 _requested: str | None = None
 
@@ -75,11 +78,12 @@ class backend:
         _requested = self._outer
 
 
-def choose(op: str, device: torch.device, uncovered: str | None) -> str:
+def choose(op: str, device: torch.device, residual: str, uncovered: str | None) -> str:
     """The backend for a call of ``op`` on ``device``; ``uncovered`` says why no fused kernel covers it, or is None."""
     if _requested is not None:
         if _requested == "reference":
             return "reference"
+        uncovered = uncovered or _lacks(_requested, residual)
         if uncovered is not None:
             raise ValueError(f"{op}: backend {_requested!r} was asked for, but {uncovered}")
         if not _serves(_requested, device):
@@ -87,9 +91,9 @@ def choose(op: str, device: torch.device, uncovered: str | None) -> str:
         return _requested
     if uncovered is None:
         name = preferred(device)
-        if name != "reference":
+        uncovered = _nothing_serves(device) if name == "reference" else _lacks(name, residual)
+        if uncovered is None:
             return name
-        uncovered = _nothing_serves(device)
     if not torch.compiler.is_compiling():
         _say_once(op, uncovered)
     return "reference"
@@ -110,6 +114,13 @@ def _serves(name: str, device: torch.device) -> bool:
 
 
 _serves._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _lacks(name: str, residual: str) -> str | None:
+    """Why the backend's kernels do not cover a residual; None when they do."""
+    if residual in _RESIDUALS.get(name, (residual,)):
+        return None
+    return f"the {name} kernels have no residual {residual!r}"
 
 
 def _nothing_serves(device: torch.device) -> str:

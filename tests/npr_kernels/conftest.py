@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 import pytest
 
 from tests.npr_kernels import implementations, places
+from tests.npr_kernels.inputs import RESIDUALS
 
 ON_A_GPU = ("cuda", "triton")
 
@@ -32,3 +33,8 @@ def gpu(request: pytest.FixtureRequest) -> Iterator[places.Place]:
     """The places on a CUDA device only."""
     with places.at(request.param) as place:
         yield place
+
+
+@pytest.fixture(params=RESIDUALS)
+def residual(request: pytest.FixtureRequest) -> str:
+    return request.param

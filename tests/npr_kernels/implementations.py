@@ -35,7 +35,7 @@ NAMES = (
 
 
 class Implementation:
-    """One way to run the ops; asking for an op that it lacks skips the test."""
+    """One way to run the ops; asking for an op or a residual that it lacks skips the test."""
 
     def __init__(self, name: str, ops: Any, device: str = "cpu") -> None:
         self.name = name
@@ -50,6 +50,13 @@ class Implementation:
     @property
     def sums_in_double(self) -> bool:
         """Adds up the gradients of the stem in double, whatever the dtypes: no cancellation takes their precision."""
+        return self._on_the_cpu
+
+    def has(self, residual: str) -> bool:
+        return residual == "npr" or self._on_the_cpu
+
+    @property
+    def _on_the_cpu(self) -> bool:
         return self.name == "reference" or self.name.startswith("cpu-")
 
     def __getattr__(self, op: str) -> Callable:
@@ -59,8 +66,11 @@ class Implementation:
         if function is None:
             pytest.skip(f"{self.name} has no {op}")
 
-        def call(*args: Any) -> Any:
-            result = function(*(moved(a, self._device) if isinstance(a, Tensor) else a for a in args))
+        def call(*args: Any, residual: str = "npr") -> Any:
+            if not self.has(residual):
+                pytest.skip(f"{self.name} has no residual {residual!r}")
+            options = {} if residual == "npr" else {"residual": residual}
+            result = function(*(moved(a, self._device) if isinstance(a, Tensor) else a for a in args), **options)
             return result.cpu() if isinstance(result, Tensor) else tuple(r.cpu() for r in result)
 
         return call
@@ -125,67 +135,99 @@ def instruction_set(name: str) -> Iterator[None]:
 
 # ---- The ops in plain PyTorch, float64 ----------------------------------------------------------------
 
-# Positions of the 3x3 kernel but for its centre, which always meets a residual of zero.
-TAPS = [0, 1, 2, 3, 5, 6, 7, 8]
-CENTRE = 4
 CLOSED = 9
 
 
-def patches(images: Tensor) -> Tensor:  # [N, 8 C, rows, cols], float64
-    """The residuals that each output of the convolution reads, k = c * 8 + tap."""
+def patches(images: Tensor, residual: str = "npr") -> Tensor:  # [N, K, rows, cols], float64
+    """The residuals that each output of the convolution reads, k = (map, c, tap), without NPR's centres."""
     n, c, h, w = images.shape
     rows, cols = h // 2, w // 2
     pixels = images[:, :, : 2 * rows, : 2 * cols].double()
     anchors = pixels[:, :, ::2, ::2].repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
-    unfolded = F.unfold(pixels - anchors, kernel_size=3, padding=1, stride=2)
-    return unfolded.view(n, c, 9, rows, cols)[:, :, TAPS].reshape(n, 8 * c, rows, cols)
+    checks = torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=torch.float64).repeat(rows, cols)
+    haar = F.avg_pool2d(pixels * checks, 2) * 4  # exact: integers, and a power of two
+    unfolded = {
+        "npr": lambda: F.unfold(pixels - anchors, kernel_size=3, padding=1, stride=2),
+        "haar": lambda: F.unfold(haar, kernel_size=3, padding=1),
+    }
+    maps = torch.cat([unfolded[name]().view(n, 9 * c, rows, cols) for name in residual.split("+")], dim=1)
+    return maps[:, alive(residual, c)]
 
 
-def folded(weight: Tensor, channel_scale: list[float]) -> Tensor:  # [O, 8 C], float64
+def alive(residual: str, channels: int) -> Tensor:  # bool [Q 9]
+    """Which positions of the weight's 3x3 kernels meet more than zeros: all but the centres that read NPR."""
+    npr = torch.ones(channels, 9, dtype=torch.bool)
+    npr[:, 4] = False
+    haar = torch.ones(channels, 9, dtype=torch.bool)
+    return torch.cat([{"npr": npr, "haar": haar}[name] for name in residual.split("+")]).flatten()
+
+
+def folded(weight: Tensor, channel_scale: list[float], residual: str = "npr") -> Tensor:  # [O, K], float64
     scale = torch.tensor(channel_scale, dtype=torch.float64).view(-1, 1)
-    return (weight.double().flatten(2)[:, :, TAPS] * scale).flatten(1)
+    channels = weight.shape[1] // len(residual.split("+"))
+    return (weight.double().flatten(2) * scale).flatten(1)[:, alive(residual, channels)]
 
 
-def centre(weight: Tensor) -> Tensor:  # [O], float64
-    """What the centre taps add: zero times each, which is NaN where one is not finite."""
-    return (weight.double()[:, :, 1, 1] * 0).sum(1)
+def centre(weight: Tensor, residual: str = "npr") -> Tensor:  # [O], float64
+    """What the centre taps that read NPR add: zero times each, which is NaN where one is not finite."""
+    channels = {"npr": weight.shape[1], "haar": 0, "npr+haar": weight.shape[1] // 2}[residual]
+    return (weight.double()[:, :channels, 1, 1] * 0).sum(1)
 
 
 def layout(channels_last: bool) -> torch.memory_format:
     return torch.channels_last if channels_last else torch.contiguous_format
 
 
-def convolve(images: Tensor, weight: Tensor, channel_scale: list[float]) -> Tensor:
-    out = torch.einsum("ok,nkyx->noyx", folded(weight, channel_scale), patches(images))
-    return out + centre(weight).view(-1, 1, 1)
+def convolve(images: Tensor, weight: Tensor, channel_scale: list[float], residual: str = "npr") -> Tensor:
+    out = torch.einsum("ok,nkyx->noyx", folded(weight, channel_scale, residual), patches(images, residual))
+    return out + centre(weight, residual).view(-1, 1, 1)
+
+
+def convolved_magnitudes(images: Tensor, weight: Tensor, channel_scale: list[float], residual: str) -> Tensor:
+    """The convolution's sums with every term's absolute value, of a weight without negative numbers."""
+    return torch.einsum("ok,nkyx->noyx", folded(weight, channel_scale, residual), patches(images, residual).abs())
 
 
 class Reference:
     @staticmethod
-    def conv2d(images, weight, bias, channel_scale, out_dtype, channels_last, fast):
-        out = convolve(images, weight, channel_scale)
+    def conv2d(images, weight, bias, channel_scale, out_dtype, channels_last, fast, residual="npr"):
+        out = convolve(images, weight, channel_scale, residual)
         if bias is not None:
             out = out + bias.double().view(-1, 1, 1)
         return out.to(out_dtype).contiguous(memory_format=layout(channels_last))
 
     @staticmethod
-    def conv2d_backward(grad, images, channel_scale, weight_dtype, bias):
-        per_tap = torch.einsum("noyx,nkyx->ok", grad.double(), patches(images))
+    def conv2d_backward(grad, images, channel_scale, weight_dtype, bias, residual="npr"):
+        per_tap = torch.einsum("noyx,nkyx->ok", grad.double(), patches(images, residual))
         grad_bias = grad.double().sum((0, 2, 3)) if bias else torch.zeros(0)
-        return unfolded_gradient(per_tap, channel_scale).to(weight_dtype), grad_bias.to(weight_dtype)
+        return unfolded_gradient(per_tap, channel_scale, residual).to(weight_dtype), grad_bias.to(weight_dtype)
 
     @staticmethod
-    def patch_moments(images):
-        d = patches(images).movedim(1, -1).flatten(0, 2)  # [L, K]; float64 holds these integers exactly
+    def patch_moments(images, residual="npr"):
+        d = patches(images, residual).movedim(1, -1).flatten(0, 2)  # [L, K]; float64 holds these integers exactly
         return torch.cat([torch.tensor([len(d)]), d.sum(0).long(), (d.T @ d).long().flatten()])
 
     @staticmethod
-    def stem(images, moments, weight, bn_weight, bn_bias, mean, var, eps, channel_scale, out_dtype, save, fast):
+    def stem(
+        images,
+        moments,
+        weight,
+        bn_weight,
+        bn_bias,
+        mean,
+        var,
+        eps,
+        channel_scale,
+        out_dtype,
+        save,
+        fast,
+        residual="npr",
+    ):
         if moments is not None:
-            mean, var = statistics(moments, folded(weight, channel_scale))
-            mean = mean + centre(weight)
+            mean, var = statistics(moments, folded(weight, channel_scale, residual))
+            mean = mean + centre(weight, residual)
         mean, var = mean.double(), var.double()
-        y = convolve(images, weight, channel_scale)
+        y = convolve(images, weight, channel_scale, residual)
         y = F.batch_norm(y, mean, var, as_double(bn_weight), as_double(bn_bias), False, 0.0, eps)
         out, index = F.max_pool2d(F.relu(y), 3, 2, 1, return_indices=True)
         code = torch.zeros(0, dtype=torch.uint8)
@@ -198,22 +240,22 @@ class Reference:
         return out.to(out_dtype).contiguous(memory_format=torch.channels_last), code, mean, var
 
     @staticmethod
-    def stem_backward(grad, images, code, moments, weight, bn_weight, mean, var, eps, channel_scale):
-        w = folded(weight, channel_scale)
+    def stem_backward(grad, images, code, moments, weight, bn_weight, mean, var, eps, channel_scale, residual="npr"):
+        w = folded(weight, channel_scale, residual)
         inv, mean = torch.rsqrt(var.double() + eps).view(-1, 1), mean.double().view(-1, 1)
-        s, s0 = gathered_sums(grad, images, code)
+        s, s0 = gathered_sums(grad, images, code, residual)
         s1 = inv * ((w * s).sum(1, keepdim=True) - mean * s0)
         if moments is not None:
             count, m1, m2 = split_moments(moments, w.shape[1])
             s = s - s0 * m1 / count - s1 * inv * (w @ m2 - mean * m1) / count
         gamma = torch.ones_like(inv) if bn_weight is None else bn_weight.double().view(-1, 1)
-        grad_weight = unfolded_gradient(gamma * inv * s, channel_scale)
+        grad_weight = unfolded_gradient(gamma * inv * s, channel_scale, residual)
         return tuple(g.to(weight.dtype) for g in (grad_weight, s1.view(-1), s0.view(-1)))
 
 
-def gathered_sums(grad: Tensor, images: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:  # [O, 8 C], [O, 1]
+def gathered_sums(grad: Tensor, images: Tensor, code: Tensor, residual: str) -> tuple[Tensor, Tensor]:  # [O, K], [O, 1]
     """Sums of g d and of g over the open gates, d being the patch at the window's maximum."""
-    d = F.pad(patches(images), (1, 1, 1, 1))  # the pooling's windows start one row and column outside
+    d = F.pad(patches(images, residual), (1, 1, 1, 1))  # the pooling's windows start one row and column outside
     n, k = d.shape[:2]
     rows = 2 * torch.arange(code.shape[2]).view(-1, 1) + code.long() // 3
     cols = 2 * torch.arange(code.shape[3]) + code.long() % 3
@@ -225,11 +267,11 @@ def gathered_sums(grad: Tensor, images: Tensor, code: Tensor) -> tuple[Tensor, T
     return s, g.sum((0, 2)).view(-1, 1)
 
 
-def unfolded_gradient(per_tap: Tensor, channel_scale: list[float]) -> Tensor:  # [O, 8 C] -> [O, C, 3, 3]
+def unfolded_gradient(per_tap: Tensor, channel_scale: list[float], residual: str) -> Tensor:  # [O, K] -> [O, Q, 3, 3]
     channels = len(channel_scale)
-    grad = torch.zeros(per_tap.shape[0], channels, 9, dtype=torch.float64)
-    grad[:, :, TAPS] = per_tap.view(-1, channels, 8) * torch.tensor(channel_scale, dtype=torch.float64).view(-1, 1)
-    return grad.view(-1, channels, 3, 3)
+    grad = torch.zeros(per_tap.shape[0], 9 * channels, dtype=torch.float64)
+    grad[:, alive(residual, channels // len(residual.split("+")))] = per_tap
+    return grad.view(-1, channels, 3, 3) * torch.tensor(channel_scale, dtype=torch.float64).view(-1, 1, 1)
 
 
 def split_moments(moments: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:

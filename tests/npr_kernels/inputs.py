@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+RESIDUALS = ("npr", "haar", "npr+haar")
+
 LAYOUTS = ("nchw", "channels_last", "strided", "expanded")
 
 
@@ -35,7 +37,11 @@ def draw_grad(rng: np.random.Generator, shape: tuple[int, ...], dtype: torch.dty
     return grad.contiguous(memory_format=torch.channels_last) if layout == "channels_last" else grad
 
 
-def draw_weight(rng: np.random.Generator, outputs: int, channels: int, dtype: torch.dtype = torch.float32) -> Tensor:
+def draw_weight(
+    rng: np.random.Generator, outputs: int, channels: int, dtype: torch.dtype = torch.float32, residual: str = "npr"
+) -> Tensor:
+    """A weight for images of so many channels."""
+    channels *= 2 if residual == "npr+haar" else 1
     return torch.from_numpy(rng.standard_normal((outputs, channels, 3, 3))).to(dtype)
 
 
@@ -46,9 +52,10 @@ class Normalisation:
     std: list[float]
     scale: float
 
-    @property
-    def channel_scale(self) -> list[float]:
-        return [self.scale / (255 * s) for s in self.std]
+    def channel_scale(self, residual: str = "npr") -> list[float]:
+        npr = [self.scale / (255 * s) for s in self.std]
+        haar = [scale / 2 for scale in npr]
+        return {"npr": npr, "haar": haar, "npr+haar": npr + haar}[residual]
 
 
 def draw_normalisation(rng: np.random.Generator, channels: int) -> Normalisation:

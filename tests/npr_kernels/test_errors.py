@@ -11,6 +11,7 @@ import npr_kernels as nk
 
 IMAGES = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
 WEIGHT = torch.zeros(4, 3, 3, 3)
+BOTH = {"residual": "npr+haar", "weight": torch.zeros(4, 6, 3, 3)}
 NAN = float("nan")
 
 RESIDUAL = [
@@ -55,12 +56,21 @@ CONV = [
     ("stride", TypeError, {"stride": 2.0}, "2.0"),
     ("stride", TypeError, {"stride": True}, "True"),
     ("stride", TypeError, {"stride": (2, 1.5)}, "(2, 1.5)"),
-    ("stride", TypeError, {"stride": None}, "None"),
     ("stride", ValueError, {"stride": 0}, "0"),
     ("stride", ValueError, {"stride": (1, 2, 3)}, "(1, 2, 3)"),
     ("stride", ValueError, {"stride": ()}, "()"),
     ("padding", TypeError, {"padding": "same"}, "'same'"),
     ("padding", ValueError, {"padding": -1}, "-1"),
+    ("padding", ValueError, BOTH | {"padding": 0}, "0"),
+    ("padding", ValueError, BOTH | {"padding": (1, 2)}, "2"),
+    ("residual", TypeError, {"residual": None}, "NoneType"),
+    ("residual", ValueError, {"residual": "dct"}, "'dct'"),
+    ("patch", ValueError, {"residual": "haar", "patch": 4}, "4"),
+    ("anchor", ValueError, {"residual": "haar", "anchor": 1}, "1"),
+    ("mode", ValueError, BOTH | {"mode": "max"}, "'max'"),
+    ("weight", ValueError, {"residual": "npr+haar"}, "[4, 3, 3, 3]"),
+    ("weight", ValueError, BOTH | {"residual": "haar"}, "[4, 6, 3, 3]"),
+    ("images", ValueError, {"images": IMAGES[:, :, :5], "residual": "haar", "padding": 0}, "2"),
     ("images", ValueError, {"images": IMAGES[:, :, :2], "padding": 0}, "2"),
     ("std", TypeError, {"std": 0.2}, "float"),
     ("std", TypeError, {"std": "123"}, "str"),
@@ -86,7 +96,7 @@ STEM_ARGUMENTS = {
     "running_var": VECTOR,
 }  # fmt: skip
 STEM = [
-    *(case for case in CONV if case[0] in ("images", "weight", "std", "scale", "out_dtype", "precision")
+    *(case for case in CONV if case[0] in ("images", "weight", "residual", "std", "scale", "out_dtype", "precision")
       and not {"patch", "padding"} & set(case[2])),
     ("weight", ValueError, {"weight": torch.zeros(4, 3, 5, 5)}, "[4, 3, 5, 5]"),
     *((name, TypeError, {name: 1.0}, "float") for name in list(STEM_ARGUMENTS)[2:]),
@@ -106,13 +116,30 @@ STEM = [
 
 
 def case_id(case):
-    argument, error, _, got = case
-    return f"{argument}-{error.__name__}-{got}"
+    argument, error, options, got = case
+    return f"{argument}-{error.__name__}-{got}" + (f"-{options['residual']}" if "residual" in options else "")
 
 
 @pytest.mark.parametrize(("argument", "error", "options", "got"), RESIDUAL, ids=map(case_id, RESIDUAL))
 def test_npr_residual(argument, error, options, got):
     check(nk.npr_residual, {"images": IMAGES} | options, error, "npr_residual", argument, got)
+
+
+HAAR = [case for case in RESIDUAL if case[0] == "images" and "patch" not in case[2]]
+
+
+@pytest.mark.parametrize(("argument", "error", "options", "got"), HAAR, ids=map(case_id, HAAR))
+def test_haar_residual(argument, error, options, got):
+    check(nk.haar_residual, options, error, "haar_residual", argument, got)
+
+
+LAYER = [case for case in CONV if case[0] in ("residual", "patch", "anchor", "mode")]
+
+
+@pytest.mark.parametrize(("argument", "error", "options", "got"), LAYER, ids=map(case_id, LAYER))
+def test_npr_conv(argument, error, options, got):
+    options = {name: value for name, value in options.items() if name != "weight"}
+    check(nk.NPRConv, {"in_channels": 3, "out_channels": 4} | options, error, "NPRConv", argument, got)
 
 
 @pytest.mark.parametrize(("argument", "error", "options", "got"), CONV, ids=map(case_id, CONV))
@@ -172,6 +199,9 @@ BACKWARD_ARGUMENTS = {
         {"weight": torch.zeros(4, 3, 3, 2)},
         {"bias": torch.zeros(3)},
         {"channel_scale": [1.0] * 2},
+        {"residual": "dct"},
+        {"residual": "npr+haar"},
+        {"residual": "npr+haar", "weight": torch.zeros(4, 6, 3, 3)},
         {"out_dtype": torch.int32},
         {"out_dtype": torch.complex64},
     ],
@@ -191,6 +221,7 @@ def test_conv2d_op(options):
         {"grad": torch.zeros(2, 4, 4, 4, dtype=torch.int32)},
         {"images": IMAGES.float()},
         {"channel_scale": []},
+        {"residual": "npr+haar"},
     ],
     ids=lambda options: next(iter(options)),
 )

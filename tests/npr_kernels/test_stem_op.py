@@ -11,7 +11,7 @@ from torch import Tensor
 
 from npr_kernels import reference
 from tests.npr_kernels.accuracy import assert_within, compute_dtype, unit_roundoff
-from tests.npr_kernels.implementations import CLOSED, Reference
+from tests.npr_kernels.implementations import CLOSED, Reference, alive, convolved_magnitudes
 from tests.npr_kernels.inputs import LAYOUTS, Normalisation, draw_grad, draw_images, draw_normalisation, draw_weight
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -33,20 +33,25 @@ class Stem:
     normalisation: Normalisation
     training: bool
     eps: float = 1e-5
+    residual: str = "npr"
 
     @property
     def moments(self) -> Tensor | None:
-        return Reference.patch_moments(self.images) if self.training else None
+        return Reference.patch_moments(self.images, self.residual) if self.training else None
+
+    @property
+    def channel_scale(self) -> list[float]:
+        return self.normalisation.channel_scale(self.residual)
 
     def forward(self, implementation, out_dtype=torch.float32, save=True, fast=False):
         statistics = (None, None) if self.training else (self.mean, self.var)
         return implementation.stem(
             self.images, self.moments, self.weight, self.bn_weight, self.bn_bias, *statistics, self.eps,
-            self.normalisation.channel_scale, out_dtype, save, fast,
+            self.channel_scale, out_dtype, save, fast, residual=self.residual,
         )  # fmt: skip
 
     def convolution(self, weight: Tensor) -> Tensor:
-        options = {"std": self.normalisation.std, "scale": self.normalisation.scale}
+        options = {"std": self.normalisation.std, "scale": self.normalisation.scale, "residual": self.residual}
         return reference.npr_conv2d(self.images, weight, **options)
 
     def batch_norm(self, y: Tensor, bn_weight: Tensor | None, bn_bias: Tensor | None) -> Tensor:
@@ -65,16 +70,14 @@ class Stem:
 
     def magnitude(self) -> Tensor:
         """Largest sum of absolute values in each pooling window, which bounds what float arithmetic can lose."""
-        residual = reference.npr_residual(self.images).double().abs()
-        scale = torch.tensor(self.normalisation.channel_scale, dtype=torch.float64).view(-1, 1, 1)
-        y = F.conv2d(residual * scale, self.weight.double().abs(), stride=2, padding=1)
+        y = convolved_magnitudes(self.images, self.weight.abs(), self.channel_scale, self.residual)
         mean, var = self.used_statistics()
         alpha = torch.rsqrt(var + self.eps) * (1 if self.bn_weight is None else self.bn_weight.double())
         shift = (0 if self.bn_bias is None else self.bn_bias.double().abs()) + (alpha * mean).abs()
         return F.max_pool2d(alpha.abs().view(-1, 1, 1) * y + shift.view(-1, 1, 1), 3, 2, 1)
 
     def bound(self, dtype: torch.dtype) -> Tensor:
-        terms = 8 * self.images.shape[1] + 6
+        terms = alive(self.residual, self.images.shape[1]).sum() + 6
         return terms * unit_roundoff(compute_dtype(dtype)) * self.magnitude()
 
 
@@ -82,19 +85,20 @@ def double(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.double()
 
 
-def draw_stem(rng, shape, dtype, *, training, layout="nchw", affine=True) -> Stem:
+def draw_stem(rng, shape, dtype, *, training, layout="nchw", affine=True, residual="npr") -> Stem:
     n, c, h, w, outputs = shape
     gamma = torch.from_numpy(rng.standard_normal(outputs)).to(dtype)  # half of them negative
     gamma[rng.integers(outputs)] = 0
     return Stem(
         images=draw_images(rng, (n, c, h, w), layout),
-        weight=draw_weight(rng, outputs, c, dtype),
+        weight=draw_weight(rng, outputs, c, dtype, residual),
         bn_weight=gamma if affine else None,
         bn_bias=torch.from_numpy(rng.standard_normal(outputs)).to(dtype) if affine else None,
         mean=torch.from_numpy(rng.standard_normal(outputs)),
         var=torch.from_numpy(rng.uniform(0.01, 4, outputs)),
         normalisation=draw_normalisation(rng, c),
         training=training,
+        residual=residual,
     )
 
 
@@ -105,17 +109,18 @@ def training(request) -> bool:
 
 @pytest.mark.parametrize("shape", [*SHAPES, (3, 3, 2, 2, 4)], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_forward(implementation, rng, shape, dtype, training):
-    layout = LAYOUTS[rng.integers(len(LAYOUTS))]
-    stem = draw_stem(rng, shape, dtype, training=training, layout=layout, affine=bool(rng.integers(2)))
+def test_forward(implementation, rng, shape, dtype, training, residual):
+    layout, affine = LAYOUTS[rng.integers(len(LAYOUTS))], bool(rng.integers(2))
+    stem = draw_stem(rng, shape, dtype, training=training, layout=layout, affine=affine, residual=residual)
     check_forward(implementation, stem, dtype)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_forward_layouts(implementation, rng, layout, training):
+def test_forward_layouts(implementation, rng, layout, training, residual):
     height, width = (int(size) for size in rng.integers(2, 40, 2))
-    check_forward(implementation, draw_stem(rng, (3, 3, height, width, 20), torch.float32, training=training,
-                                            layout=layout), torch.float32)  # fmt: skip
+    shape = 3, 3, height, width, 20
+    stem = draw_stem(rng, shape, torch.float32, training=training, layout=layout, residual=residual)
+    check_forward(implementation, stem, torch.float32)
 
 
 def check_forward(implementation, stem, dtype):
@@ -158,13 +163,13 @@ def at_code(y: Tensor, code: Tensor) -> Tensor:
     return torch.where(code == CLOSED, 0, chosen)
 
 
-def test_ties_fall_as_in_max_pool2d(implementation, rng):
+def test_ties_fall_as_in_max_pool2d(implementation, rng, residual):
     """Small integers everywhere: every arithmetic is exact, ties abound, and the codes must agree one by one."""
     outputs = 16
     integers = lambda low, high, *shape: torch.from_numpy(rng.integers(low, high, shape)).float()  # noqa: E731
     stem = Stem(
         images=torch.from_numpy(rng.integers(0, 2, (3, 3, 21, 30))).to(torch.uint8),
-        weight=integers(-1, 2, outputs, 3, 3, 3),
+        weight=integers(-1, 2, outputs, 6 if residual == "npr+haar" else 3, 3, 3),
         bn_weight=integers(-2, 3, outputs),
         bn_bias=integers(-2, 3, outputs),
         mean=integers(-2, 3, outputs).double(),
@@ -172,17 +177,18 @@ def test_ties_fall_as_in_max_pool2d(implementation, rng):
         normalisation=Normalisation([1 / 255] * 3, 1.0),
         training=False,
         eps=2.0**-10,
+        residual=residual,
     )
-    assert stem.normalisation.channel_scale == [1.0] * 3
+    assert set(stem.channel_scale) <= {1.0, 0.5}
     out, code, _, _ = stem.forward(implementation)
     true_out, true_code, _, _ = stem.forward(Reference)
     assert torch.equal(out, true_out)
     assert torch.equal(code, true_code)
 
 
-def test_constant_images(implementation, rng):
+def test_constant_images(implementation, rng, residual):
     """No variance: the output is ReLU of beta, and the first position of each window inside the image wins."""
-    stem = draw_stem(rng, (2, 3, 9, 12, 6), torch.float32, training=True)
+    stem = draw_stem(rng, (2, 3, 9, 12, 6), torch.float32, training=True, residual=residual)
     stem.images.fill_(77)
     out, code, mean, var = stem.forward(implementation)
     assert not mean.any()
@@ -194,10 +200,10 @@ def test_constant_images(implementation, rng):
     assert torch.equal(code, torch.where(stem.bn_bias.view(-1, 1, 1) > 0, first, CLOSED).expand(code.shape))
 
 
-def test_non_finite_parameters(implementation, rng, training):
-    stem = draw_stem(rng, (2, 3, 13, 18, 8), torch.float32, training=training)
+def test_non_finite_parameters(implementation, rng, training, residual):
+    stem = draw_stem(rng, (2, 3, 13, 18, 8), torch.float32, training=training, residual=residual)
     stem.weight[1, 0, 0, 0] = torch.nan
-    stem.weight[2, 1, 1, 1] = torch.inf  # the centre: zero times infinity
+    stem.weight[2, 1, 1, 1] = torch.nan if residual == "haar" else torch.inf  # NPR's centre: zero times infinity
     stem.bn_weight[3] = torch.nan
     stem.bn_bias[4] = torch.nan
     stem.bn_bias[5] = torch.inf
@@ -210,35 +216,39 @@ def test_non_finite_parameters(implementation, rng, training):
     assert out[:, 1, 1:, 1:].isnan().all()  # inside, where no window meets the padding
 
 
-def test_empty_batch(implementation, rng):
-    stem = draw_stem(rng, (0, 3, 9, 12, 6), torch.float32, training=False)
+def test_empty_batch(implementation, rng, residual):
+    stem = draw_stem(rng, (0, 3, 9, 12, 6), torch.float32, training=False, residual=residual)
     out, code, _, _ = stem.forward(implementation)
     assert out.shape == code.shape == (0, 6, 2, 3)
     grads = backward(implementation, stem, torch.zeros_like(out), code)
-    assert [list(g.shape) for g in grads] == [[6, 3, 3, 3], [6], [6]]
+    assert [g.shape for g in grads] == [stem.weight.shape, (6,), (6,)]
     assert not any(g.any() for g in grads)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_backward(implementation, rng, shape, dtype, training):
-    stem = draw_stem(rng, shape, dtype, training=training, layout=LAYOUTS[rng.integers(len(LAYOUTS))])
+def test_backward(implementation, rng, shape, dtype, training, residual):
+    layout = LAYOUTS[rng.integers(len(LAYOUTS))]
+    stem = draw_stem(rng, shape, dtype, training=training, layout=layout, residual=residual)
     _, code, _, _ = stem.forward(Reference)
     grad = draw_grad(rng, code.shape, dtype, LAYOUTS[rng.integers(len(LAYOUTS))])
     check_backward(implementation, stem, grad, code)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_backward_layouts(implementation, rng, layout, training):
+def test_backward_layouts(implementation, rng, layout, training, residual):
     height, width = (int(size) for size in rng.integers(4, 40, 2))
-    stem = draw_stem(rng, (3, 3, height, width, 20), torch.float32, training=training, layout=layout, affine=False)
+    stem = draw_stem(
+        rng, (3, 3, height, width, 20), torch.float32, training=training, layout=layout, affine=False,
+        residual=residual,
+    )  # fmt: skip
     _, code, _, _ = stem.forward(Reference)
     for grad_layout in LAYOUTS:
         check_backward(implementation, stem, draw_grad(rng, code.shape, torch.float32, grad_layout), code)
 
 
-def test_backward_through_closed_gates(implementation, rng, training):
-    stem = draw_stem(rng, (2, 3, 10, 14, 6), torch.float32, training=training)
+def test_backward_through_closed_gates(implementation, rng, training, residual):
+    stem = draw_stem(rng, (2, 3, 10, 14, 6), torch.float32, training=training, residual=residual)
     stem.bn_bias.fill_(-1e4)
     out, code, _, _ = stem.forward(implementation)
     assert (code == CLOSED).all()
@@ -249,7 +259,7 @@ def backward(implementation, stem, grad, code):
     mean, var = stem.used_statistics()
     return implementation.stem_backward(
         grad, stem.images, code, stem.moments, stem.weight, stem.bn_weight, mean, var, stem.eps,
-        stem.normalisation.channel_scale,
+        stem.channel_scale, residual=stem.residual,
     )  # fmt: skip
 
 
@@ -279,7 +289,7 @@ def check_backward(implementation, stem, grad, code):
             assert_within(got, leaf.grad, tolerance * leaf.grad.abs() + 1e-13 * magnitude + rounding)
         else:
             assert_within(got, leaf.grad, tolerance * magnitude + rounding)
-    assert not result[0][:, :, 1, 1].any()
+    assert not result[0].flatten(1)[:, ~alive(stem.residual, stem.images.shape[1])].any()
 
 
 def gradient_magnitudes(stem: Stem, grad: Tensor, code: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -288,8 +298,7 @@ def gradient_magnitudes(stem: Stem, grad: Tensor, code: Tensor) -> tuple[Tensor,
     Rounding is relative to these: the gradients themselves may be small differences of large terms.
     """
     weight = stem.weight.double().abs().requires_grad_()
-    scale = torch.tensor(stem.normalisation.channel_scale, dtype=torch.float64).view(-1, 1, 1)
-    y = F.conv2d(reference.npr_residual(stem.images).double().abs() * scale, weight, stride=2, padding=1)
+    y = convolved_magnitudes(stem.images, weight, stem.channel_scale, stem.residual)
     mean, var = stem.used_statistics()
     mean, inv = mean.abs(), torch.rsqrt(var + stem.eps)
     g = torch.where(code == CLOSED, 0, grad.double().abs())
@@ -309,9 +318,9 @@ def gradient_magnitudes(stem: Stem, grad: Tensor, code: Tensor) -> tuple[Tensor,
     return gain.view(-1, 1, 1, 1) * weight_grad, gamma_grad, beta_grad
 
 
-def test_repeats_bit_for_bit(implementation, rng):
+def test_repeats_bit_for_bit(implementation, rng, residual):
     size = 24 if implementation.interpreted else 132
-    stem = draw_stem(rng, (3, 3, size, size, 64), torch.float32, training=True)
+    stem = draw_stem(rng, (3, 3, size, size, 64), torch.float32, training=True, residual=residual)
     grad = draw_grad(rng, (3, 64, size // 4, size // 4), torch.float32, "channels_last")
 
     def run():

@@ -22,15 +22,15 @@ from npr_kernels.backends.triton.stem_backward import stem_backward
 
 _SCHEMAS: dict[Callable, str] = {
     conv2d: "(Tensor images, Tensor weight, Tensor? bias, float[] channel_scale, ScalarType out_dtype,"
-    " bool channels_last, bool fast) -> Tensor",
-    conv2d_backward: "(Tensor grad, Tensor images, float[] channel_scale, ScalarType weight_dtype, bool bias)"
-    " -> (Tensor, Tensor)",
-    patch_moments: "(Tensor images) -> Tensor",
+    " bool channels_last, bool fast, *, str residual='npr') -> Tensor",
+    conv2d_backward: "(Tensor grad, Tensor images, float[] channel_scale, ScalarType weight_dtype, bool bias, *,"
+    " str residual='npr') -> (Tensor, Tensor)",
+    patch_moments: "(Tensor images, *, str residual='npr') -> Tensor",
     stem: "(Tensor images, Tensor? moments, Tensor weight, Tensor? bn_weight, Tensor? bn_bias, Tensor? mean,"
-    " Tensor? var, float eps, float[] channel_scale, ScalarType out_dtype, bool save, bool fast)"
-    " -> (Tensor, Tensor, Tensor, Tensor)",
+    " Tensor? var, float eps, float[] channel_scale, ScalarType out_dtype, bool save, bool fast, *,"
+    " str residual='npr') -> (Tensor, Tensor, Tensor, Tensor)",
     stem_backward: "(Tensor grad, Tensor images, Tensor code, Tensor? moments, Tensor weight, Tensor? bn_weight,"
-    " Tensor mean, Tensor var, float eps, float[] channel_scale) -> (Tensor, Tensor, Tensor)",
+    " Tensor mean, Tensor var, float eps, float[] channel_scale, *, str residual='npr') -> (Tensor, Tensor, Tensor)",
 }
 
 _PREFIX = "triton_"
@@ -48,10 +48,22 @@ def _on_its_device(function: Callable) -> Callable:
     return call
 
 
+def _npr_alone(function: Callable) -> Callable:
+    """The kernels have no other residual."""
+
+    @functools.wraps(function)
+    def call(*args: Any, residual: str = "npr") -> Any:
+        if residual != "npr":
+            raise ValueError(f"npr: the Triton kernels have no residual but npr, got {residual}")
+        return function(*args)
+
+    return call
+
+
 for _function, _schema in _SCHEMAS.items():
     _library.define(f"{_PREFIX}{_function.__name__}{_schema}")
     if compat.INTERPRETED:
-        _library.impl(f"{_PREFIX}{_function.__name__}", _function, "CPU")
+        _library.impl(f"{_PREFIX}{_function.__name__}", _npr_alone(_function), "CPU")
     else:
-        _library.impl(f"{_PREFIX}{_function.__name__}", _on_its_device(_function), "CUDA")
+        _library.impl(f"{_PREFIX}{_function.__name__}", _npr_alone(_on_its_device(_function)), "CUDA")
 ops.register(_PREFIX)
