@@ -23,7 +23,7 @@ from detector.data.degradations import (
     check_webp,
 )
 from detector.data.delivery import Delivery
-from detector.data.steps import Blur, Jpeg, Resize, Shift, Size, Step, Webp
+from detector.data.steps import Blur, Jpeg, Noise, Resize, Sharpen, Shift, Size, Step, Webp
 
 T = TypeVar("T")
 
@@ -89,19 +89,25 @@ class BlurJpeg:
 
 
 HISTORIES: tuple[tuple[str, ...], ...] = (
-    ("resize",),
     ("jpeg",),
-    ("webp",),
+    ("jpeg",),
+    ("jpeg",),
     ("shift", "jpeg"),
+    ("jpeg", "shift", "jpeg"),
+    ("webp",),
+    ("resize",),
     ("resize", "jpeg"),
     ("resize", "webp"),
-    ("jpeg", "shift", "jpeg"),
     ("jpeg", "resize", "jpeg"),
 )
-"""What RandomDelivery draws among, by the names of the steps: what cameras, editors and web sites do.
+"""What RandomDelivery draws among, by the names of the steps: what cameras, editors and web sites do. Few are resized,
+which leaves little to learn from.
 
 The crops that training takes shift the grid of cells already; "shift" is there to move it over the grid of a codec.
 """
+
+EDITED = 0.2
+"""Part of the images that are edited."""
 
 SHRINKING = (0.3, 1.0)
 """Lowest and highest factor that is drawn."""
@@ -115,12 +121,14 @@ _SHIFT = 15  # rows and columns, at most: any place on the grid of JPEG's and We
 class RandomDelivery:
     """Random histories, the same for real and generated images, so that none of them tells the label.
 
-    One of HISTORIES, each as likely as the others. The factor of "resize" is uniform over SHRINKING as far as the crop
-    allows, its filter bilinear, bicubic, lanczos or area; "shift" cuts off 0 to 15 rows and columns, as far as the crop
-    allows; JPEG halves chroma or does not; an image that JPEG meets twice gets both from independent draws.
+    A fifth of the images is edited, sharpened, blurred or made noisy, after resizing where they are resized and first
+    otherwise. Then comes one of HISTORIES, each as likely as the others. The factor of "resize" is uniform over
+    SHRINKING as far as the crop allows, its filter bilinear, bicubic, lanczos or area; "shift" cuts off 0 to 15 rows
+    and columns, as far as the crop allows; JPEG halves chroma or does not; an image that JPEG meets twice gets both
+    from independent draws.
 
     Attributes:
-        probability: that anything happens at all.
+        probability: of one of HISTORIES.
         jpeg_quality: lowest and highest quality of JPEG and WebP, both included, drawn uniformly.
         jpeg_encoders: "opencv" and "pillow", or one of them; drawn uniformly.
 
@@ -149,15 +157,20 @@ class RandomDelivery:
         factor = min(math.ceil(1000 * (low + (high - low) * _uniform(generator))) / 1000, high)
         filter = _one(_SHRINKING_FILTERS, generator)
         rows, columns = (min(_whole(0, _SHIFT, generator), max(side - crop, 0)) for side in size)
+        edited = (_uniform(generator) < EDITED) and self.probability > 0
+        edits = (
+            Sharpen(_between(0.5, 2.0, generator), _whole(30, 180, generator)),
+            Blur(_between(0.3, 1.0, generator)),
+            Noise(_between(0.7, 6.0, generator)),
+        )
+        edit: Step = _one(edits, generator)
         codings = [
             (_whole(*self.jpeg_quality, generator), _one(_SUBSAMPLINGS, generator), _one(self.jpeg_encoders, generator))
             for _ in range(2)
         ]
-        if not happens:
-            return Delivery()
         jpegs = (Jpeg(*coding) for coding in codings)
         steps: list[Step] = []
-        for name in history:
+        for name in history if happens else ():
             match name:
                 case "resize":
                     steps.append(Resize(factor, filter))
@@ -167,11 +180,18 @@ class RandomDelivery:
                     steps.append(Webp(codings[0][0]))
                 case "jpeg":
                     steps.append(next(jpegs))
+        if edited:
+            steps.insert(int(bool(steps) and isinstance(steps[0], Resize)), edit)
         return Delivery(tuple(steps))
 
 
 def _uniform(generator: torch.Generator) -> float:
     return torch.rand((), dtype=torch.float64, generator=generator).item()
+
+
+def _between(lowest: float, highest: float, generator: torch.Generator) -> float:
+    """Two decimals are enough, and read well."""
+    return round(lowest + (highest - lowest) * _uniform(generator), 2)
 
 
 def _whole(lowest: int, highest: int, generator: torch.Generator) -> int:

@@ -10,6 +10,7 @@ The text is the name of a condition of an evaluation and the record of what befe
     crop:256                              the centre, from an even row and column on
     shift:1:0                             rows and columns cut off at the top and left, which moves the grid of cells
     blur:1.5                              Gaussian blur, standard deviation in pixels
+    sharpen:1:80                          unsharp mask, radius in pixels and strength in percent
     noise:2                               Gaussian noise, standard deviation in grey levels
     crop:256,jpeg:75,jpeg:90              one after the other
 """
@@ -34,6 +35,7 @@ from detector.data.steps import (
     Png,
     Resize,
     ResizeTo,
+    Sharpen,
     Shift,
     Size,
     Step,
@@ -168,6 +170,11 @@ _FORMS: dict[str, _Form] = {
         lambda rows, columns: Shift(int(rows), int(columns)),
     ),
     "blur": _Form("blur:SIGMA, SIGMA in pixels", f":{_NUMBER}", lambda sigma: Blur(float(sigma))),
+    "sharpen": _Form(
+        "sharpen:RADIUS:PERCENT, RADIUS in pixels",
+        f":{_NUMBER}:{_WHOLE}",
+        lambda radius, percent: Sharpen(float(radius), int(percent)),
+    ),
     "noise": _Form("noise:SIGMA, SIGMA in grey levels", f":{_NUMBER}", lambda sigma: Noise(float(sigma))),
 }
 

@@ -28,6 +28,8 @@ from detector.data.degradations import (
     jpeg,
     resample,
     scaled,
+    sharpen,
+    sharpen_reach,
     webp,
 )
 
@@ -311,6 +313,27 @@ class Blur(Step):
 
     def _grid(self, axis: int) -> tuple[int, int]:
         return 1, blur_radius(self.sigma)
+
+
+@dataclass(frozen=True)
+class Sharpen(Step):
+    """See :func:`detector.data.degradations.sharpen`. A window is exact."""
+
+    radius: float
+    percent: int
+
+    def __post_init__(self) -> None:
+        check_not_negative("radius", self.radius)
+        check_not_negative("percent", self.percent)
+
+    def __str__(self) -> str:
+        return f"sharpen:{number(self.radius)}:{self.percent}"
+
+    def __call__(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        return sharpen(image, self.radius, self.percent)
+
+    def _grid(self, axis: int) -> tuple[int, int]:
+        return 1, sharpen_reach(self.radius)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import torch
 from scipy import stats
 
 from detector.data import Delivery, degradations
-from detector.data.augment import HISTORIES, SHRINKING, BlurJpeg, RandomDelivery
-from detector.data.steps import Blur, Jpeg, Resize, Shift, Webp
+from detector.data.augment import EDITED, HISTORIES, SHRINKING, BlurJpeg, RandomDelivery
+from detector.data.steps import Blur, Jpeg, Noise, Resize, Sharpen, Shift, Webp
 
 SIZE, CROP = (3000, 4000), 64  # of an image in which anything may happen
 PILLOW = ("pillow",)
@@ -95,6 +95,7 @@ def test_wrong_values(values, kind, match):
         BlurJpeg(**values)
 
 
+EDITS = (Sharpen, Blur, Noise)
 NAMES = {Resize: "resize", Jpeg: "jpeg", Webp: "webp", Shift: "shift"}
 
 
@@ -112,11 +113,24 @@ def steps_of(drawn, kind):
 
 
 def test_a_third_of_the_histories_is_none_and_the_others_are_equally_likely(drawn):
-    histories = [tuple(NAMES[type(step)] for step in delivery.steps) for delivery in drawn]
+    histories = [
+        tuple(NAMES[type(step)] for step in delivery.steps if not isinstance(step, EDITS)) for delivery in drawn
+    ]
     assert set(histories) <= {(), *HISTORIES}
     assert_as_likely_as(histories.count(()), len(drawn), 1 / 3)
-    for history in HISTORIES:
-        assert_as_likely_as(histories.count(history), len(drawn), 2 / 3 / len(HISTORIES))
+    for history in set(HISTORIES):
+        probability = 2 / 3 * HISTORIES.count(history) / len(HISTORIES)
+        assert_as_likely_as(histories.count(history), len(drawn), probability)
+
+
+def test_a_fifth_is_edited_after_resizing_or_first(drawn):
+    edited = [delivery for delivery in drawn if any(isinstance(step, EDITS) for step in delivery.steps)]
+    assert_as_likely_as(len(edited), len(drawn), EDITED)
+    for kind in EDITS:
+        assert_as_likely_as(len(steps_of(drawn, kind)), len(drawn), EDITED / 3)
+    for delivery in edited:
+        place = next(i for i, step in enumerate(delivery.steps) if isinstance(step, EDITS))
+        assert place == int(isinstance(delivery.steps[0], Resize))
 
 
 def test_steps_are_drawn_uniformly(drawn):

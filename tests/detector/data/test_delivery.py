@@ -10,11 +10,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from detector.data import Delivery, degradations
 from detector.data.degradations import gaussian_blur, gaussian_noise
-from detector.data.steps import Blur, Crop, Jpeg, Noise, Png, Resize, ResizeTo, Shift, Webp
+from detector.data.steps import Blur, Crop, Jpeg, Noise, Png, Resize, ResizeTo, Sharpen, Shift, Webp
 
 ENCODERS = ["pillow", *(["opencv"] if importlib.util.find_spec("cv2") else [])]
 FILTERS = ["nearest", "bilinear", "bicubic", "lanczos", "area"]
@@ -90,6 +90,7 @@ def test_texts_come_back(steps):
         ("resize:640px:lanczos", "resize:640px:lanczos", (ResizeTo(640, "lanczos"),)),
         (" crop:256 , jpeg:75,jpeg:90", "crop:256,jpeg:75,jpeg:90", (Crop(256), Jpeg(75), Jpeg(90))),
         ("shift:1:0,blur:1.0,noise:2", "shift:1:0,blur:1,noise:2", (Shift(1, 0), Blur(1.0), Noise(2.0))),
+        ("sharpen:1.50:080", "sharpen:1.5:80", (Sharpen(1.5, 80),)),
     ],
 )
 def test_texts(text, canonical, steps):
@@ -108,7 +109,7 @@ def test_an_encoder_is_named():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "delivery step '': unknown; there are none, png, jpeg, webp, resize, crop, shift, blur, noise"),
+        ("", "delivery step '': unknown; there are none, png, jpeg, webp, resize, crop, shift, blur, sharpen, noise"),
         ("fax:3", "delivery step 'fax:3': unknown; there are none, png"),
         ("jpeg:80,", "delivery step '': unknown"),
         ("none,jpeg:80", "delivery step 'none': none stands alone, without other steps"),
@@ -253,6 +254,12 @@ def test_blur_and_noise(image, seed):
     assert torch.equal(delivered("noise:3", image, seed), gaussian_noise(image, 3, seeded(seed)))
 
 
+def test_sharpening_is_pillows_unsharp_mask(image):
+    expected = Image.fromarray(image.permute(1, 2, 0).numpy()).filter(ImageFilter.UnsharpMask(1.5, 120, 0))
+    assert torch.equal(delivered("sharpen:1.5:120", image), torch.from_numpy(np.array(expected)).permute(2, 0, 1))
+    assert torch.equal(delivered("sharpen:2:0", image), image)
+
+
 def test_chains_are_their_steps_one_after_the_other(image, seed):
     chain = ["shift:1:3", "resize:0.6:lanczos", "noise:2", "jpeg:75", "crop:32", "jpeg:90:444", "webp:80"]
     generator, expected = seeded(seed), image
@@ -264,7 +271,9 @@ def test_chains_are_their_steps_one_after_the_other(image, seed):
     assert not torch.equal(delivered("jpeg:20,resize:0.5", image), delivered("resize:0.5,jpeg:20", image))
 
 
-@pytest.mark.parametrize("text", ["none", "jpeg:70", "webp:70", "resize:0.7", "crop:30,blur:1", "shift:1:1"])
+@pytest.mark.parametrize(
+    "text", ["none", "jpeg:70", "webp:70", "resize:0.7", "crop:30,blur:1", "shift:1:1", "sharpen:1:90"]
+)
 def test_only_noise_draws(image, text):
     generator = seeded(5)
     state = generator.get_state()
@@ -307,6 +316,7 @@ def crops(rng, height, width, count=15):
 
 
 EXACT = [
+    "sharpen:1.3:150",
     "none",
     "png",
     "jpeg:60",
