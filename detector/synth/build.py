@@ -37,6 +37,9 @@ from torch import Tensor
 from detector.data import DataError
 from detector.synth.finishing import blend_region, compress
 from detector.synth.generators import Generator, GeneratorSpec
+from detector.synth.learned import LearnedGenerator, LearnedSpec, train
+from detector.synth.learned.training import STEPS
+from detector.synth.networks import Network, NetworkSpec, load_network
 from detector.synth.photos import Photo, folder_photos, procedural_photos
 from npr_kernels import __version__
 
@@ -49,6 +52,15 @@ NOTE = (
 SHARES = {"fit": 0.10, "val": 0.10, "test": 0.25}
 """Parts of the photographs, at least one each; the rest is for training."""
 
+LEARNED_NOTE = (
+    "The learned generators are small networks trained on the photographs of this data set: non-linear decoders under "
+    "a discriminator's pressure, as published generators have, but of neither their quality nor their content."
+)
+
+NETWORKS_NOTE = "The networks were trained by others for super-resolution; they enlarge the shrunk photographs."
+
+Spec = GeneratorSpec | LearnedSpec | NetworkSpec
+
 MARGIN = 16
 """Rim in pixels that is cut off a generator's output: beyond the reach of its padding, and a multiple of every
 generator's scale, so that its cells start at the stored image's corner as a real generator's do."""
@@ -56,8 +68,14 @@ generator's scale, so that its cells start at the stored image's corner as a rea
 FIT_CROPS = 64
 FIT_SIDE = 64
 
+LEARNED_PHOTOS = 200
+"""Learned generators are trained on, at most: the photographs to fit on, and of those to train on."""
+
 
 LABELS = ("0_real", "1_fake")
+
+
+AnyGenerator = Generator | LearnedGenerator | Network
 
 
 @dataclass(frozen=True)
@@ -65,7 +83,7 @@ class _Part:
     """The images of one generator in one split, `count` of each label."""
 
     split: str
-    generator: Generator
+    generator: AnyGenerator
     count: int
 
     @property
@@ -95,8 +113,8 @@ class _Tally:
 
 def build(
     out: str | os.PathLike[str],
-    families: Sequence[GeneratorSpec],
-    train_families: Sequence[GeneratorSpec],
+    families: Sequence[Spec],
+    train_families: Sequence[Spec],
     *,
     photos: str | os.PathLike[str] | None = None,
     scenes: int = 200,
@@ -106,6 +124,10 @@ def build(
     seed: int = 0,
     force: bool = False,
     workers: int | None = None,
+    steps: int = STEPS,
+    cache: str | os.PathLike[str] | None = None,
+    device: str = "cpu",
+    networks: str | os.PathLike[str] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
     """Builds a data set; it appears under `out` only when it is complete.
@@ -124,6 +146,10 @@ def build(
         seed: of everything that is drawn.
         force: replace `out` if it is a data set made by this function.
         workers: threads; by default as many as torch uses.
+        steps: of each learned generator's training.
+        cache: folder in which trained generators are kept, and found again; None for none.
+        device: that they are trained on.
+        networks: folder in which packages of trained networks lie unpacked; None for the installed ones.
         progress: called now and then with the number of images written since the last call.
 
     Returns:
@@ -149,13 +175,25 @@ def build(
 
     with _single_threaded(), _appearing(out, force) as folder, _executor(workers) as executor:
         crops = _fit_crops(groups["fit"], rng)
-        fitted = dict(zip(specs, executor.map(lambda spec: Generator(spec, crops), specs), strict=True))
+        closed = [spec for spec in specs if isinstance(spec, GeneratorSpec)]
+        fitted: dict[Spec, AnyGenerator] = dict(
+            zip(closed, executor.map(lambda spec: Generator(spec, crops), closed), strict=True)
+        )
+        learned = [spec for spec in specs if isinstance(spec, LearnedSpec)]
+        if learned:
+            # Photographs to train on, since there are few to fit on: a learned generator must see many.
+            photographs = [photo.load().contiguous() for photo in [*groups["fit"], *groups["train"]][:LEARNED_PHOTOS]]
+            for spec in learned:
+                fitted[spec] = train(spec, photographs, steps=steps, cache=cache, device=device)
+        for network in specs:
+            if isinstance(network, NetworkSpec):
+                fitted[network] = load_network(network.name, networks)
         parts = [_Part("train", fitted[spec], train_count) for spec in train_families]
         parts += [_Part("val", fitted[spec], count) for spec in train_families]
         parts += [_Part("test", fitted[spec], count) for spec in families]
         tallies = _write_parts(folder, parts, groups, size, seed, executor, progress)
         manifest = {
-            "note": NOTE,
+            "note": _note(specs),
             "photos": "procedural" if photos is None else os.fspath(photos),
             "size": size,
             "count": count,
@@ -165,7 +203,12 @@ def build(
             "train_families": [spec.name for spec in train_families],
             "families": [spec.name for spec in families],
             "generators": [
-                {**asdict(spec), "description": spec.description, "psnr_db": round(tallies[spec.name].psnr, 2)}
+                {
+                    **asdict(spec),
+                    "description": spec.description,
+                    "psnr_db": round(tallies[spec.name].psnr, 2),
+                    **_learning(fitted[spec]),
+                }
                 for spec in specs
             ],
             "photographs": {group: sorted(photo.name for photo in members) for group, members in groups.items()},
@@ -179,6 +222,16 @@ def build(
         }
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return manifest
+
+
+def _note(specs: Sequence[Spec]) -> str:
+    notes = {GeneratorSpec: NOTE, LearnedSpec: LEARNED_NOTE, NetworkSpec: NETWORKS_NOTE}
+    return " ".join(note for kind, note in notes.items() if any(isinstance(spec, kind) for spec in specs))
+
+
+def _learning(generator: AnyGenerator) -> dict[str, Any]:
+    """How a learned generator's training went."""
+    return {"training": asdict(generator.training)} if isinstance(generator, LearnedGenerator) else {}
 
 
 def _write_parts(

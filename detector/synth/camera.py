@@ -26,7 +26,7 @@ _FILTERS = torch.tensor([_GREEN, _SAME_ROW, _SAME_COLUMN, _DIAGONAL])[:, None] /
 
 
 def photograph(scene: np.ndarray, rng: np.random.Generator) -> bytes:
-    """Takes a photograph of a scene with a camera drawn at random: lens, sensor, light, tone curve and JPEG quality.
+    """Takes a photograph of a scene with a camera drawn at random: as `develop`, and JPEG quality.
 
     Args:
         scene: float32 [H, W, 3], linear light, not negative; H and W at least 4.
@@ -35,14 +35,27 @@ def photograph(scene: np.ndarray, rng: np.random.Generator) -> bytes:
     Returns:
         A JPEG file.
     """
+    pixels = develop(scene, rng)
+    return _jpeg(pixels, quality=int(rng.integers(88, 98)), subsampling=int(rng.choice([0, 2])))
+
+
+def develop(scene: np.ndarray, rng: np.random.Generator) -> Tensor:
+    """What a camera drawn at random makes of a scene before it compresses: lens, sensor, light and tone curve.
+
+    Args:
+        scene: float32 [H, W, 3], linear light, not negative; H and W at least 4.
+        rng: the only source of randomness.
+
+    Returns:
+        uint8 [3, H, W]
+    """
     light = torch.from_numpy(scene).permute(2, 0, 1)
     gains = torch.tensor([rng.uniform(1.4, 2.4), 1.0, rng.uniform(1.2, 2.2)]).float()[:, None, None]
     light = light * _exposure(light, rng) / gains
     light = _blur(light, sigma=rng.uniform(0.4, 0.9))
     raw = _expose(_mosaic(light), full_well=float(np.exp(rng.uniform(np.log(1500), np.log(20000)))), rng=rng)
     raw = (raw * _mosaic(gains.expand_as(light))).clamp(0, 1)
-    pixels = _tone(_demosaic(raw), contrast=rng.uniform(0, 0.5))
-    return _jpeg(pixels, quality=int(rng.integers(88, 98)), subsampling=int(rng.choice([0, 2])))
+    return _tone(_demosaic(raw), contrast=rng.uniform(0, 0.5))
 
 
 def _exposure(light: Tensor, rng: np.random.Generator) -> float:
@@ -88,6 +101,12 @@ def _demosaic(raw: Tensor) -> Tensor:
         rgb[channel, other::2, row::2] = along_column[other::2, row::2]
         rgb[channel, other::2, other::2] = diagonal[other::2, other::2]
     return rgb.clamp(0, 1)
+
+
+def linear_light(pixels: Tensor) -> np.ndarray:
+    """The scene that sRGB pixels show: uint8 [3, H, W] -> float32 [H, W, 3] in 0..1."""
+    encoded = pixels.permute(1, 2, 0).float() / 255
+    return torch.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4).numpy()
 
 
 def _tone(linear: Tensor, contrast: float) -> Tensor:

@@ -45,6 +45,10 @@ class NetworkSpec:
 
     kind = "super-resolver"
 
+    # What the builder of data sets asks of every generator: images are neither blended nor compressed at the end.
+    blend = False
+    jpeg = None
+
     @property
     def packages(self) -> tuple[str, ...]:
         """Names to install one of the packages by."""
