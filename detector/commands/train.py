@@ -36,9 +36,10 @@ examples:
 """
 
 # Options that a resumed run takes from its config.json where they are not given.
-_SHAPING = ("classes", "generators", "balanced", "val_fraction", "imagenet", "seed", "amp")
+_SHAPING = ("classes", "generators", "balanced", "val_fraction", "imagenet", "seed", "amp", "validate_every")
 _OF_RECIPE = (
-    "policy", "crop", "batch_size", "epochs", "learning_rate", "patch", "anchor", "mode", "jpeg_encoders",
+    "policy", "crop", "batch_size", "epochs", "learning_rate", "residual", "patch", "anchor", "mode", "luma", "pooling",
+    "jpeg_encoders",
 )  # fmt: skip
 
 
@@ -82,12 +83,23 @@ def add_parser(subparsers: Any) -> None:
     recipe.add_argument(
         "--jpeg-encoders", metavar="A,B", type=names, help="opencv, pillow or both at random (default: both)"
     )
+    recipe.add_argument(
+        "--residual",
+        choices=("npr", "haar", "npr+haar"),
+        help="of 2x2 cells: pixels minus the top-left one, SAFE's diagonal Haar band, or both (default: npr)",
+    )
     recipe.add_argument("--patch", metavar="PX", type=positive_int, help="side of NPR's cells (default: 2)")
     recipe.add_argument(
         "--anchor", metavar="N", type=natural_int, help="pixel of a cell that the others are compared with (default: 0)"
     )
     recipe.add_argument(
         "--mode", choices=("pixel", "mean", "max"), help="compare with the anchor, or the cell's mean or maximum"
+    )
+    recipe.add_argument("--luma", action="store_true", default=None, help="read luma alone of the residual's channels")
+    recipe.add_argument(
+        "--pooling",
+        metavar="HOW",
+        help="mean, or top-10%%: the mean of the largest tenth of the local logits (default: mean)",
     )
     recipe.add_argument(
         "--imagenet", metavar="FILE", help="ResNet-50 weights of torchvision that cnndetection starts from"
@@ -112,6 +124,9 @@ def add_parser(subparsers: Any) -> None:
     machine.add_argument("--amp", action="store_true", default=None, help="compute in bfloat16 where it is safe")
     machine.add_argument(
         "--workers", metavar="N", type=natural_int, help="processes that decode; weights do not depend"
+    )
+    machine.add_argument(
+        "--validate-every", metavar="N", type=positive_int, help="epochs between validations (default: 1)"
     )
     machine.add_argument(
         "--log-every", metavar="N", type=positive_int, default=10, help="steps between log lines (default: %(default)s)"

@@ -1,7 +1,8 @@
-"""The NPR network: a ResNet-50 cut after its second layer, on neighbouring pixel relationships.
+"""The NPR network: a ResNet-50 cut after its second layer, on the residual of 2x2 cells, NPR's or another.
 
-Source: Tan et al., "Rethinking the Up-Sampling Operations in CNN-based Generative Network for Generalizable Deepfake
-Detection", CVPR 2024 (arXiv 2312.10461), Section 4.
+Sources: Tan et al., "Rethinking the Up-Sampling Operations in CNN-based Generative Network for Generalizable Deepfake
+Detection", CVPR 2024 (arXiv 2312.10461), Section 4; for the Haar residual Li et al., "Improving Synthetic Image
+Detection Towards Generalization: An Image Transformation Perspective" (SAFE), KDD 2025 (arXiv 2408.06741).
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 
 from detector.data import Preprocessing
 from detector.models.detector import Detector
+from detector.models.luma import read_luma
+from detector.models.pooling import share_of
 from detector.models.resnet import bottleneck_layer, initialise
 from npr_kernels import NPRConv, fused_stem
 
@@ -26,7 +29,10 @@ class NPRDetector(Detector):
 
     Args:
         preprocessing: how images are resized and cropped before the model, and the constants (std, scale) of conv1.
-        patch, anchor, mode: the residual's variants of the paper's Table 7, see :func:`npr_kernels.npr_residual`.
+        residual: what conv1 reads, "npr", "haar" or "npr+haar", see :func:`npr_kernels.npr_conv2d`.
+        patch, anchor, mode: NPR's variants of the paper's Table 7, see :func:`npr_kernels.npr_residual`.
+        luma: conv1's weights of the channels stay in the proportion of luma, see :mod:`detector.models.luma`.
+        pooling: "mean" or "top-K%", see :func:`detector.models.pooling.share_of`.
 
     Shape: uint8, or floating in [0, 1], [N, 3, H, W], H and W >= 2 -> logits [N, 1]; positive means generated.
     """
@@ -35,7 +41,15 @@ class NPRDetector(Detector):
     original_preprocessing = Preprocessing(policy="resize", resize=256, crop=224)
 
     def __init__(
-        self, preprocessing: Preprocessing | None = None, *, patch: int = 2, anchor: int = 0, mode: str = "pixel"
+        self,
+        preprocessing: Preprocessing | None = None,
+        *,
+        residual: str = "npr",
+        patch: int = 2,
+        anchor: int = 0,
+        mode: str = "pixel",
+        luma: bool = False,
+        pooling: str = "mean",
     ) -> None:
         super().__init__()
         self.preprocessing = preprocessing or Preprocessing()
@@ -44,6 +58,7 @@ class NPRDetector(Detector):
             64,
             std=self.preprocessing.std,
             scale=self.preprocessing.scale,
+            residual=residual,
             patch=patch,
             anchor=anchor,
             mode=mode,
@@ -53,10 +68,25 @@ class NPRDetector(Detector):
         self.layer2 = bottleneck_layer(256, 128, blocks=4, stride=2)
         self.fc1 = nn.Linear(512, 1)
         initialise(self)
+        share_of(pooling)  # refuses what is none
+        self.pooling = pooling
+        self.luma = luma
+        if luma:
+            read_luma(self.conv1)
 
     @property
     def architecture(self) -> dict[str, Any]:
-        return {"patch": self.conv1.patch, "anchor": self.conv1.anchor, "mode": self.conv1.mode}
+        arguments: dict[str, Any] = {
+            "residual": self.conv1.residual,
+            "patch": self.conv1.patch,
+            "anchor": self.conv1.anchor,
+            "mode": self.conv1.mode,
+        }
+        if self.luma:
+            arguments["luma"] = True
+        if self.pooling != "mean":
+            arguments["pooling"] = self.pooling
+        return arguments
 
     @property
     def classifier(self) -> nn.Linear:
@@ -76,9 +106,10 @@ class NPRDetector(Detector):
 
         Going back from feature i: the 3x3 convolutions of layer2 (three at stride 8, one that halves) and of layer1
         (three at stride 4) reach 2i - 10 .. 2i + 10 on the pooled map, pooling and conv1 the pixels 8i - 43 .. 8i + 43,
-        and the residual the rest of those pixels' cells.
+        and NPR the rest of those pixels' cells. On the Haar residual conv1 reads whole cells, the pixels
+        8i - 44 .. 8i + 45.
         """
-        return 43 + self.conv1.patch - 1
+        return 43 + self.conv1.patch - 1 if self.conv1.residual == "npr" else 45
 
     def stem(self, images: Tensor) -> Tensor:
         """uint8 or floating [N, 3, H, W] -> [N, 64, ceil(H // 2 / 2), ceil(W // 2 / 2)]."""

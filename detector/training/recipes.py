@@ -48,7 +48,7 @@ class Recipe:
             epochs in a row have not improved the validation accuracy by `min_improvement`, and ends the training where
             it would fall below `min_learning_rate`.
         model: "NPRDetector" or "CNNDetector".
-        patch, anchor, mode: of NPRDetector.
+        residual, patch, anchor, mode, luma, pooling: of NPRDetector.
         identity_start: residual blocks begin as the identity, see :func:`detector.models.resnet.start_as_identity`;
             weights that a training starts from replace this.
         blur_probability, blur_sigma, jpeg_probability, jpeg_quality, jpeg_encoders: see
@@ -72,9 +72,12 @@ class Recipe:
     min_improvement: float = 0.0
     min_learning_rate: float = 0.0
     model: str = "NPRDetector"
+    residual: str = "npr"
     patch: int = 2
     anchor: int = 0
     mode: str = "pixel"
+    luma: bool = False
+    pooling: str = "mean"
     identity_start: bool = False
     blur_probability: float = 0.0
     blur_sigma: tuple[float, float] = (0.0, 3.0)
@@ -88,8 +91,9 @@ class Recipe:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.model not in MIN_CROP:
             raise ValueError(f"model must be one of {', '.join(MIN_CROP)}, got {self.model!r}")
-        if self.model != "NPRDetector" and (self.patch, self.anchor, self.mode) != (2, 0, "pixel"):
-            raise ValueError(f"patch, anchor and mode are of the NPR residual, which {self.model} does not compute")
+        residual = (self.residual, self.patch, self.anchor, self.mode, self.luma, self.pooling)
+        if self.model != "NPRDetector" and residual != ("npr", 2, 0, "pixel", False, "mean"):
+            raise ValueError(f"residual, patch, anchor, mode, luma and pooling are of NPRDetector, not of {self.model}")
         for name in ("batch_size", "epochs", "decay_epochs"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int):
@@ -137,7 +141,15 @@ class Recipe:
         if self.model == "CNNDetector":
             model = CNNDetector(self.preprocessing())
         else:
-            model = NPRDetector(self.preprocessing(), patch=self.patch, anchor=self.anchor, mode=self.mode)
+            model = NPRDetector(
+                self.preprocessing(),
+                residual=self.residual,
+                patch=self.patch,
+                anchor=self.anchor,
+                mode=self.mode,
+                luma=self.luma,
+                pooling=self.pooling,
+            )
         if self.identity_start:
             start_as_identity(model)
         return model
@@ -249,4 +261,21 @@ CNNDETECTION_SMALL = CNNDETECTION.changed(
     **AUGMENTATIONS["blur+jpeg-0.1"],
 )
 
-RECIPES = {recipe.name: recipe for recipe in (DEFAULT, NPR, CNNDETECTION, CNNDETECTION_SMALL)}
+#: The detector in the box, trained on generators that were trained: the Haar residual, histories of both labels, and
+#: crops large enough for what JPEG leaves of a trace.
+BOX = Recipe(
+    name="box",
+    policy="native",
+    crop=96,
+    resize=256,
+    flip=True,
+    batch_size=32,
+    epochs=9,
+    learning_rate=2e-3,
+    betas=(0.9, 0.999),
+    schedule="cosine",
+    residual="haar",
+    **AUGMENTATIONS["delivery"],
+)
+
+RECIPES = {recipe.name: recipe for recipe in (DEFAULT, NPR, CNNDETECTION, CNNDETECTION_SMALL, BOX)}

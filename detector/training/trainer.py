@@ -73,6 +73,8 @@ class TrainConfig:
         device: "cpu", "cuda", "cuda:1", ...
         amp: autocast to bfloat16.
         workers: processes that decode. The result does not depend on them.
+        validate_every: epochs between validations, besides the one after the last epoch; 1 for the schedule
+            "plateau", which lives by them.
         log_every: steps between lines of the log.
         checkpoint_every: steps between states, besides one after every epoch.
     """
@@ -89,13 +91,16 @@ class TrainConfig:
     device: str = "cpu"
     amp: bool = False
     workers: int = 0
+    validate_every: int = 1
     log_every: int = 10
     checkpoint_every: int = 100
 
     def __post_init__(self) -> None:
-        for name in ("log_every", "checkpoint_every"):
+        for name in ("validate_every", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.recipe.schedule == "plateau" and self.validate_every > 1:
+            raise ValueError(f"validate_every must be 1 for the schedule plateau, got {self.validate_every}")
         if self.workers < 0:
             raise ValueError(f"workers must not be negative, got {self.workers}")
         if not 0 < self.val_fraction < 1:
@@ -205,17 +210,22 @@ def train(config: TrainConfig, *, resume: bool = False, force: bool = False, ver
                     log.sync()
                     save_state(out / STATE, model, optimizer, position)
 
-        metrics = validate(model, validation, config.workers)
-        log.write("val", position.step, epoch + 1, **metrics)
-        if verbose:
-            say(f"{name}  step {position.step}  {describe(metrics)}")
+        due = (epoch + 1) % config.validate_every == 0 or epoch + 1 == recipe.epochs
+        metrics = validate(model, validation, config.workers) if due else None
+        if metrics is not None:
+            log.write("val", position.step, epoch + 1, **metrics)
+            if verbose:
+                say(f"{name}  step {position.step}  {describe(metrics)}")
         position.epoch, position.batch = epoch + 1, 0
         position.losses = [loss.item() for loss in losses]
-        about = {"recipe": recipe.to_dict(), "epoch": epoch + 1, "step": position.step, "validation": metrics}
-        if position.improves(metrics):
+        about: dict[str, Any] = {"recipe": recipe.to_dict(), "epoch": epoch + 1, "step": position.step}
+        about["validation"] = metrics
+        if metrics is not None and position.improves(metrics):
             save_checkpoint(out / BEST, model, **about)
-        if recipe.schedule == "plateau" and position.stagnates(
-            metrics["accuracy"], recipe.decay_epochs, recipe.min_improvement
+        if (
+            metrics is not None
+            and recipe.schedule == "plateau"
+            and position.stagnates(metrics["accuracy"], recipe.decay_epochs, recipe.min_improvement)
         ):
             rate = recipe.learning_rate_at(epoch, 0, 1, position.drops)
             if verbose:

@@ -4,6 +4,7 @@ import struct
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from detector.data import Preprocessing
@@ -34,13 +35,82 @@ def test_round_trip(tmp_path, model):
     loaded = load_checkpoint(path)
     assert_same_weights(loaded, model.state_dict())
     assert loaded.preprocessing == model.preprocessing
-    assert loaded.architecture == {"patch": 4, "anchor": 3, "mode": "pixel"}
+    assert loaded.architecture == {"residual": "npr", "patch": 4, "anchor": 3, "mode": "pixel"}
     assert not loaded.training
     metadata = read_metadata(path)
     assert metadata["recipe"] == {"name": "x"}
     assert metadata["epoch"] == 3
     assert metadata["architecture"]["name"] == "NPRDetector"
     assert [file.name for file in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+@pytest.mark.parametrize("residual", ["haar", "npr+haar"])
+def test_residuals_round_trip(tmp_path, residual):
+    model = randomise(NPRDetector(residual=residual))
+    save_checkpoint(tmp_path / "a.safetensors", model)
+    loaded = load_checkpoint(tmp_path / "a.safetensors")
+    assert loaded.architecture["residual"] == residual
+    assert_same_weights(loaded, model.state_dict())
+
+
+def rewrite(path, change):
+    """Changes what a checkpoint says of its architecture, and keeps its weights."""
+    with safe_open(path, framework="pt") as file:
+        strings = file.metadata()
+    architecture = json.loads(strings["architecture"])
+    change(architecture)
+    save_file(load_file(path), path, strings | {"architecture": json.dumps(architecture)})
+
+
+def test_the_threshold_travels_with_the_weights(tmp_path, model):
+    path = tmp_path / "a.safetensors"
+    save_checkpoint(path, model)
+    assert load_checkpoint(path).threshold == 0.5
+    model.threshold = 0.3125
+    save_checkpoint(path, model)
+    assert load_checkpoint(path).threshold == 0.3125
+    with safe_open(path, framework="pt") as file:
+        strings = file.metadata()
+    tensors = load_file(path)
+    save_file(tensors, path, {name: value for name, value in strings.items() if name != "threshold"})
+    assert load_checkpoint(path).threshold == 0.5, "checkpoints of before have none"
+    for bad in ("0", "1", "1.5", "NaN", "true", '"half"', "null"):
+        save_file(tensors, path, strings | {"threshold": bad})
+        with pytest.raises(CheckpointError, match=r"a\.safetensors: .*threshold must be a number between 0 and 1"):
+            load_checkpoint(path)
+
+
+@pytest.mark.parametrize("bad", [0, 1, -0.5, float("nan"), True, "half", None])
+def test_a_threshold_that_is_none_is_not_written(tmp_path, model, bad):
+    model.threshold = bad
+    with pytest.raises(ValueError, match="threshold must be a number between 0 and 1"):
+        save_checkpoint(tmp_path / "a.safetensors", model)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_from_before_residuals_is_of_npr(tmp_path, model):
+    path = tmp_path / "a.safetensors"
+    save_checkpoint(path, model)
+    rewrite(path, lambda architecture: architecture.pop("residual"))
+    loaded = load_checkpoint(path)
+    assert loaded.architecture["residual"] == "npr"
+    assert_same_weights(loaded, model.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("claimed", "line"),
+    [
+        ("npr+haar", r"conv1\.weight \[64, 3, 3, 3\] instead of \[64, 6, 3, 3\]"),
+        ("wavelet", r"its metadata do not describe a model \(.*residual.*'wavelet'"),
+    ],
+)
+def test_metadata_that_contradict_the_weights(tmp_path, claimed, line):
+    path = tmp_path / "a.safetensors"
+    save_checkpoint(path, randomise(NPRDetector()))
+    rewrite(path, lambda architecture: architecture.update(residual=claimed))
+    with pytest.raises(CheckpointError, match=r"a\.safetensors: .*" + line) as error:
+        load_checkpoint(path)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"model": s, "total_steps": 7}])

@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch.nn.functional as F
 
 from detector.data import Preprocessing
 from detector.models import NPRDetector
@@ -79,9 +80,13 @@ def test_preprocessing_constants_reach_the_first_layer():
     torch.testing.assert_close(other.conv1(images), plain.conv1(images), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("patch", [2, 3, 4])
-def test_feature_reach_is_where_the_gradient_ends(patch):
-    model = randomise(NPRDetector(patch=patch)).eval()
+VARIANTS = [{"patch": 2}, {"patch": 3}, {"patch": 4}, {"residual": "haar"}, {"residual": "npr+haar"}]
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_feature_reach_is_where_the_gradient_ends(variant):
+    model = randomise(NPRDetector(**variant)).eval()
+    patch = model.conv1.patch
     images = torch.rand(1, 3, 144, 144, requires_grad=True)
     feature = 9
     model.features(images)[0, :, feature, feature].sum().backward()
@@ -90,9 +95,10 @@ def test_feature_reach_is_where_the_gradient_ends(patch):
     assert distance <= model.feature_reach <= distance + patch
 
 
-@pytest.mark.parametrize(("patch", "size"), [(2, (161, 130)), (2, (98, 225)), (4, (145, 150))])
-def test_tiles_give_the_uncut_logit(patch, size):
-    model = randomise(NPRDetector(patch=patch)).eval()
+@pytest.mark.parametrize("size", [(161, 130), (98, 225), (145, 150)], ids=str)
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v != {"patch": 3}], ids=str)
+def test_tiles_give_the_uncut_logit(variant, size):
+    model = randomise(NPRDetector(**variant)).eval()
     images = random_images(1, 3, *size)
     whole = logits(model, images, max_pixels=2**30)
     shapes = []
@@ -102,6 +108,32 @@ def test_tiles_give_the_uncut_logit(patch, size):
     assert max(16 * height * width for height, width in shapes) <= 144**2
     assert whole.dtype == torch.float64
     torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (97, 131)], ids=str)
+@torch.no_grad()
+def test_haar_is_safes_residual_in_nprs_network(size):
+    """Layer by layer: the band of each cell, then the original network from its first convolution on."""
+    model = randomise(NPRDetector(residual="haar")).eval()
+    images = random_images(2, 3, *size)
+    x = normalise(images, torch.float64)[:, :, : size[0] // 2 * 2, : size[1] // 2 * 2]
+    band = (x[:, :, ::2, ::2] - x[:, :, ::2, 1::2] - x[:, :, 1::2, ::2] + x[:, :, 1::2, 1::2]) / 2
+    rest = randomise(NPRDetector(residual="haar")).double().eval()
+    rest.load_state_dict(model.state_dict())
+    y = F.conv2d(band * (2 / 3), rest.conv1.weight, padding=1)
+    y = F.max_pool2d(F.relu(rest.bn1(y)), 3, 2, 1)
+    expected = rest.classify(rest.layer2(rest.layer1(y)).mean(dim=(2, 3)))
+    torch.testing.assert_close(model(images).double(), expected, rtol=0, atol=1e-5)
+
+
+def test_two_residuals_have_a_weight_each():
+    model = NPRDetector(residual="npr+haar")
+    assert model.conv1.weight.shape == (64, 6, 3, 3)
+    assert model.architecture["residual"] == "npr+haar"
+    with pytest.raises(ValueError, match="residual"):
+        NPRDetector(residual="dct")
+    with pytest.raises(ValueError, match="haar"):
+        NPRDetector(residual="haar", patch=4)
 
 
 def test_logits_in_several_passes():

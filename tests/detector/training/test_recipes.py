@@ -43,7 +43,7 @@ def test_augmentations_are_the_papers_five_and_delivery():
 def test_the_detector_of_a_recipe():
     model = DEFAULT.changed(patch=4, anchor=3).detector()
     assert isinstance(model, NPRDetector)
-    assert model.architecture == {"patch": 4, "anchor": 3, "mode": "pixel"}
+    assert model.architecture == {"residual": "npr", "patch": 4, "anchor": 3, "mode": "pixel"}
     assert model.preprocessing == DEFAULT.preprocessing()
     model = CNNDETECTION.changed(crop=64).detector()
     assert isinstance(model, CNNDetector)
@@ -84,7 +84,8 @@ def test_round_trip(recipe):
         ),
         ({"model": "VGG"}, "model must be one of NPRDetector, CNNDetector, got 'VGG'"),
         ({"model": "CNNDetector", "crop": 63}, "crop must be at least 64"),
-        ({"model": "CNNDetector", "crop": 64, "patch": 4}, "patch, anchor and mode are of the NPR residual"),
+        ({"model": "CNNDetector", "crop": 64, "patch": 4}, "mode, luma and pooling are of NPRDetector, not of CNN"),
+        ({"model": "CNNDetector", "crop": 64, "luma": True}, "luma and pooling are of NPRDetector, not of CNN"),
     ],
 )
 def test_bad_values(values, match):

@@ -70,6 +70,27 @@ def test_a_run(config, tmp_path, capfd):
     assert "validation on 12 images: the val split" in said
 
 
+def test_validations_every_so_many_epochs_and_at_the_end(config, tmp_path):
+    config = replace(config, recipe=RECIPE.changed(epochs=5), validate_every=2)
+    best = train(config)
+    validated = [line["epoch"] for line in read_log(tmp_path / "run") if line["event"] == "val"]
+    assert validated == [2, 4, 5]
+    assert read_metadata(best)["epoch"] in validated
+    assert read_metadata(tmp_path / "run" / "last.safetensors")["epoch"] == 5
+    often = replace(config, out=str(tmp_path / "often"), validate_every=1)
+    train(often)
+    assert_same_tensors(tmp_path / "run" / "last.safetensors", tmp_path / "often" / "last.safetensors")
+    with pytest.raises(ValueError, match="validate_every must be 1 for the schedule plateau, got 2"):
+        replace(config, recipe=CNNDETECTION)
+
+
+@pytest.mark.parametrize("residual", ["haar", "npr+haar"])
+def test_other_residuals_train_and_are_recorded(config, tmp_path, residual):
+    best = train(replace(config, recipe=RECIPE.changed(residual=residual)))
+    assert load_checkpoint(best).architecture["residual"] == residual
+    assert read_metadata(best)["recipe"]["residual"] == residual
+
+
 def test_it_learns(tmp_path):
     data = make_data(tmp_path / "data", train=16, val=8, side=40)
     config = TrainConfig(str(data), str(tmp_path / "run"), DEFAULT.changed(crop=32, batch_size=16, epochs=5))
