@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from detector.weights import DEFAULT, find
+
 if TYPE_CHECKING:
     import torch
 
@@ -64,8 +66,9 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights",
         metavar="FILE",
-        required=True,
-        help="checkpoint: .safetensors, an original .pth, or the folder of a training (its best is taken)",
+        default=DEFAULT,
+        help="checkpoint: .safetensors, an original .pth, or the folder of a training, whose best is taken "
+        "(default: the one in the package, see npr info --model)",
     )
 
 
@@ -108,8 +111,12 @@ def find_device(name: str | None) -> torch.device:
 
 
 def find_weights(path: str) -> Path:
-    """The checkpoint that --weights means: itself, or the best one of a training's folder."""
-    weights = Path(path)
+    """The checkpoint that --weights means: itself, the best one of a training's folder, or the one in the package.
+
+    Raises:
+        FileNotFoundError: there is none in the package.
+    """
+    weights = find(path)
     return weights / "best.safetensors" if weights.is_dir() else weights
 
 

@@ -15,6 +15,7 @@ from detector.commands.arguments import (
     find_device,
     find_preprocessing,
     find_weights,
+    fraction,
     positive_int,
 )
 
@@ -22,12 +23,13 @@ if TYPE_CHECKING:
     from detector.detection import Detection
 
 _DESCRIPTION = """\
-Say of every image how likely it is generated: a score from 0 (real) to 1 (fake), and the verdict, fake above 0.5.
-A file that cannot be read gets a line with its error, the others go on, and the exit status is 1."""
+Say of every image how likely it is generated: a score from 0 (real) to 1 (fake), and the verdict, fake above the
+detector's threshold. A file that cannot be read gets a line with its error, the others go on, and the exit status
+is 1."""
 
 _EPILOG = """\
 examples:
-  npr detect photo.jpg --weights runs/data
+  npr detect photo.jpg
   npr detect holiday/ 'downloads/**/*.png' --weights best.safetensors
   find . -name '*.webp' | npr detect - --weights best.safetensors --json
 """
@@ -45,6 +47,9 @@ def add_parser(subparsers: Any) -> None:
         help="files, folders (with subfolders), patterns, or - for a list on standard input, a path on each line",
     )
     add_weights(parser)
+    parser.add_argument(
+        "--threshold", metavar="X", type=fraction, help="call fake what scores above X (default: the detector's own)"
+    )
     add_policy(parser)
     parser.add_argument(
         "--batch-size", metavar="N", type=positive_int, default=16, help="of equal sizes (default: %(default)s)"
@@ -57,19 +62,24 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit status: 1 where a file could not be read."""
     from detector.detection import detect, find_files
+    from detector.files import sha256_of
     from detector.memory import keep_freed_memory
     from detector.models import load_checkpoint
 
     keep_freed_memory()
-    model = load_checkpoint(find_weights(args.weights), find_device(args.device))
+    weights = find_weights(args.weights)
+    model = load_checkpoint(weights, find_device(args.device))
+    digest = sha256_of(weights)[:12]  # enough to tell which detector a stored line came from
     preprocessing = find_preprocessing(args, model.preprocessing)
     files = find_files(_arguments(args.paths))
     failed = False
     if not args.json:
         print(f"{'score':>6}  {'verdict':7}  {'size':>11}  path")
-    for detection in detect(model, files, preprocessing=preprocessing, batch_size=args.batch_size):
+    for detection in detect(
+        model, files, preprocessing=preprocessing, threshold=args.threshold, batch_size=args.batch_size
+    ):
         failed |= detection.error is not None
-        print(json.dumps(detection.to_dict()) if args.json else _row(detection), flush=True)
+        print(json.dumps(_object(detection, digest)) if args.json else _row(detection), flush=True)
     return int(failed)
 
 
@@ -79,6 +89,10 @@ def _arguments(paths: list[str]) -> Iterator[str]:
             yield from (line.rstrip("\r\n") for line in sys.stdin if line.strip())
         else:
             yield path
+
+
+def _object(detection: Detection, digest: str) -> dict[str, Any]:
+    return detection.to_dict() | ({"model": digest} if detection.error is None else {})
 
 
 def _row(detection: Detection) -> str:

@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit status: 1 where a file could not be read."""
     from detector.data import ImageError, decode
     from detector.detection import Detection, find_files
+    from detector.evaluation import threshold_of
     from detector.explain import explain
     from detector.explain.figures import explanation_figure, new_figure, save_figure
     from detector.memory import keep_freed_memory
@@ -71,7 +72,8 @@ def run(args: argparse.Namespace) -> int:
             else:
                 image = preprocessing.test_view(decoded)
                 explanation = explain(model, image)
-                detection = Detection(file, explanation.score, decoded.shape[2], decoded.shape[1])
+                height, width = decoded.shape[1:]
+                detection = Detection(file, explanation.score, width, height, threshold=threshold_of(model))
                 picture = out / _unused(Path(file).stem, used)
                 title = f"{Path(file).name}: {detection.verdict}, score {explanation.score:.4f}"
                 save_figure(explanation_figure(image, explanation, title), picture)

@@ -1,4 +1,4 @@
-"""`npr info`: what is installed and what runs."""
+"""`npr info`: what is installed and what runs, and what a detector is."""
 
 from __future__ import annotations
 
@@ -6,24 +6,50 @@ import argparse
 import json
 from typing import Any
 
+from detector.commands.arguments import UsageError
+from detector.weights import DEFAULT
+
 
 def add_parser(subparsers: Any) -> None:
     """Adds `info` to the command line's sub-parsers."""
     parser = subparsers.add_parser(
         "info",
         description="Show versions, the kernels' backends with the reason where one is off, compiled GPU targets, "
-        "CPU features and threads.",
+        "CPU features and threads; or, with --model, what a detector was made of, how it does and where it fails.",
     )
+    parser.add_argument(
+        "--model",
+        metavar="FILE",
+        nargs="?",
+        const=DEFAULT,
+        help="the model card of a checkpoint (default: the one in the package)",
+    )
+    parser.add_argument("--markdown", action="store_true", help="the model card as a page")
     parser.add_argument("--json", action="store_true", help="as one JSON object")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit status."""
+    if args.markdown and args.model is None:
+        raise UsageError("--markdown goes with --model")
+    return _print_installation(args.json) if args.model is None else _print_model(args)
+
+
+def _print_model(args: argparse.Namespace) -> int:
+    from detector.commands.arguments import find_weights
+    from detector.models.card import as_json, as_markdown, read_card
+
+    card = read_card(find_weights(args.model))
+    print(json.dumps(as_json(card), indent=2) if args.json else as_markdown(card))
+    return 0
+
+
+def _print_installation(as_json: bool) -> int:
     import npr_kernels
 
     facts = npr_kernels.info()
-    if args.json:
+    if as_json:
         print(json.dumps(facts, indent=2))
         return 0
     build, cpu = facts["build"], facts["cpu"]

@@ -18,6 +18,7 @@ from detector.commands.arguments import (
     natural_int,
     positive_int,
 )
+from detector.weights import DEFAULT
 
 if TYPE_CHECKING:
     import torch
@@ -33,9 +34,9 @@ def add_measuring(parser: argparse.ArgumentParser) -> None:
         "--weights",
         metavar="[NAME=]FILE",
         nargs="+",
-        required=True,
-        help="checkpoints: .safetensors, an original .pth, or the folder of a training (its best is taken); "
-        "NAME is what tables call the detector",
+        default=[DEFAULT],
+        help="checkpoints: .safetensors, an original .pth, or the folder of a training, whose best is taken (default: "
+        "the one in the package); NAME is what tables call the detector",
     )
     parser.add_argument(
         "--split", choices=("train", "val", "test"), help="of the data set (default: test if there is one, else all)"

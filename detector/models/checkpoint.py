@@ -1,8 +1,8 @@
 """Checkpoints: safetensors files that say what they are, and the original implementations' .pth files, read safely.
 
 A checkpoint holds a model's state dict and, as metadata, strings of JSON: `architecture` (the model's name and
-arguments), `preprocessing`, `recipe` and whatever else the writer adds. No file is ever unpickled into anything but
-tensors and plain containers.
+arguments), `preprocessing`, `threshold`, `recipe` and whatever else the writer adds. No file is ever
+unpickled into anything but tensors and plain containers.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from detector.files import whole_file
 from detector.models.cnn_detector import CNNDetector
 from detector.models.detector import Detector
 from detector.models.npr_detector import NPRDetector
+from detector.verdicts import THRESHOLD, check_threshold
+from detector.weights import find
 from npr_kernels import __version__
 
 FORMAT = "npr-kernels checkpoint"
@@ -37,13 +39,21 @@ class CheckpointError(ValueError):
     """A file that is no checkpoint, is damaged, would execute code, or does not fit the model."""
 
 
-def save_checkpoint(path: str | os.PathLike[str], model: Detector, **metadata: Any) -> None:
+def save_checkpoint(
+    path: str | os.PathLike[str], model: Detector, *, dtype: torch.dtype | None = None, **metadata: Any
+) -> None:
     """Writes the model whole or not at all.
 
     Args:
         path: a `.safetensors` file.
-        model: its state dict, architecture and preprocessing are written.
+        model: its state dict, architecture, preprocessing and threshold are written.
+        dtype: what the weights of convolutions and linear layers are rounded to, by default not; one that overflows
+            keeps its own dtype, and so do vectors, which take no space: a variance may be small and must not vanish.
         metadata: further JSON-able values, such as `recipe`.
+
+    Raises:
+        ValueError: the model's threshold is not between 0 and 1.
+        OSError: the file cannot be written.
     """
     values = {
         "format": FORMAT,
@@ -51,25 +61,35 @@ def save_checkpoint(path: str | os.PathLike[str], model: Detector, **metadata: A
         "npr_kernels": __version__,
         "architecture": {"name": type(model).__name__, **model.architecture},
         "preprocessing": model.preprocessing.to_dict(),
+        "threshold": check_threshold(model.threshold),
         **metadata,
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {name: _rounded(tensor.detach().cpu(), dtype) for name, tensor in model.state_dict().items()}
     with whole_file(path) as part:
         save_file(tensors, part, {name: json.dumps(value) for name, value in values.items()})
 
 
-def load_checkpoint(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Detector:
-    """The model of a checkpoint, in evaluation mode, with its preprocessing.
+def _rounded(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    tensor = tensor.contiguous()
+    if dtype is None or not tensor.is_floating_point() or tensor.ndim < 2:
+        return tensor
+    rounded = tensor.to(dtype)
+    return rounded if bool(rounded.isfinite().all()) else tensor
 
-    Reads this project's safetensors files; the original implementations' .pth files, a state dict or one under "model",
-    with or without the "module." of DataParallel; and safetensors files of such state dicts. What brings no
+
+def load_checkpoint(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Detector:
+    """The model of a checkpoint, in evaluation mode, with its preprocessing; "default" is the one in the package.
+
+    Weights stored in a narrower dtype are widened to float32. Reads this project's safetensors files; the original
+    implementations' .pth files, a state dict or one under "model", with or without the "module." of DataParallel; and
+    safetensors files of such state dicts. What brings no
     preprocessing gets the original's: NPR resized to 256x256, CNNDetection the centre crop of 224x224.
 
     Raises:
         OSError: the file cannot be read.
         CheckpointError: see there; the message names the file.
     """
-    path = Path(path)
+    path = find(path)
     tensors, metadata = _read(path)
     model = _build(path, metadata) if metadata else _original(tensors)
     _check_fit(path, tensors, model)
@@ -106,7 +126,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         OSError: the file cannot be read. CheckpointError: it is no safetensors file.
     """
-    path = Path(path)
+    path = find(path)
     return {} if _is_torch_file(path) else _read_safetensors(path)[1]
 
 
@@ -192,13 +212,15 @@ def _original(tensors: Mapping[str, Tensor]) -> Detector:
 
 
 def _build(path: Path, metadata: dict[str, Any]) -> Detector:
-    """A fresh model of the architecture and preprocessing that the metadata name."""
+    """A fresh model of the architecture, preprocessing and threshold that the metadata name."""
     try:
         arguments = dict(metadata["architecture"])
         name = arguments.pop("name")
         if name not in MODELS:
             raise ValueError(f"unknown model {name!r}; known are {', '.join(MODELS)}")
-        return MODELS[name](Preprocessing.from_dict(metadata["preprocessing"]), **arguments)
+        model = MODELS[name](Preprocessing.from_dict(metadata["preprocessing"]), **arguments)
+        model.threshold = check_threshold(metadata.get("threshold", THRESHOLD))
+        return model
     except (KeyError, TypeError, ValueError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise CheckpointError(f"{path}: its metadata do not describe a model ({reason})") from error

@@ -2,25 +2,46 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from detector.data import Preprocessing
+from detector.models.pooling import mean_of_largest, share_of
+from detector.verdicts import THRESHOLD
+from detector.weights import DEFAULT
 
 
 class Detector(nn.Module):
     """A convolutional network, global average pooling and one linear logit, with the preprocessing it was trained for.
 
-    That form is what tiled inference and class activation maps rest on.
+    That form is what tiled inference and class activation maps rest on. As the logit is linear, it is the mean of the
+    local logits, those of each feature by itself; `pooling` may be of the largest of them alone.
 
     Attributes:
         preprocessing: how images are resized and cropped before the model, and the constants it normalises with.
         original_preprocessing: of the original implementation's checkpoints, which bring none.
+        pooling: "mean" or "top-K%", see :func:`detector.models.pooling.share_of`.
+        threshold: the score, in (0, 1), above which an image is called generated. Written to checkpoints.
     """
 
     preprocessing: Preprocessing
     original_preprocessing: ClassVar[Preprocessing]
+    pooling: str = "mean"
+    threshold: float = THRESHOLD
+
+    @staticmethod
+    def from_pretrained(name: str | os.PathLike[str] = DEFAULT, device: torch.device | str = "cpu") -> Detector:
+        """A trained detector, in evaluation mode: the one in the package, or a checkpoint's.
+
+        Raises:
+            OSError, CheckpointError: see :func:`detector.models.load_checkpoint`.
+        """
+        from detector.models.checkpoint import load_checkpoint  # which knows the models, which know this class
+
+        return load_checkpoint(name, device)
 
     @property
     def architecture(self) -> dict[str, Any]:
@@ -52,8 +73,15 @@ class Detector(nn.Module):
         raise NotImplementedError
 
     def classify(self, mean_features: Tensor) -> Tensor:
-        """Logits [N, 1] of the features' spatial means [N, C]."""
+        """Logits [..., 1] of features [..., C], or of their means."""
         return self.classifier(mean_features)
 
+    def local_logits(self, features: Tensor) -> Tensor:
+        """Of every feature by itself: [N, C, h, w] -> [N, h * w]."""
+        return self.classify(features.flatten(2).transpose(1, 2)).squeeze(2)
+
     def forward(self, images: Tensor) -> Tensor:
-        return self.classify(self.features(images).mean(dim=(2, 3)))
+        features = self.features(images)
+        if self.pooling == "mean":
+            return self.classify(features.mean(dim=(2, 3)))
+        return mean_of_largest(self.local_logits(features), share_of(self.pooling))

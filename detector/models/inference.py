@@ -2,7 +2,8 @@
 
 Small images of one size go through the model together. A large image goes through in tiles, and gives the same logit as
 uncut: a feature depends on a bounded neighbourhood, so every tile is read with a margin of that width, the features of
-the margin are dropped, and what is left are the uncut image's own features. Their mean is all that the classifier sees.
+the margin are dropped, and what is left are the uncut image's own features. Their mean, or what each gives by itself,
+is all that the logit depends on.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from detector.models.detector import Detector
+from detector.models.pooling import mean_of_largest, share_of
 
 MAX_PIXELS = 2**20
 """Most pixels that go through the model at once. The network needs about 400 bytes for each."""
@@ -128,11 +130,16 @@ def windows(model: Detector, height: int, width: int, max_pixels: int) -> Iterat
 def _tiled_logit(model: Detector, image: Tensor, max_pixels: int) -> Tensor:
     """float64 scalar, the logit of [1, 3, H, W]."""
     parameter = next(model.parameters())
+    local: list[Tensor] = []  # where the largest are pooled: one number for each feature
     total = torch.zeros((), dtype=torch.float64, device=parameter.device)
     count = 0
     for window in windows(model, image.shape[2], image.shape[3], max_pixels):
         features = model.features(image[:, :, window.rows, window.columns].to(parameter.device))
         features = features[:, :, window.feature_rows, window.feature_columns]
+        if model.pooling != "mean":
+            local.append(model.local_logits(features).double())
         total = total + features.double().sum(dim=(2, 3))
         count += features.shape[2] * features.shape[3]
+    if local:
+        return mean_of_largest(torch.cat(local, dim=1), share_of(model.pooling)).flatten()[0].cpu()
     return model.classify((total / count).to(parameter.dtype)).double().flatten()[0].cpu()
