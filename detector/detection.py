@@ -11,9 +11,10 @@ from typing import Any
 from torch import Tensor
 
 from detector.data import ImageError, Preprocessing, decode, list_images
-from detector.evaluation import THRESHOLD
+from detector.evaluation import threshold_of
 from detector.models import Detector
 from detector.models.inference import score_stream
+from detector.verdicts import THRESHOLD, verdict
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,10 @@ class Detection:
 
     Attributes:
         path: as it was given or found.
-        score: 0..1, above 0.5 means generated; None with an error.
+        score: 0..1, above the threshold means generated; None with an error.
         width, height: of the file's image in pixels, upright; None with an error.
         error: why there is no score; None with one.
+        threshold: what the verdict rests on.
     """
 
     path: str
@@ -32,16 +34,15 @@ class Detection:
     width: int | None = None
     height: int | None = None
     error: str | None = None
+    threshold: float = THRESHOLD
 
     @property
     def verdict(self) -> str | None:
-        """ "fake" for scores above 0.5, otherwise "real"; None with an error."""
-        if self.score is None:
-            return None
-        return "fake" if self.score > THRESHOLD else "real"
+        """ "fake" for scores above the threshold, otherwise "real"; None with an error."""
+        return None if self.score is None else verdict(self.score, self.threshold)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able: path and either score, verdict, width and height, or error."""
+        """JSON-able: path and either score, verdict, width, height and threshold, or error."""
         if self.error is not None:
             return {"path": self.path, "error": self.error}
         return {
@@ -50,6 +51,7 @@ class Detection:
             "verdict": self.verdict,
             "width": self.width,
             "height": self.height,
+            "threshold": self.threshold,
         }
 
 
@@ -85,6 +87,7 @@ def detect(
     files: Iterable[str | Detection],
     *,
     preprocessing: Preprocessing | None = None,
+    threshold: float | None = None,
     batch_size: int = 16,
 ) -> Iterator[Detection]:
     """Scores image files.
@@ -96,6 +99,7 @@ def detect(
         model: the detector; in evaluation mode afterwards.
         files: paths, and Detections (of arguments that mean no file), which are passed on.
         preprocessing: treatment of the images, by default the model's own.
+        threshold: the score above which an image is called generated, by default the model's own.
         batch_size: images of one size that are scored together.
 
     Yields:
@@ -103,6 +107,7 @@ def detect(
     """
     model.eval()
     preprocessing = preprocessing or model.preprocessing
+    threshold = threshold_of(model) if threshold is None else threshold
     waiting: dict[int, Detection] = {}  # by position, until all before them are known
     sizes: dict[int, tuple[str, int, int]] = {}
     following = 0
@@ -122,7 +127,7 @@ def detect(
 
     for position, score in score_stream(model, views(), batch_size):
         path, width, height = sizes.pop(position)
-        waiting[position] = Detection(path, score, width, height)
+        waiting[position] = Detection(path, score, width, height, threshold=threshold)
         while following in waiting:
             yield waiting.pop(following)
             following += 1

@@ -12,8 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-THRESHOLD = 0.5
-"""Scores above it mean generated."""
+from detector.verdicts import THRESHOLD
 
 RECALL = 0.95
 """Fraction of the fakes that are to be found where false positives are counted."""

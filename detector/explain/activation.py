@@ -59,7 +59,12 @@ def explain(model: Detector, image: Tensor, *, max_pixels: int = MAX_PIXELS) -> 
         model: in evaluation mode afterwards.
         image: uint8 [3, H, W], as the model's preprocessing gives it.
         max_pixels: of one pass through the model, where its margins allow; the result does not depend on it.
+
+    Raises:
+        TypeError, ValueError: wrong images, or a model whose logit is not the mean of its local logits.
     """
+    if model.pooling != "mean":
+        raise ValueError(f"only logits that are means can be taken apart, the detector's pooling is {model.pooling!r}")
     if not isinstance(image, Tensor):
         raise TypeError(f"image must be a Tensor, got {type(image).__name__}")
     if image.dtype != torch.uint8:

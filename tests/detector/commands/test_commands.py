@@ -1,6 +1,7 @@
 """The command line, in this process: what it prints, where, and with which exit status."""
 
 import csv
+import hashlib
 import io
 import json
 import subprocess
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 
 from detector.cli import COMMANDS, main
-from detector.models import load_checkpoint, read_metadata
+from detector.models import load_checkpoint, read_metadata, save_checkpoint
 from npr_kernels import __version__
 from tests.detector.training.folders import make_data, make_split
 
@@ -68,8 +69,8 @@ def test_help_does_not_wait_for_torch():
         [],
         ["fly"],
         ["detect"],
-        ["detect", "a.png"],
-        ["eval", "data"],
+        ["detect", "a.png", "--threshold", "1"],
+        ["detect", "a.png", "--threshold", "nan"],
         ["train", "data", "--crop", "0"],
         ["train", "data", "--lr", "-1"],
         ["train", "data", "--val-fraction", "2"],
@@ -241,6 +242,33 @@ def test_train_on_deliveries(tmp_path, capsys):
     capsys.readouterr()
     assert status_of("train", tmp_path / "d", "--resume", "--out", tmp_path / "run", "--augment", "jpeg") == 1
     assert "jpeg_probability 0.0, not 0.5; delivery_probability 0.6" in capsys.readouterr().err
+
+
+def test_the_detectors_own_threshold(pictures, weights, tmp_path, capsys):
+    """Between the scores of two pictures, in the checkpoint or as an option: one is fake, the other is not."""
+    paths = pictures / "a.png", pictures / "deep"
+    _, plain = detect_json(capsys, *paths, "--weights", weights)
+    assert {line["threshold"] for line in plain} == {0.5}
+    low, high = sorted(line["score"] for line in plain)
+    assert low < high
+    middle = (low + high) / 2
+    model = load_checkpoint(weights)
+    model.threshold = middle
+    own = tmp_path / "own.safetensors"
+    save_checkpoint(own, model)
+    for file, options in ((own, []), (weights, ["--threshold", repr(middle)])):
+        _, lines = detect_json(capsys, *paths, "--weights", file, *options)
+        assert {line["threshold"] for line in lines} == {middle}
+        assert {line["verdict"] for line in lines} == {"real", "fake"}
+        for line in lines:
+            assert line["verdict"] == ("fake" if line["score"] > middle else "real")
+            assert line["model"] == hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+    status_of("rank", *paths, "--weights", own, "--json")
+    ranked = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["verdict"] for line in ranked] == ["fake", "real"]
+    # The option outdoes the checkpoint: below the lowest score all are fake.
+    _, lines = detect_json(capsys, *paths, "--weights", own, "--threshold", repr(low / 2))
+    assert [line["verdict"] for line in lines] == ["fake", "fake"]
 
 
 def test_train_eval_detect(tmp_path, monkeypatch, capsys):

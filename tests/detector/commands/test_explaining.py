@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from detector.cli import main
+from detector.models import load_checkpoint, save_checkpoint
 from tests.detector.training.folders import make_split
 
 pytest.importorskip("matplotlib")
@@ -47,6 +48,18 @@ def test_explain(pictures, weights, tmp_path, capsys):
         "a-2.png", "a.png", "b.png", "c.png", "d.png",
     ]  # fmt: skip
     assert drawn[f"{pictures}/deep/a.png"]["picture"] == str(tmp_path / "why/a-2.png")
+
+
+def test_explain_keeps_the_detectors_threshold(pictures, weights, tmp_path, capsys):
+    picture, own = pictures / "a.png", tmp_path / "own.safetensors"
+    score = scores_of_detect(capsys, picture, weights)[str(picture)]
+    model = load_checkpoint(weights)
+    for threshold, verdict in ((score / 2, "fake"), ((1 + score) / 2, "real")):
+        model.threshold = threshold
+        save_checkpoint(own, model)
+        _, out, _ = run(capsys, "explain", picture, "--weights", own, "--out", tmp_path, "--json")
+        line = json.loads(out)
+        assert (line["threshold"], line["verdict"]) == (threshold, verdict)
 
 
 def test_explain_as_text(pictures, weights, tmp_path, capsys):

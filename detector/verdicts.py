@@ -1,0 +1,24 @@
+"""From a score to a word: above which score an image is called generated. Free of torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+THRESHOLD = 0.5
+"""Of detectors that were given no other, and of accuracies as the papers report them."""
+
+
+def verdict(score: float, threshold: float) -> str:
+    """ "fake" for scores above the threshold, otherwise "real"."""
+    return "fake" if score > threshold else "real"
+
+
+def check_threshold(value: Any) -> float:
+    """The value, where it is a number in (0, 1): at 0 or 1 one of the words would never be said.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
+        raise ValueError(f"threshold must be a number between 0 and 1, got {value!r}")
+    return float(value)
