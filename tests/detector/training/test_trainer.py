@@ -314,7 +314,8 @@ def test_learning_rate_falls_on_plateaus_until_the_training_ends(config, tmp_pat
 def test_augmented_ablation(straight, config, tmp_path):
     recipe = RECIPE.changed(epochs=1, mode="mean", jpeg_encoders=("pillow",), **AUGMENTATIONS["blur+jpeg-0.5"])
     best = train(replace(config, recipe=recipe), verbose=False)
-    assert read_metadata(best)["architecture"] == {"name": "NPRDetector", "patch": 2, "anchor": 0, "mode": "mean"}
+    architecture = {"name": "NPRDetector", "residual": "npr", "patch": 2, "anchor": 0, "mode": "mean"}
+    assert read_metadata(best)["architecture"] == architecture
     assert read_metadata(best)["recipe"]["jpeg_probability"] == 0.5
     train(replace(config, recipe=recipe, workers=2, out=str(tmp_path / "workers")), verbose=False)
     assert_same_run(tmp_path / "run", tmp_path / "workers")
