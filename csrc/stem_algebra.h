@@ -1,7 +1,7 @@
 // The algebra of the stem in training, in double: batch statistics from patch moments, batch norm's scale
 // and shift, and the gradients from the sums that the backward pass gathers.
 //
-// The convolution is linear in the patch d (K = 8 C integers), so its batch statistics follow from the
+// The convolution is linear in the patch d (K integers), so its batch statistics follow from the
 // patch moments N, M1 = sum d and M2 = sum d d^T. With W the weights in units of d:
 //
 //     mean = W M1 / N          var = W (M2 / N - M1 M1^T / N^2) W^T, diagonal

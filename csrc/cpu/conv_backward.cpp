@@ -1,4 +1,4 @@
-// Fused NPR + convolution, backward: sum over all positions of grad[n, o, oy, ox] * tap_k[oy][ox],
+// Fused residual + convolution, backward: sum over all positions of grad[n, o, oy, ox] * tap_k[oy][ox],
 // and of grad itself for the bias.
 //
 // A matrix product [O][positions] x [positions][K] whose reduction is long, so it is cut into units of

@@ -1,12 +1,13 @@
-// Fused NPR + convolution, forward: out[n, o, oy, ox] = bias[o] + sum_k weight[k][o] * tap_k[oy][ox].
+// Fused residual + convolution, forward: out[n, o, oy, ox] = bias[o] + sum_k weight[k][o] * tap_k[oy][ox].
 //
-// An implicit matrix product with K = 8 C = 24: an output row is the product of its taps [K][cols] and
-// the weights [K][O], both with the reduction dimension outside. A register tile multiplies a few
-// broadcast elements of one with a few vectors of the other: channels_last output takes its vectors
-// from the weights, NCHW output from the taps, and both store whole vectors straight from registers.
+// An implicit matrix product with K = 24 taps for NPR of 3 channels, 27 for Haar: an output row is the
+// product of its taps [K][cols] and the weights [K][O], both with the reduction dimension outside. A
+// register tile multiplies a few broadcast elements of one with a few vectors of the other: channels_last
+// output takes its vectors from the weights, NCHW output from the taps, and both store whole vectors
+// straight from registers.
 //
 // Cost per output: K multiply-adds. Per row of 3 channels: 2 cols bytes read per image row and
-// O cols elements written; the taps, 9 planes of cols, stay in the first-level cache.
+// O cols elements written; the taps, 9 planes of cols for NPR, stay in the first-level cache.
 #include "cpu/differences.h"
 #include "cpu/tiles.h"
 

@@ -17,7 +17,7 @@ class CellRow {
  public:
   static constexpr int64_t kLead = 64 / sizeof(T);
   static constexpr int64_t kSlack = kTileVectors * kLanes<T>;
-  // A tap one cell to the right reads one cell further than the last vector, or the last tile of the stem.
+  // Taps of the cell to the right reach one cell further than the last vector, and than the stem's last tile.
   static_assert(kSlack >= kLanes<T> && kSlack >= kTileRows - 2);
 
   static int64_t plane_size(const Source& source) {
@@ -28,17 +28,21 @@ class CellRow {
     return source.images.channels * planes(source.residual) * plane_size(source);
   }
 
+  CellRow() = default;
   CellRow(T* memory, const Source& source)
       : data_(memory), plane_(plane_size(source)), planes_(planes(source.residual)), first_(source.residual.first) {}
 
-  T* plane(int64_t channel, Difference difference) const {
-    return data_ + (channel * planes_ + int64_t(difference) - first_) * plane_ + kLead;
+  T* data() const { return data_; }
+  // Where a plane's first cell lies in the data.
+  int64_t offset(int64_t channel, Difference difference) const {
+    return (channel * planes_ + int64_t(difference) - first_) * plane_ + kLead;
   }
+  T* plane(int64_t channel, Difference difference) const { return data_ + offset(channel, difference); }
   void clear(const Source& source) const { std::memset(data_, 0, size(source) * sizeof(T)); }
 
  private:
-  T* data_;
-  int64_t plane_, planes_, first_;
+  T* data_ = nullptr;
+  int64_t plane_ = 0, planes_ = 0, first_ = 0;
 
   static int64_t planes(const Residual& residual) { return residual.last - residual.first + 1; }
 };
@@ -109,11 +113,7 @@ class CellLoader {
       return;
     }
     for (int64_t c = 0; c < images().channels; ++c, pixels += images().stride_c) {
-      if (images().stride_w == 1) {
-        subtract(pixels, pixels + images().stride_h, 1, c, row);
-      } else {
-        subtract(pixels, pixels + images().stride_h, images().stride_w, c, row);
-      }
+      subtract(pixels, pixels + images().stride_h, images().stride_w, c, row);
     }
   }
 
@@ -125,35 +125,57 @@ class CellLoader {
   const Images& images() const { return source_.images; }
   int64_t width() const { return kCell * images().cols(); }
 
-  // Inlined, for the step of one.
-  inline void subtract(const uint8_t* top, const uint8_t* bottom, int64_t step, int64_t channel,
-                       const CellRow<T>& row) const {
+  void subtract(const uint8_t* top, const uint8_t* bottom, int64_t step, int64_t channel, const CellRow<T>& row) const {
     const int64_t cells = images().cols();
     for (int m = 0; m < source_.residual.maps; ++m) {
       switch (source_.residual.map[m]) {
-        case Map::npr:
-          subtract_anchors(top, bottom, step, row.plane(channel, Difference::right),
-                           row.plane(channel, Difference::below), row.plane(channel, Difference::corner), cells);
+        case Map::npr: {
+          T* right = row.plane(channel, Difference::right);
+          T* below = row.plane(channel, Difference::below);
+          T* corner = row.plane(channel, Difference::corner);
+          step == 1 ? subtract_anchors(top, bottom, 1, right, below, corner, cells)
+                    : subtract_anchors(top, bottom, step, right, below, corner, cells);
           break;
-        case Map::haar: subtract_diagonals(top, bottom, step, row.plane(channel, Difference::diagonal), cells); break;
+        }
+        case Map::haar: {
+          T* diagonal = row.plane(channel, Difference::diagonal);
+          step == 1 ? subtract_diagonals(top, bottom, 1, diagonal, cells)
+                    : subtract_diagonals(top, bottom, step, diagonal, cells);
+          break;
+        }
       }
     }
   }
 };
 
-// The taps of an output row; `row(i)` is the row of cells i below the output's, -1 to residual.below.
-template <class T, class Rows>
-inline void tap_pointers(const Source& source, Rows row, const T** taps) {
-  for (int m = 0; m < source.residual.maps; ++m) {
-    const Map map = source.residual.map[m];
-    for (int64_t c = 0; c < source.images.channels; ++c) {
-      for (int t = 0; t < taps_of(map); ++t) {
-        const Tap tap = tap_source(map, t);
-        *taps++ = row(tap.row).plane(c, tap.difference) + tap.col;
+// Where the taps of an output row lie in the rows of cells around it.
+template <class T>
+class Taps {
+ public:
+  explicit Taps(const Source& source) : count_(source.taps()), row_(count_), offset_(count_) {
+    const CellRow<T> origin(nullptr, source);
+    int64_t k = 0;
+    for (int m = 0; m < source.residual.maps; ++m) {
+      for (int64_t c = 0; c < source.images.channels; ++c) {
+        for (int t = 0; t < taps_of(source.residual.map[m]); ++t, ++k) {
+          const Tap tap = tap_source(source.residual.map[m], t);
+          row_.get()[k] = tap.row + 1;
+          offset_.get()[k] = origin.offset(c, tap.difference) + tap.col;
+        }
       }
     }
   }
-}
+
+  // Pointers to the taps, given the rows of cells above, at and, where taps read it, below the output's.
+  void point(const CellRow<T>* rows, const T** taps) const {
+    for (int64_t k = 0; k < count_; ++k) taps[k] = rows[row_.get()[k]].data() + offset_.get()[k];
+  }
+
+ private:
+  int64_t count_;
+  Scratch<int> row_;
+  Scratch<int64_t> offset_;
+};
 
 // Walks over consecutive output rows, units of n * rows + oy, and keeps the rows of cells they read.
 template <class T>
@@ -162,36 +184,40 @@ class RowWalk {
   explicit RowWalk(const Source& source)
       : source_(source),
         loader_(source),
-        cells_(CellRow<T>::size(source)),
-        slots_(2 + source.residual.below),
-        memory_(slots_ * cells_) {
-    for (int64_t by = 0; by < slots_; ++by) row(by).clear(source);
+        taps_(source),
+        kept_(2 + source.residual.below),
+        memory_(kept_ * CellRow<T>::size(source)) {
+    for (int i = 0; i < kept_; ++i) {
+      rows_[i] = CellRow<T>(memory_.get() + i * CellRow<T>::size(source), source);
+      rows_[i].clear(source);
+    }
   }
 
   // Taps of output row `unit`; the row after the last one asked for costs one row of cells, others all it reads.
   void taps(int64_t unit, const T** taps) {
-    const int64_t rows = source_.images.rows(), n = unit / rows, oy = unit % rows;
-    const int64_t lowest = oy + source_.residual.below;
-    for (int64_t by = unit == last_ + 1 && oy > 0 ? lowest : oy - 1; by <= lowest; ++by) {
-      if (by < 0 || by >= rows) {
-        row(by).clear(source_);
+    const int64_t n = unit / source_.images.rows(), oy = unit % source_.images.rows();
+    const bool next = unit == last_ + 1 && oy > 0;
+    if (next) std::rotate(rows_, rows_ + 1, rows_ + kept_);
+    for (int i = next ? kept_ - 1 : 0; i < kept_; ++i) {
+      const int64_t by = oy - 1 + i;
+      if (by < 0 || by >= source_.images.rows()) {
+        rows_[i].clear(source_);
       } else {
-        loader_.load(n, by, row(by));
+        loader_.load(n, by, rows_[i]);
       }
     }
-    tap_pointers(source_, [&](int i) { return row(oy + i); }, taps);
+    taps_.point(rows_, taps);
     last_ = unit;
   }
 
  private:
   Source source_;
   CellLoader<T> loader_;
-  int64_t cells_, slots_;
+  Taps<T> taps_;
+  int kept_;
   Scratch<T> memory_;
+  CellRow<T> rows_[3];  // above, at and, where taps read it, below the output's
   int64_t last_ = -2;
-
-  // Row of cells `by`, from -1 on.
-  CellRow<T> row(int64_t by) const { return {memory_.get() + (by + 1) % slots_ * cells_, source_}; }
 };
 
 // The taps of a block of up to kRows consecutive output rows at once, and with each row's taps one more
@@ -204,16 +230,18 @@ class RowBlock {
   explicit RowBlock(const Source& source)
       : source_(source),
         loader_(source),
+        offsets_(source),
+        columns_(source.taps() + 1),
         cells_(CellRow<T>::size(source)),
         memory_(kSlots * cells_),
         ones_(CellRow<T>::plane_size(source)),
-        taps_(kRows * columns()) {
+        taps_(kRows * columns_) {
     for (int64_t i = 0; i < kSlots; ++i) row(i).clear(source);
     for (int64_t i = 0; i < CellRow<T>::plane_size(source); ++i) ones_.get()[i] = T(i < source.images.cols());
   }
 
   // Pointers per row: the taps, and the one.
-  int64_t columns() const { return source_.taps() + 1; }
+  int64_t columns() const { return columns_; }
 
   // Loads output rows first .. last - 1, units of n * rows + oy. Slot 0 of the memory holds zeros, slot 1
   // the row of cells above the block, slot 2 + i that of the block's row i and the next that below the block.
@@ -224,14 +252,15 @@ class RowBlock {
       if (unit == first && oy > 0) loader_.load(n, oy - 1, row(here - 1));
       loader_.load(n, oy, row(here));
       if (unit == last - 1 && oy + 1 < rows && source_.residual.below > 0) loader_.load(n, oy + 1, row(here + 1));
-      const T** taps = taps_.get() + (unit - first) * columns();
-      tap_pointers(source_, [&](int i) { return row(oy + i < 0 || oy + i >= rows ? 0 : here + i); }, taps);
-      taps[columns() - 1] = ones_.get();
+      const CellRow<T> around[3] = {row(oy > 0 ? here - 1 : 0), row(here), row(oy + 1 < rows ? here + 1 : 0)};
+      const T** taps = taps_.get() + (unit - first) * columns_;
+      offsets_.point(around, taps);
+      taps[columns_ - 1] = ones_.get();
     }
   }
 
   // The pointers of the block's row i, valid for cols() elements; beyond them comes what is not zero.
-  const T* const* taps(int64_t i) const { return taps_.get() + i * columns(); }
+  const T* const* taps(int64_t i) const { return taps_.get() + i * columns_; }
   // 1 for the positions of a row, 0 beyond them.
   const T* ones() const { return ones_.get(); }
 
@@ -240,7 +269,8 @@ class RowBlock {
 
   Source source_;
   CellLoader<T> loader_;
-  int64_t cells_;
+  Taps<T> offsets_;
+  int64_t columns_, cells_;
   Scratch<T> memory_, ones_;
   Scratch<const T*> taps_;
 

@@ -65,9 +65,10 @@ class MomentSum {
   template <int M, int N>
   void add_tile(int64_t rows, int64_t k, int64_t l, int64_t* moments) {
     Vec<float> tile[M][N] = {};
+    const int64_t exact_products = exact_products_;
     int64_t products = 0;
     const auto make_room = [&](int64_t more) {
-      if (products + more > exact_products_) {
+      if (products + more > exact_products) {
         empty_tile(tile, k, l, moments);
         products = 0;
       }
@@ -80,8 +81,8 @@ class MomentSum {
         for (int i = 0; i < M; ++i) a[i] = block_.taps(row)[k + i] + x;
         for (int j = 0; j < N; ++j) b[j] = block_.taps(row)[l + j] + x;
       };
-      for (int64_t x = 0; x < whole_vectors(); x += exact_products_) {
-        const int64_t length = min(whole_vectors() - x, exact_products_);
+      for (int64_t x = 0; x < whole_vectors(); x += exact_products) {
+        const int64_t length = min(whole_vectors() - x, exact_products);
         make_room(length);
         point_to(x * kLanes<float>);
         accumulate_lanes<M, N>(a, b, length, tile);

@@ -92,8 +92,10 @@ inline V maximum(V a, V b) {
 #endif
 #endif
 
-// to[i][j] = from[j][at + i] for 8 x 8 elements, as double; rows of `to` are `stride` apart.
-inline void transpose_8x8(const float* const* from, int64_t at, double* to, int64_t stride) {
+// to[i][j] = from[j][at + i] for 8 x 8 elements, as double; rows of `to` are `stride` apart. Inlined by
+// force: a call costs as much as the work.
+__attribute__((always_inline)) inline void transpose_8x8(const float* const* from, int64_t at, double* to,
+                                                         int64_t stride) {
 #if defined(NPR_SHUFFLE)
   typedef float Row __attribute__((vector_size(32)));
   typedef float UnalignedRow __attribute__((vector_size(32), aligned(4), may_alias));

@@ -18,7 +18,7 @@ namespace {
 
 // The sums of so many channels, each of so many vectors of taps, are in registers together.
 constexpr int kChannels = NPR_VECTOR_BYTES == 64 ? 4 : 2;
-constexpr int kTapVectors = NPR_VECTOR_BYTES == 64 ? 3 : 6;
+constexpr int kTapVectors = NPR_VECTOR_BYTES == 64 ? 4 : NPR_VECTOR_BYTES == 32 ? 7 : 6;
 constexpr int64_t kColumns = 16;  // pooled columns that all channels pass over at a time
 
 inline double to_double(double value) { return value; }
@@ -40,6 +40,7 @@ class StemSums {
   explicit StemSums(const StemBackward& p)
       : p_(p),
         walk_(p),
+        vectors_((p.taps() + kLanes<double> - 1) / kLanes<double>),
         patch_((p.taps() + kBlock - 1) / kBlock * kBlock),
         zeros_(p.images.cols()),
         taps_(patch_),
@@ -70,10 +71,12 @@ class StemSums {
   }
 
  private:
-  const StemBackward& p_;
   static constexpr int64_t kBlock = 8;  // taps that are transposed together
 
+  const StemBackward& p_;
   RowWalk<float> walk_;
+  int64_t vectors_;  // of a patch's taps, passed over in equal shares
+  int64_t passes_ = (vectors_ + kTapVectors - 1) / kTapVectors, share_ = (vectors_ + passes_ - 1) / passes_;
   int64_t patch_;  // taps, and zeros up to whole blocks
   Scratch<float> zeros_;
   Scratch<const float*> taps_;
@@ -91,12 +94,10 @@ class StemSums {
     const int64_t cols = min(kColumns, pooled_cols - px), row = n * pooled(p_.images.rows()) + py;
     const Element* grad = static_cast<const Element*>(p_.grad) + n * p_.stride_n + py * p_.stride_h + px * p_.stride_w;
     const uint8_t* code = p_.code + (row * pooled_cols + px) * p_.outputs;
-    const int64_t vectors = (taps + kLanes<double> - 1) / kLanes<double>;
-    const int64_t passes = (vectors + kTapVectors - 1) / kTapVectors, share = (vectors + passes - 1) / passes;
-    for (int64_t o = 0; o < p_.outputs; o += kChannels) {
-      with_constant<kChannels>(int(min(kChannels, p_.outputs - o)), [&](auto channels) {
-        for (int64_t vector = 0; vector < vectors; vector += share) {
-          with_constant<kTapVectors>(int(min(share, vectors - vector)), [&](auto count) {
+    for (int64_t vector = 0; vector < vectors_; vector += share_) {
+      with_constant<kTapVectors>(int(min(share_, vectors_ - vector)), [&](auto count) {
+        for (int64_t o = 0; o < p_.outputs; o += kChannels) {
+          with_constant<kChannels>(int(min(kChannels, p_.outputs - o)), [&](auto channels) {
             add_block<decltype(channels)::value, decltype(count)::value>(
                 patch, px, cols, vector * kLanes<double>, grad + o * p_.stride_o, code + o, sum + o * (taps + 1));
           });
@@ -124,11 +125,11 @@ class StemSums {
   template <int Channels, int Vectors>
   void add_block(const double* const* patch, int64_t px, int64_t cols, int64_t k, const Element* grad,
                  const uint8_t* code, double* sum) const {
-    const int64_t first = 2 * px * patch_ + k;
+    const int64_t taps = p_.taps(), patch_size = patch_, first = 2 * px * patch_size + k;
     Vec<double> sums[Channels][Vectors] = {};
     double total[Channels] = {};
     for (int64_t i = 0; i < cols; ++i) {
-      const int64_t offset = first + 2 * i * patch_;
+      const int64_t offset = first + 2 * i * patch_size;
 #pragma GCC unroll 8
       for (int c = 0; c < Channels; ++c) {
         const int64_t where = min(code[i * p_.outputs + c], StemForward::kClosed);
@@ -140,18 +141,27 @@ class StemSums {
         }
       }
     }
-    const int64_t taps = p_.taps();
-    for (int c = 0; c < Channels; ++c, sum += taps + 1) {
+    const bool whole = k + Vectors * kLanes<double> <= taps;
+#pragma GCC unroll 8
+    for (int c = 0; c < Channels; ++c) {
+      double* to = sum + c * (taps + 1);
+#pragma GCC unroll 8
       for (int j = 0; j < Vectors; ++j) {
         const int64_t at = k + j * kLanes<double>;
-        if (at + kLanes<double> <= taps) {
-          store(sum + at, load(sum + at) + sums[c][j]);
+        if (j + 1 < Vectors || whole) {
+          store(to + at, load(to + at) + sums[c][j]);
         } else {
-          for (int64_t lane = 0; at + lane < taps; ++lane) sum[at + lane] += sums[c][j][lane];
+          add_some(sums[c][j], to + at, taps - at);
         }
       }
-      if (k == 0) sum[taps] += total[c];
+      if (k == 0) to[taps] += total[c];
     }
+  }
+
+  static void add_some(Vec<double> value, double* to, int64_t count) {
+    double buffer[kLanes<double>];
+    store(buffer, value);
+    for (int64_t i = 0; i < count; ++i) to[i] += buffer[i];
   }
 };
 

@@ -1,4 +1,4 @@
-// Fused stem: NPR + convolution + batch norm + ReLU + max-pooling, and nothing larger than a few rows.
+// Fused stem: residual + convolution + batch norm + ReLU + max-pooling, and nothing larger than a few rows.
 //
 // Batch norm's scale is folded into the weights (it may be negative: it comes before the maximum), its
 // shift is added after the maximum and ReLU comes last: max(x) + b = max(x + b), relu(max) = max(relu).

@@ -34,6 +34,15 @@ def test_is_a_conv2d():
     assert nk.NPRConv(3, 8).bias is None
 
 
+@pytest.mark.parametrize(("residual", "channels", "stride"), [("npr", 3, 2), ("haar", 3, 1), ("npr+haar", 6, 1)])
+def test_shape_of_the_weight(rng, residual, channels, stride):
+    layer, images = nk.NPRConv(3, 64, residual=residual), draw_images(rng, (2, 3, 13, 16))
+    assert layer.weight.shape == (64, channels, 3, 3)
+    assert layer.stride == (stride, stride)
+    assert layer(images).shape == (2, 64, 6, 8)
+    assert torch.equal(layer(images), nk.npr_conv2d(images, layer.weight, residual=residual))
+
+
 @pytest.mark.filterwarnings("ignore::npr_kernels.NPRFallbackWarning")
 def test_passes_its_options_on(rng):
     options = {"stride": 1, "padding": 2, "std": [0.2, 0.3], "scale": 0.5, "patch": 3, "anchor": 4}
@@ -45,7 +54,15 @@ def test_passes_its_options_on(rng):
 
 def test_repr_tells_what_the_layer_does():
     text = repr(nk.NPRConv(3, 64, mode="max"))
-    for part in ("3, 64", "kernel_size=(3, 3)", "stride=(2, 2)", "std=(0.229", "scale=0.666667", "mode='max'"):
+    for part in (
+        "3, 64",
+        "kernel_size=(3, 3)",
+        "stride=(2, 2)",
+        "std=(0.229",
+        "scale=0.666667",
+        "residual='npr'",
+        "mode='max'",
+    ):
         assert part in text
 
 

@@ -25,10 +25,10 @@ def training(request) -> bool:
     return request.param
 
 
-def draw_parameters(rng, outputs=8, channels=3, dtype=torch.float32) -> dict[str, Tensor]:
+def draw_parameters(rng, outputs=8, channels=3, dtype=torch.float32, residual="npr") -> dict[str, Tensor]:
     draw = lambda values: torch.from_numpy(values).to(dtype)  # noqa: E731
     return {
-        "weight": draw_weight(rng, outputs, channels, dtype).requires_grad_(),
+        "weight": draw_weight(rng, outputs, channels, dtype, residual).requires_grad_(),
         "bn_weight": draw(rng.standard_normal(outputs)).requires_grad_(),  # half of them negative
         "bn_bias": draw(rng.standard_normal(outputs)).requires_grad_(),
         "running_mean": draw(rng.standard_normal(outputs)),
@@ -40,13 +40,13 @@ def in_double(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: p.detach().double().requires_grad_(p.requires_grad) for name, p in parameters.items()}
 
 
-def unambiguous(images: Tensor, parameters: dict[str, Tensor], training: bool) -> Tensor:
+def unambiguous(images: Tensor, parameters: dict[str, Tensor], training: bool, residual: str) -> Tensor:
     """Where the largest value of a window, and the sign of it, are beyond what float32 rounding can change.
 
     Elsewhere the gradient jumps, and float32 and float64 may rightly differ.
     """
     p = {name: tensor.detach() for name, tensor in in_double(parameters).items()}
-    y = reference.npr_conv2d(images, p["weight"])
+    y = reference.npr_conv2d(images, p["weight"], residual=residual)
     statistics = (None, None) if training else (p["running_mean"], p["running_var"])
     z = F.batch_norm(y, *statistics, p["bn_weight"], p["bn_bias"], training)
     windows = F.unfold(F.pad(z.flatten(0, 1)[:, None], (1, 1, 1, 1), value=-1e9), 3, stride=2)
@@ -57,18 +57,18 @@ def unambiguous(images: Tensor, parameters: dict[str, Tensor], training: bool) -
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_equals_the_reference_in_float64(rng, dtype, layout, training):
+def test_equals_the_reference_in_float64(rng, dtype, layout, training, residual):
     height, width = (int(size) for size in rng.integers(4, 40, 2))
     images = draw_images(rng, (int(rng.integers(1, 8)), 3, height, width), layout)
-    parameters = draw_parameters(rng, dtype=dtype)
+    parameters = draw_parameters(rng, dtype=dtype, residual=residual)
     truths = in_double(parameters)
     exact = dtype == torch.float64
-    clear = 1 if exact else unambiguous(images, parameters, training)
+    clear = 1 if exact else unambiguous(images, parameters, training, residual)
 
-    out = nk.npr_stem(images, **parameters, training=training)
+    out = nk.npr_stem(images, **parameters, training=training, residual=residual)
     grad = (torch.randn(out.shape) * clear).to(dtype)
     out.backward(grad)
-    truth = reference.npr_stem(images, **truths, training=training)
+    truth = reference.npr_stem(images, **truths, training=training, residual=residual)
     truth.backward(grad.double())
 
     tolerance = (1e-11 if exact else 1e-6) + 2 * unit_roundoff(dtype)
@@ -100,21 +100,23 @@ def copy_of(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: p.detach().clone().requires_grad_(p.requires_grad) for name, p in parameters.items()}
 
 
-def test_float_images_run_on_the_reference(rng, training, monkeypatch):
+def test_float_images_run_on_the_reference(rng, training, monkeypatch, residual):
     monkeypatch.setattr(backends, "_said", set())
-    images, parameters = draw_images(rng, (2, 3, 9, 14)), draw_parameters(rng, dtype=torch.float64)
+    images = draw_images(rng, (2, 3, 9, 14))
+    parameters = draw_parameters(rng, dtype=torch.float64, residual=residual)
     floating = (images.double() / 255).requires_grad_()
     with pytest.warns(nk.NPRFallbackWarning, match=r"npr_stem .*torch\.float64"):
-        out = nk.npr_stem(floating, **copy_of(parameters), training=training)
-    assert_relative(out.detach(), nk.npr_stem(images, **parameters, training=training).detach(), 1e-10)
+        out = nk.npr_stem(floating, **copy_of(parameters), training=training, residual=residual)
+    fused = nk.npr_stem(images, **parameters, training=training, residual=residual)
+    assert_relative(out.detach(), fused.detach(), 1e-10)
     out.sum().backward()
     assert floating.grad.shape == images.shape
 
 
-def test_empty_batch(rng, training):
-    images, parameters = draw_images(rng, (0, 3, 8, 12)), draw_parameters(rng)
+def test_empty_batch(rng, training, residual):
+    images, parameters = draw_images(rng, (0, 3, 8, 12)), draw_parameters(rng, residual=residual)
     before = parameters["running_mean"].clone()
-    out = nk.npr_stem(images, **parameters, training=training)
+    out = nk.npr_stem(images, **parameters, training=training, residual=residual)
     assert out.shape == (0, 8, 2, 3)
     out.sum().backward()
     assert not parameters["weight"].grad.any()
@@ -128,23 +130,23 @@ def test_one_value_per_channel_has_no_variance(rng):
     assert nk.npr_stem(images, **parameters).shape == (1, 8, 1, 1)
 
 
-def test_constant_images(rng):
+def test_constant_images(rng, residual):
     """Zero variance: batch norm divides by sqrt(eps) alone, and what it divides is zero."""
-    parameters = draw_parameters(rng)
-    out = nk.npr_stem(torch.full((2, 3, 8, 8), 9, dtype=torch.uint8), **parameters, training=True)
+    parameters, images = draw_parameters(rng, residual=residual), torch.full((2, 3, 8, 8), 9, dtype=torch.uint8)
+    out = nk.npr_stem(images, **parameters, training=True, residual=residual)
     assert torch.equal(out, F.relu(parameters["bn_bias"]).view(-1, 1, 1).expand(out.shape))
     out.sum().backward()
     assert all(parameters[name].grad.isfinite().all() for name in ("weight", "bn_weight", "bn_bias"))
 
 
 @pytest.mark.parametrize("size", [34, 257])
-def test_same_bits_for_any_number_of_threads(rng, size, training):
-    images, parameters = draw_images(rng, (5, 3, size, size)), draw_parameters(rng, 64)
+def test_same_bits_for_any_number_of_threads(rng, size, training, residual):
+    images, parameters = draw_images(rng, (5, 3, size, size)), draw_parameters(rng, 64, residual=residual)
 
     def run(threads):
         torch.set_num_threads(threads)
         mine = copy_of(parameters)
-        out = nk.npr_stem(images, **mine, training=training)
+        out = nk.npr_stem(images, **mine, training=training, residual=residual)
         out.backward(torch.ones_like(out))
         return out.detach(), *(p.grad if p.requires_grad else p for p in mine.values())
 
@@ -157,21 +159,22 @@ def test_same_bits_for_any_number_of_threads(rng, size, training):
         assert all(torch.equal(a, b) for a, b in zip(results[0], result, strict=True))
 
 
-def test_what_backward_keeps(rng):
-    """The image, a byte for each output, and 16 KiB of parameters and moments."""
-    images, parameters = draw_images(rng, (4, 3, 64, 64)), draw_parameters(rng, 64)
+def test_what_backward_keeps(rng, residual):
+    """The image, a byte for each output, and 16 KiB of parameters and moments, 36 KiB for twice the taps."""
+    images, parameters = draw_images(rng, (4, 3, 64, 64)), draw_parameters(rng, 64, residual=residual)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t), t)[1], lambda t: t):
-        out = nk.npr_stem(images, **parameters, training=True)
+        out = nk.npr_stem(images, **parameters, training=True, residual=residual)
     size = sum(t.numel() * t.element_size() for t in {t.data_ptr(): t for t in kept}.values())
-    assert size <= images.numel() + out.numel() + (16 << 10)
+    assert size <= images.numel() + out.numel() + (36 << 10 if residual == "npr+haar" else 16 << 10)
 
 
-def test_nothing_of_the_size_of_the_convolution_is_allocated(rng, training):
-    images, parameters = draw_images(rng, (8, 3, 256, 256)), draw_parameters(rng, 64)
-    out = nk.npr_stem(images, **parameters, training=training)
+def test_nothing_of_the_size_of_the_convolution_is_allocated(rng, training, residual):
+    images, parameters = draw_images(rng, (8, 3, 256, 256)), draw_parameters(rng, 64, residual=residual)
+    options = {"training": training, "residual": residual}
+    out = nk.npr_stem(images, **parameters, **options)
     grad = torch.randn_like(out)
-    forward = allocations(lambda: nk.npr_stem(images, **copy_of(parameters), training=training))
+    forward = allocations(lambda: nk.npr_stem(images, **copy_of(parameters), **options))
     assert forward[0] == out.numel() * 4
     assert sum(forward) <= out.numel() * 5 + images.numel()
     backward = allocations(lambda: torch.autograd.grad(out, [parameters["weight"]], grad))
@@ -202,17 +205,25 @@ def test_second_derivatives_are_refused(rng):
 
 
 class Original(nn.Module):
-    """The stem as the original network has it, behind normalisation and NPR."""
+    """The stem as the original network has it, behind normalisation and NPR; or behind the Haar band, or both."""
 
-    def __init__(self, **bn) -> None:
+    def __init__(self, residual: str = "npr", **bn) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 6, 3, stride=2, padding=1, bias=False)
+        self.residual = residual
+        self.conv1 = nn.Conv2d(6 if residual == "npr+haar" else 3, 6, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(6, **bn)
 
     def forward(self, images: Tensor) -> Tensor:
         std = torch.tensor(nk.IMAGENET_STD, dtype=torch.float64).view(3, 1, 1)
-        residual = nk.npr_residual(images).double() / 255 / std
-        return F.max_pool2d(F.relu(self.bn1(self.conv1(residual * 2 / 3))), 3, 2, 1)
+        npr = nk.npr_residual(images).double() / 255 / std * 2 / 3
+        haar = nk.haar_residual(images).double() / 2 / 255 / std * 2 / 3
+        first, last = self.conv1.weight[:, :3], self.conv1.weight[:, -3:]
+        y = {
+            "npr": lambda: F.conv2d(npr, first, stride=2, padding=1),
+            "haar": lambda: F.conv2d(haar, first, padding=1),
+            "npr+haar": lambda: F.conv2d(npr, first, stride=2, padding=1) + F.conv2d(haar, last, padding=1),
+        }[self.residual]()
+        return F.max_pool2d(F.relu(self.bn1(y)), 3, 2, 1)
 
 
 @pytest.mark.parametrize(
@@ -226,8 +237,9 @@ class Original(nn.Module):
     ],
     ids=str,
 )
-def test_follows_batch_norm_through_training_and_evaluation(rng, bn):
-    original, stem = Original(**bn).double(), nk.NPRStem(6, **bn, dtype=torch.float64)
+def test_follows_batch_norm_through_training_and_evaluation(rng, bn, residual):
+    original = Original(residual, **bn).double()
+    stem = nk.NPRStem(6, **bn, residual=residual, dtype=torch.float64)
     if original.bn1.affine:
         nn.init.normal_(original.bn1.weight)
         nn.init.normal_(original.bn1.bias)
@@ -250,7 +262,18 @@ def test_follows_batch_norm_through_training_and_evaluation(rng, bn):
             assert_relative(ours, theirs, 1e-12)
 
 
-@pytest.mark.parametrize("options", [{"bias": True}, {"stride": 1}, {"patch": 4}, {"mode": "mean"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"bias": True},
+        {"stride": 1},
+        {"patch": 4},
+        {"mode": "mean"},
+        {"bias": True, "residual": "haar"},
+        {"stride": 2, "residual": "npr+haar"},
+    ],
+    ids=str,
+)
 @pytest.mark.filterwarnings("ignore::npr_kernels.NPRFallbackWarning")
 def test_other_geometry_runs_layer_by_layer(rng, options):
     images, conv, bn = draw_images(rng, (2, 3, 12, 16)), nk.NPRConv(3, 4, **options), nn.BatchNorm2d(4)
@@ -258,16 +281,35 @@ def test_other_geometry_runs_layer_by_layer(rng, options):
     assert_relative(nk.fused_stem(images, conv, bn).detach(), want.detach(), 1e-6)
 
 
+@pytest.mark.parametrize("stride", [None, 1, (1, 1)])
+def test_a_haar_convolution_is_fused_at_its_own_stride(rng, stride):
+    images, conv, bn = draw_images(rng, (2, 3, 12, 16)), nk.NPRConv(3, 4, stride=stride, residual="haar"), Spy(4)
+    out = nk.fused_stem(images, conv, bn)
+    assert bn.calls == 0
+    assert_relative(out.detach(), F.max_pool2d(F.relu(bn(conv(images))), 3, 2, 1).detach(), 1e-6)
+    assert bn.calls == 1
+
+
+class Spy(nn.BatchNorm2d):
+    """Counts how often batch norm runs as a layer of its own."""
+
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(x)
+
+
 # ---- Ranks --------------------------------------------------------------------------------------------
 
 
-def rank_main(rank: int, address: str, images: Tensor, state: dict, grad: Tensor, results) -> None:
+def rank_main(rank: int, address: str, images: Tensor, residual: str, state: dict, grad: Tensor, results) -> None:
     """One of two ranks, with its part of the batch."""
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=address, rank=rank, world_size=2, timeout=datetime.timedelta(seconds=60)
     )
-    stem = nk.NPRStem(6)
+    stem = nk.NPRStem(6, residual=residual)
     stem.load_state_dict(state)
     stem = nn.SyncBatchNorm.convert_sync_batchnorm(stem)
     part = slice(0, 2) if rank == 0 else slice(2, None)
@@ -281,10 +323,11 @@ def rank_main(rank: int, address: str, images: Tensor, state: dict, grad: Tensor
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("residual", ["npr", "npr+haar"])
 @pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="torch has no gloo")
-def test_two_ranks_equal_one_process(rng, tmp_path):
+def test_two_ranks_equal_one_process(rng, tmp_path, residual):
     """Uneven parts of a batch, statistics shared: outputs and running statistics are equal, gradients add up."""
-    images, whole = draw_images(rng, (5, 3, 18, 23)), nk.NPRStem(6)
+    images, whole = draw_images(rng, (5, 3, 18, 23)), nk.NPRStem(6, residual=residual)
     nn.init.normal_(whole.bn1.weight)
     state = copy.deepcopy(whole.state_dict())
     out = whole(images)
@@ -293,7 +336,7 @@ def test_two_ranks_equal_one_process(rng, tmp_path):
 
     context = torch.multiprocessing.get_context("spawn")
     results = context.Queue()
-    arguments = (f"file://{tmp_path / 'rendezvous'}", images, state, grad, results)
+    arguments = (f"file://{tmp_path / 'rendezvous'}", images, residual, state, grad, results)
     ranks = [context.Process(target=rank_main, args=(rank, *arguments)) for rank in range(2)]
     for process in ranks:
         process.start()

@@ -14,6 +14,17 @@ from tests.npr_kernels.inputs import draw_images, draw_weight
 SCALE = [0.01, 0.02, 0.03]
 
 
+def scale_of(residual: str) -> list[float]:
+    return SCALE * 2 if residual == "npr+haar" else SCALE
+
+
+@pytest.fixture
+def residual(place, residual) -> str:
+    """Those that the place's backend has."""
+    place.require(residual)
+    return residual
+
+
 @pytest.fixture(autouse=True)
 def _nothing_compiled():
     """Each place compiles anew: torch.compile gives up on a function that it has compiled in too many ways."""
@@ -24,63 +35,68 @@ def _nothing_compiled():
     ("shape", "layout"),
     [((2, 3, 9, 12), "nchw"), ((2, 3, 9, 12), "channels_last"), ((2, 3, 9, 12), "strided"), ((0, 3, 4, 4), "nchw")],
 )
-def test_opcheck_conv2d(place, rng, shape, layout):
+def test_opcheck_conv2d(place, rng, shape, layout, residual):
     images = moved(draw_images(rng, shape, layout), place.device)
-    weight = draw_weight(rng, 5, 3).to(place.device).requires_grad_()
+    weight = draw_weight(rng, 5, 3, residual=residual).to(place.device).requires_grad_()
     for bias, dtype, channels_last in (
         (None, torch.float32, False),
         (torch.randn(5, device=place.device, requires_grad=True), torch.bfloat16, True),
         (torch.randn(5, device=place.device), torch.float64, True),
     ):
-        torch.library.opcheck(place.op("conv2d"), (images, weight, bias, SCALE, dtype, channels_last, False))
+        arguments = images, weight, bias, scale_of(residual), dtype, channels_last, False
+        torch.library.opcheck(place.op("conv2d"), arguments, {"residual": residual})
 
 
 @pytest.mark.parametrize("layout", ["nchw", "channels_last", "strided"])
 @pytest.mark.parametrize("has_bias", [False, True], ids=["no_bias", "bias"])
-def test_opcheck_conv2d_backward(place, rng, layout, has_bias):
+def test_opcheck_conv2d_backward(place, rng, layout, has_bias, residual):
     images = moved(draw_images(rng, (2, 3, 9, 12), layout), place.device)
     grad = torch.randn(2, 5, 4, 6, device=place.device)
     if layout == "channels_last":
         grad = grad.to(memory_format=torch.channels_last)
-    arguments = grad.requires_grad_(), images, SCALE, torch.float32, has_bias
-    torch.library.opcheck(place.op("conv2d_backward"), arguments)
+    arguments = grad.requires_grad_(), images, scale_of(residual), torch.float32, has_bias
+    torch.library.opcheck(place.op("conv2d_backward"), arguments, {"residual": residual})
 
 
-def stem_arguments(place, rng, layout, batch_statistics, save):
+def stem_arguments(place, rng, layout, batch_statistics, save, residual):
     images = moved(draw_images(rng, (2, 3, 9, 12), layout), place.device)
-    moments = place.op("patch_moments")(images) if batch_statistics else None
+    moments = place.op("patch_moments")(images, residual=residual) if batch_statistics else None
     vectors = [torch.randn(5, device=place.device) for _ in range(4)]
     statistics = (None, None) if batch_statistics else (vectors[2], vectors[3].abs() + 0.1)
-    leaves = [t.requires_grad_(save) for t in (draw_weight(rng, 5, 3).to(place.device), *vectors[:2])]
-    return images, moments, *leaves, *statistics, 1e-5, SCALE, torch.float32, save, False
+    leaves = [
+        t.requires_grad_(save) for t in (draw_weight(rng, 5, 3, residual=residual).to(place.device), *vectors[:2])
+    ]
+    return images, moments, *leaves, *statistics, 1e-5, scale_of(residual), torch.float32, save, False
 
 
 @pytest.mark.parametrize("layout", ["nchw", "strided"])
 @pytest.mark.parametrize("batch_statistics", [False, True], ids=["running", "batch"])
 @pytest.mark.parametrize("save", [False, True], ids=["inference", "training"])
-def test_opcheck_stem(place, rng, layout, batch_statistics, save):
-    torch.library.opcheck(place.op("stem"), stem_arguments(place, rng, layout, batch_statistics, save))
+def test_opcheck_stem(place, rng, layout, batch_statistics, save, residual):
+    arguments = stem_arguments(place, rng, layout, batch_statistics, save, residual)
+    torch.library.opcheck(place.op("stem"), arguments, {"residual": residual})
 
 
 @pytest.mark.parametrize("batch_statistics", [False, True], ids=["running", "batch"])
-def test_opcheck_of_what_the_stem_is_made_of(place, rng, batch_statistics):
-    arguments = stem_arguments(place, rng, "channels_last", batch_statistics, True)
+def test_opcheck_of_what_the_stem_is_made_of(place, rng, batch_statistics, residual):
+    arguments = stem_arguments(place, rng, "channels_last", batch_statistics, True, residual)
     images, moments, weight, bn_weight = (None if t is None else t.detach() for t in arguments[:4])
-    out, code, mean, var = (t.detach() for t in place.op("stem")(*arguments))
-    torch.library.opcheck(place.op("patch_moments"), (images,))
+    out, code, mean, var = (t.detach() for t in place.op("stem")(*arguments, residual=residual))
+    torch.library.opcheck(place.op("patch_moments"), (images,), {"residual": residual})
     torch.library.opcheck(
         place.op("stem_backward"),
-        (torch.randn_like(out), images, code, moments, weight, bn_weight, mean, var, 1e-5, SCALE),
+        (torch.randn_like(out), images, code, moments, weight, bn_weight, mean, var, 1e-5, scale_of(residual)),
+        {"residual": residual},
     )
 
 
 class FirstLayers(torch.nn.Module):
     """The convolution with a bias, and the stem."""
 
-    def __init__(self) -> None:
+    def __init__(self, residual: str = "npr") -> None:
         super().__init__()
-        self.conv = nk.NPRConv(3, 8, bias=True)
-        self.stem = nk.NPRStem(8)
+        self.conv = nk.NPRConv(3, 8, bias=True, residual=residual)
+        self.stem = nk.NPRStem(8, residual=residual)
 
     def forward(self, images):
         return torch.relu(self.conv(images)).mean((2, 3)) + self.stem(images).mean((2, 3))
@@ -94,8 +110,8 @@ def output_and_gradients(module, images):
 
 
 @pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_compile_without_graph_breaks(place, rng, compiler):
-    module = FirstLayers().to(place.device)
+def test_compile_without_graph_breaks(place, rng, compiler, residual):
+    module = FirstLayers(residual).to(place.device)
     compiled = torch.compile(module, fullgraph=True, backend=compiler)
     for shape, layout in (((2, 3, 16, 20), "nchw"), ((3, 3, 17, 23), "channels_last")):
         images = moved(draw_images(rng, shape, layout), place.device)
@@ -108,17 +124,18 @@ def test_compile_without_graph_breaks(place, rng, compiler):
 
 @pytest.mark.skipif(native.extension is None, reason=str(native.unavailable_reason("cpu")))
 @pytest.mark.filterwarnings("error")
-def test_compile_of_a_fallback(rng):
+@pytest.mark.parametrize("options", [{"patch": 4}, {"residual": "npr+haar", "stride": 2}], ids=str)
+def test_compile_of_a_fallback(rng, options):
     """Neither the fallback nor the choice of a backend is worth a warning in compiled code."""
-    compiled = torch.compile(lambda x, w: nk.npr_conv2d(x, w, patch=4), fullgraph=True, backend="aot_eager")
-    images, weight = draw_images(rng, (2, 3, 16, 20)), draw_weight(rng, 4, 3)
+    compiled = torch.compile(lambda x, w: nk.npr_conv2d(x, w, **options), fullgraph=True, backend="aot_eager")
+    images, weight = draw_images(rng, (2, 3, 16, 20)), draw_weight(rng, 4, 3, residual=options.get("residual", "npr"))
     with nk.backend("reference"):
-        want = nk.npr_conv2d(images, weight, patch=4)
+        want = nk.npr_conv2d(images, weight, **options)
     assert_relative(compiled(images, weight), want, 1e-6)
 
 
-def test_compile_under_autocast(place, rng):
-    module = FirstLayers().to(place.device)
+def test_compile_under_autocast(place, rng, residual):
+    module = FirstLayers(residual).to(place.device)
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
     images = draw_images(rng, (2, 3, 16, 20)).to(place.device)
     with torch.autocast(place.device, torch.bfloat16):
@@ -127,8 +144,8 @@ def test_compile_under_autocast(place, rng):
     assert_relative(out.detach(), want.detach(), 1e-2)
 
 
-def test_export(place, rng):
-    module = FirstLayers().to(place.device).eval()
+def test_export(place, rng, residual):
+    module = FirstLayers(residual).to(place.device).eval()
     batch = torch.export.Dim("batch", min=1, max=64)
     example = draw_images(rng, (2, 3, 16, 20)).to(place.device)
     exported = torch.export.export(module, (example,), dynamic_shapes=({0: batch},))
@@ -138,10 +155,10 @@ def test_export(place, rng):
     assert_relative(exported.module()(images).detach(), module(images).detach(), 1e-6)
 
 
-def test_deterministic_algorithms(place, rng, monkeypatch):
+def test_deterministic_algorithms(place, rng, monkeypatch, residual):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     size = (2, 3, 18, 14) if place.device == "cpu" and place.backend == "triton" else (4, 3, 66, 50)
-    module, images = FirstLayers().to(place.device), draw_images(rng, size).to(place.device)
+    module, images = FirstLayers(residual).to(place.device), draw_images(rng, size).to(place.device)
     torch.use_deterministic_algorithms(True)
     try:
         out, grads = output_and_gradients(module, images)

@@ -27,13 +27,14 @@ def allocations(run) -> list[int]:
 
 
 @pytest.mark.parametrize("layout", ["nchw", "channels_last", "strided"])
-def test_no_temporary_is_larger_than_the_image(rng, layout):
-    images, weight = draw_images(rng, (8, 3, 256, 256), layout), draw_weight(rng, 64, 3).requires_grad_()
-    out = nk.npr_conv2d(images, weight)
+def test_no_temporary_is_larger_than_the_image(rng, layout, residual):
+    images = draw_images(rng, (8, 3, 256, 256), layout)
+    weight = draw_weight(rng, 64, 3, residual=residual).requires_grad_()
+    out = nk.npr_conv2d(images, weight, residual=residual)
     grad = torch.randn_like(out)
     out_bytes = out.numel() * 4
 
-    forward = allocations(lambda: nk.npr_conv2d(images, weight.detach()))
+    forward = allocations(lambda: nk.npr_conv2d(images, weight.detach(), residual=residual))
     assert forward[0] == out_bytes
     assert sum(forward[1:]) <= images.numel()
     backward = allocations(lambda: torch.autograd.grad(out, weight, grad))

@@ -72,3 +72,10 @@ def test_stem_gradients(images, weight, vector):
     out.square().sum().backward()
     for result, expected in zip((weight, gamma, beta), truth, strict=True):
         close(result.grad, expected.grad)
+
+
+def test_refuses_residuals_that_its_kernels_lack(images, weight):
+    with pytest.raises(ValueError, match="the Triton kernels have no residual but npr, got haar"):
+        torch.ops.npr.triton_conv2d(images, weight, None, SCALE, torch.float32, False, False, residual="haar")
+    with pytest.raises(ValueError, match="the Triton kernels have no residual but npr, got haar"):
+        torch.ops.npr.triton_patch_moments(images, residual="haar")
