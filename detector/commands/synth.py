@@ -19,7 +19,7 @@ _DESCRIPTION = """\
 Make a complete data set, train/, val/ and test/ by generator, from photographs and simulated generators: decoders
 fitted in closed form that imitate the up-sampling of real generators, or, with --learned, small networks trained on
 the photographs by gradient descent: autoencoders, translators, a style-based GAN, super-resolvers, a denoiser. They
-take about a minute each of a core, are kept in --cache and used again. Without --photos, procedural photographs are
+take a few minutes each of a core, are kept in --cache and used again. Without --photos, procedural photographs are
 made: dead-leaves scenes through a simulated camera. Real and fake are stored alike, as PNG without compression. Train,
 val and test share no photograph. The same command gives the same bytes."""
 
@@ -30,7 +30,7 @@ examples:
   npr synth --out data --train-family fir,bilinear  other generators to train on
   npr synth --out data --suite 28                   as many generators, of such kinds, as the NPR paper tests on
   npr synth --list --suite 28                       what they are
-  npr synth --photos ~/Pictures --out data --learned                       all learned generators, 15 minutes on 2 cores
+  npr synth --photos ~/Pictures --out data --learned                       all learned generators
   npr synth --photos ~/Pictures --out data --networks --families realesrgan-x4plus,waifu2x-photo-x2
   npr synth --out data --learned --families unet,gan-fir --train-family translator --steps 100
 """

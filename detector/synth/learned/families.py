@@ -26,4 +26,4 @@ LEARNED: tuple[LearnedSpec, ...] = (
     LearnedSpec("superresolver-shuffle-x4", "superresolver", "pixelshuffle", 4, norm="none", seed=11),
     LearnedSpec("superresolver-nearest-x4", "superresolver", "nearest", 4, norm="none", seed=12),
 )
-"""Every learned generator, small enough to be trained in a minute or two of two cores."""
+"""Every learned generator, small enough to be trained in a few minutes of a core."""
