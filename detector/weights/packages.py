@@ -85,8 +85,26 @@ PACKAGES: tuple[Package, ...] = (
     Package(
         "palapeli-data",
         "GPL-2.0-or-later",
-        ("usr/share/palapeli/collection/*.jpg",),
-        ("usr/share/palapeli/backgrounds/*.jpg",),
+        tuple(
+            f"usr/share/palapeli/collection/{name}.jpg"
+            for name in (
+                "castle-maintenon",
+                "cincinnati-bridge",
+                "citrus-fruits",
+                "european-honey-bee",
+                "panther-chameleon-female",
+            )
+        ),
+        tuple(
+            f"usr/share/palapeli/backgrounds/{name}.jpg"
+            for name in (
+                "Eliminator-Funk-2",
+                "Rear-Admiral-Diplomat-1",
+                "Time-For-Lunch-2",
+                "gon-defends-the-critters-1",
+                "mahogany-handjob-1",
+            )
+        ),
     ),
     Package(
         "plasma-workspace-wallpapers",
