@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from detector.data import Preprocessing
 from detector.models.detector import Detector
+from detector.models.images import unit_range
 from detector.models.resnet import bottleneck_layer, initialise
 
 
@@ -81,17 +82,4 @@ class CNNDetector(Detector):
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))
 
     def _normalised(self, images: Tensor) -> Tensor:
-        _check_images(images)
-        x = images.to(self.conv1.weight.dtype)
-        if not images.is_floating_point():
-            x = x / 255
-        return (x - self.mean) / self.std
-
-
-def _check_images(images: Tensor) -> None:
-    if not isinstance(images, Tensor):
-        raise TypeError(f"images must be a Tensor, got {type(images).__name__}")
-    if images.dtype != torch.uint8 and not images.is_floating_point():
-        raise TypeError(f"images must be uint8 or floating, got {images.dtype}")
-    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
-        raise ValueError(f"images must be [N, 3, H, W] and not without pixels, got {list(images.shape)}")
+        return (unit_range(images, self.conv1.weight.dtype) - self.mean) / self.std
