@@ -10,12 +10,14 @@ from detector.models.checkpoint import (
 from detector.models.cnn_detector import CNNDetector
 from detector.models.detector import Detector
 from detector.models.npr_detector import NPRDetector
+from detector.models.safe_detector import SAFEDetector
 
 __all__ = [
     "CNNDetector",
     "CheckpointError",
     "Detector",
     "NPRDetector",
+    "SAFEDetector",
     "load_checkpoint",
     "load_imagenet_weights",
     "read_metadata",

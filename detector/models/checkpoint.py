@@ -7,6 +7,7 @@ unpickled into anything but tensors and plain containers.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import pickle
@@ -25,6 +26,7 @@ from detector.files import whole_file
 from detector.models.cnn_detector import CNNDetector
 from detector.models.detector import Detector
 from detector.models.npr_detector import NPRDetector
+from detector.models.safe_detector import SAFEDetector, has_two_outputs, one_logit
 from detector.verdicts import THRESHOLD, check_threshold
 from detector.weights import find
 from npr_kernels import __version__
@@ -32,7 +34,11 @@ from npr_kernels import __version__
 FORMAT = "npr-kernels checkpoint"
 FORMAT_VERSION = 1
 
-MODELS: dict[str, type[NPRDetector] | type[CNNDetector]] = {"NPRDetector": NPRDetector, "CNNDetector": CNNDetector}
+MODELS: dict[str, type[NPRDetector] | type[CNNDetector] | type[SAFEDetector]] = {
+    "NPRDetector": NPRDetector,
+    "CNNDetector": CNNDetector,
+    "SAFEDetector": SAFEDetector,
+}
 
 
 class CheckpointError(ValueError):
@@ -82,8 +88,8 @@ def load_checkpoint(path: str | os.PathLike[str], device: torch.device | str = "
 
     Weights stored in a narrower dtype are widened to float32. Reads this project's safetensors files; the original
     implementations' .pth files, a state dict or one under "model", with or without the "module." of DataParallel; and
-    safetensors files of such state dicts. What brings no
-    preprocessing gets the original's: NPR resized to 256x256, CNNDetection the centre crop of 224x224.
+    safetensors files of such state dicts. What brings no preprocessing gets the original's: NPR resized to 256x256,
+    CNNDetection the centre crop of 224x224, SAFE that of 256x256. SAFE's two outputs become one logit.
 
     Raises:
         OSError: the file cannot be read.
@@ -91,7 +97,7 @@ def load_checkpoint(path: str | os.PathLike[str], device: torch.device | str = "
     """
     path = find(path)
     tensors, metadata = _read(path)
-    model = _build(path, metadata) if metadata else _original(tensors)
+    model, tensors = (_build(path, metadata), tensors) if metadata else _original(tensors)
     _check_fit(path, tensors, model)
     model.load_state_dict(tensors)
     return model.to(device).eval()
@@ -149,7 +155,10 @@ def _read_torch_file(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks on pickle protocols; what matters is raised
-            return torch.load(path, map_location="cpu", weights_only=True)
+            # SAFE's trainer stores its arguments beside the weights. A namespace is a container of attributes: what
+            # is in it is held to the same rules.
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path}: refused, because it is more than tensors and loading it could execute code "
@@ -205,10 +214,16 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, metadata
 
 
-def _original(tensors: Mapping[str, Tensor]) -> Detector:
-    """A fresh model for an original implementation's state dict: NPR has no fourth layer."""
-    model = CNNDetector if any(name.startswith("layer4.") for name in tensors) else NPRDetector
-    return model(model.original_preprocessing)
+def _original(tensors: dict[str, Tensor]) -> tuple[Detector, dict[str, Tensor]]:
+    """A fresh model for an original implementation's state dict, and the dict as that model has it.
+
+    CNNDetection has a fourth layer, SAFE two outputs; NPR, of SAFE's names, has neither.
+    """
+    if any(name.startswith("layer4.") for name in tensors):
+        return CNNDetector(CNNDetector.original_preprocessing), tensors
+    if has_two_outputs(tensors):
+        return SAFEDetector(SAFEDetector.original_preprocessing), one_logit(tensors)
+    return NPRDetector(NPRDetector.original_preprocessing), tensors
 
 
 def _build(path: Path, metadata: dict[str, Any]) -> Detector:
