@@ -42,40 +42,61 @@ def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Conv
     return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2)
 
 
+def bias_of(layer: nn.Conv2d) -> Tensor:
+    assert layer.bias is not None
+    return layer.bias
+
+
 class Residual(nn.Module):
-    """x + conv(act(norm(conv(act(norm(x)))))), as in latent diffusion's autoencoders (Rombach et al., CVPR 2022)."""
+    """x + conv(act(norm(conv(act(norm(x)))))), as in latent diffusion's autoencoders (Rombach et al., CVPR 2022).
+
+    The last convolution starts at zero, so that a deep network starts as a shallow one and learns sooner.
+    """
 
     def __init__(self, channels: int, kind: Norm, act: Activation) -> None:
         super().__init__()
+        last = conv(channels, channels)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(bias_of(last))
         self.body = nn.Sequential(
             norm(kind, channels),
             activation(act),
             conv(channels, channels),
             norm(kind, channels),
             activation(act),
-            conv(channels, channels),
+            last,
         )
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.body(x)
 
 
-class FirUp(nn.Module):
-    """Zero-stuffing, then the binomial filter 1 3 3 1 of StyleGAN2 (Karras et al., CVPR 2020): [N, C, 2 H, 2 W]."""
+class Fir(nn.Module):
+    """The binomial filter 1 3 3 1 of StyleGAN2 (Karras et al., CVPR 2020), of unit gain per pixel of the result.
+
+    Shape: with `stuffing`, zeros are put between the pixels first: [N, C, H, W] -> [N, C, 2 H, 2 W]; without, it
+    smooths what a transposed convolution gave: [N, C, H, W] -> [N, C, H - 1, W - 1].
+    """
 
     kernel: Tensor
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, *, stuffing: bool) -> None:
         super().__init__()
-        taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 4
+        self.stuffing = stuffing
+        taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / (4 if stuffing else 8)
         self.register_buffer("kernel", (taps[:, None] * taps).repeat(channels, 1, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv_transpose2d(x, self.kernel.to(x.dtype), stride=2, padding=1, groups=x.shape[1])
+        kernel = self.kernel.to(x.dtype)
+        if self.stuffing:
+            return F.conv_transpose2d(x, kernel, stride=2, padding=1, groups=x.shape[1])
+        return F.conv2d(x, kernel, padding=1, groups=x.shape[1])
 
 
 def up(kind: Up, inputs: int, outputs: int) -> nn.Module:
     """Up-sampling by two with what learns around it: [N, inputs, H, W] -> [N, outputs, 2 H, 2 W].
+
+    "fir" is StyleGAN2's: a transposed convolution, then the filter.
 
     Raises:
         ValueError: there is no such up-sampler.
@@ -84,7 +105,7 @@ def up(kind: Up, inputs: int, outputs: int) -> nn.Module:
         case "nearest" | "bilinear":
             return nn.Sequential(nn.Upsample(scale_factor=2, mode=kind), conv(inputs, outputs))
         case "fir":
-            return nn.Sequential(conv(inputs, outputs), FirUp(outputs), conv(outputs, outputs))
+            return nn.Sequential(nn.ConvTranspose2d(inputs, outputs, 3, stride=2), Fir(outputs, stuffing=False))
         case "transposed3":
             return nn.ConvTranspose2d(inputs, outputs, 3, stride=2, padding=1, output_padding=1)
         case "transposed4":

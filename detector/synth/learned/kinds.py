@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detector.synth.learned.blocks import FirUp, Residual, activation, conv, norm, up
+from detector.synth.learned.blocks import Fir, Residual, activation, bias_of, conv, norm, up
 
 if TYPE_CHECKING:
     from detector.synth.learned.spec import LearnedSpec
@@ -24,10 +24,14 @@ class Autoencoder(nn.Module):
 
     With `codes`, the latent is rounded to a learned codebook (VQ-VAE, van den Oord et al., NeurIPS 2017); otherwise it
     is a normal distribution with a Kullback-Leibler penalty, which is sampled.
+
+    The latent's first three channels start as the shrunk photograph, and its deviations as small, so that a few hundred
+    steps are enough to learn the colours and the rest is spent on the fine structure.
     """
 
     def __init__(self, spec: LearnedSpec) -> None:
         super().__init__()
+        self.factor = spec.factor
         levels = spec.factor.bit_length() - 1
         widths = [spec.width, spec.width * 3 // 2 // 8 * 8, spec.width * 2, spec.width * 3][: levels + 1]
         block = (spec.norm, spec.activation)
@@ -35,7 +39,10 @@ class Autoencoder(nn.Module):
         for here, below in pairwise(widths):
             encoder += [Residual(here, *block), conv(here, below, stride=2)]
         encoder += [Residual(widths[-1], *block), norm(spec.norm, widths[-1]), activation(spec.activation)]
-        encoder += [conv(widths[-1], spec.latent if spec.codes else 2 * spec.latent)]
+        code = conv(widths[-1], spec.latent if spec.codes else 2 * spec.latent)
+        if not spec.codes:
+            nn.init.constant_(bias_of(code).data[spec.latent :], -6.0)
+        encoder += [code]
         decoder: list[nn.Module] = [conv(spec.latent, widths[-1]), Residual(widths[-1], *block)]
         decoder += [Residual(widths[-1], *block)]
         for below, here in zip(reversed(widths[1:]), reversed(widths[:-1]), strict=True):
@@ -46,6 +53,7 @@ class Autoencoder(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         code = self.encoder(images).float()
+        code = torch.cat([code[:, :3] + F.avg_pool2d(images, self.factor), code[:, 3:]], 1)
         if self.codebook is None:
             mean, log_variance = code.chunk(2, 1)
             log_variance = log_variance.clamp(-12, 4)
@@ -78,22 +86,22 @@ class Translator(nn.Module):
 
 
 class UNet(nn.Module):
-    """pix2pix's generator (Isola et al., CVPR 2017): three levels down and up with skips; its input is the photograph's
-    outlines and coarse colours, so that it has to paint the rest."""
+    """pix2pix's generator (Isola et al., CVPR 2017): three levels down and up with skips, the last of which gives the
+    colours at once; its input is the photograph's outlines and coarse colours, so that it has to paint the rest."""
 
     def __init__(self, spec: LearnedSpec) -> None:
         super().__init__()
         w, kind, act = spec.width, spec.norm, spec.activation
         sizes = [w, 2 * w, 4 * w]
         self.down = nn.ModuleList(
-            nn.Sequential(conv(a, b, stride=2), norm(kind, b), activation(act)) for a, b in pairwise([4, *sizes])
+            nn.Sequential(nn.Conv2d(a, b, 4, 2, 1), norm(kind, b), activation("leaky"))
+            for a, b in pairwise([4, *sizes])
         )
-        self.middle = Residual(4 * w, kind, act)
+        self.middle = nn.Sequential(Residual(4 * w, kind, act), Residual(4 * w, kind, act))
         self.up = nn.ModuleList(
-            nn.Sequential(up(spec.up, a, b), norm(kind, b), activation(act))
-            for a, b in ((4 * w, 2 * w), (4 * w, w), (2 * w, w))
+            nn.Sequential(up(spec.up, a, b), norm(kind, b), activation(act)) for a, b in ((4 * w, 2 * w), (4 * w, w))
         )
-        self.out = nn.Sequential(conv(w, 3), nn.Tanh())
+        self.out = nn.Sequential(up(spec.up, 2 * w, 3), nn.Tanh())
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         coarse = F.interpolate(F.avg_pool2d(images, 8), scale_factor=8, mode="bilinear")
@@ -105,43 +113,46 @@ class UNet(nn.Module):
             skips.append(x)
         x = self.up[0](self.middle(x))
         x = self.up[1](torch.cat([x, skips[1]], 1))
-        return self.out(self.up[2](torch.cat([x, skips[0]], 1))), images.new_zeros(())
+        return self.out(torch.cat([x, skips[0]], 1)), images.new_zeros(())
 
 
 class StyleGenerator(nn.Module):
-    """StyleGAN2's synthesis (Karras et al., CVPR 2020): modulated convolutions, noise, FIR up-sampling, colours summed
-    over the levels. Its constant and style are a small code of the photograph, so that real and fake stay aligned."""
+    """StyleGAN2's synthesis (Karras et al., CVPR 2020): modulated convolutions, up-sampling by a transposed convolution
+    and a filter, noise at every pixel, colours summed over the levels. Where StyleGAN2 starts from a constant it starts
+    from a small code of the photograph, so that real and fake stay aligned."""
 
     def __init__(self, spec: LearnedSpec) -> None:
         super().__init__()
         levels = spec.factor.bit_length() - 1
-        self.widths = [max(16, spec.width * 2 // 2 ** max(0, level - 1)) for level in range(levels + 1)]
-        self.encoder = nn.Sequential(
-            nn.AvgPool2d(spec.factor),
-            conv(3, self.widths[0]),
-            activation("leaky"),
-            conv(self.widths[0], self.widths[0]),
-        )
-        self.style = nn.Sequential(nn.Linear(self.widths[0], 64), activation("leaky"), nn.Linear(64, 64))
-        self.convs = nn.ModuleList(conv(a, b) for a, b in pairwise(self.widths))
-        self.more = nn.ModuleList(conv(b, b) for b in self.widths[1:])
-        self.scales = nn.ModuleList(nn.Linear(64, a) for a in self.widths[:-1])
-        self.noise = nn.Parameter(torch.full((levels,), 0.1))
-        self.colours = nn.ModuleList(conv(b, 3, 1) for b in self.widths[1:])
-        self.ups = nn.ModuleList(FirUp(b) for b in self.widths[1:])
-        self.up_colours = FirUp(3)
+        # From the code to full size: narrower at larger sizes.
+        self.widths = [spec.width * 3, *(spec.width * 2 for _ in range(levels - 1)), spec.width]
+        encoder: list[nn.Module] = [conv(3, spec.width)]
+        for _ in range(levels):
+            encoder += [activation("leaky"), conv(spec.width, spec.width, stride=2)]
+        self.encoder = nn.Sequential(*encoder, activation("leaky"), conv(spec.width, spec.latent))
+        self.factor = spec.factor
+        self.start = conv(spec.latent, self.widths[0])
+        self.style = nn.Sequential(nn.Linear(spec.latent, 64), activation("leaky"), nn.Linear(64, 64))
+        pairs = list(pairwise(self.widths))
+        self.ups = nn.ModuleList(up("fir", a, b) for a, b in pairs)
+        self.convs = nn.ModuleList(conv(b, b) for _, b in pairs)
+        self.scales = nn.ModuleList(nn.Linear(64, channels) for a, b in pairs for channels in (a, b))
+        self.noise = nn.Parameter(torch.full((2 * levels,), 0.05))
+        self.colours = nn.ModuleList(conv(b, 3, 1) for _, b in pairs)
+        self.up_colours = Fir(3, stuffing=True)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.encoder(images)
-        style = self.style(x.mean((2, 3)))
+        code = self.encoder(images)
+        code = torch.cat([code[:, :3] + F.avg_pool2d(images, self.factor), code[:, 3:]], 1)
+        style = self.style(code.mean((2, 3)))
+        x = F.leaky_relu(self.start(code), 0.2)
         colour: Tensor | None = None
-        for level, layer in enumerate(self.convs):
-            scale = 1 + self.scales[level](style)[:, :, None, None]
-            x = x * scale
-            x = self.ups[level](layer(x))
-            x = x * torch.rsqrt(x.float().square().mean(1, keepdim=True) + 1e-6).to(x.dtype)
-            x = F.leaky_relu(x + self.noise[level] * torch.randn_like(x[:, :1]), 0.2)
-            x = F.leaky_relu(self.more[level](x), 0.2)
+        for level, (enlarge, layer) in enumerate(zip(self.ups, self.convs, strict=True)):
+            for part, step in enumerate((enlarge, layer)):
+                number = 2 * level + part
+                x = step(x * (1 + self.scales[number](style)[:, :, None, None]))
+                x = x * torch.rsqrt(x.float().square().mean(1, keepdim=True) + 1e-6).to(x.dtype)
+                x = F.leaky_relu(x + self.noise[number] * torch.randn_like(x[:, :1]), 0.2)
             shade = self.colours[level](x)
             colour = shade if colour is None else self.up_colours(colour) + shade
         assert colour is not None
