@@ -168,6 +168,30 @@ def fpr_at_recall(labels: ArrayLike, scores: ArrayLike, recall: float = RECALL) 
     return float(curve.false_rate[np.argmax(curve.true_rate >= recall)])
 
 
+def tpr_at_fpr(labels: ArrayLike, scores: ArrayLike, rate: float) -> float | None:
+    """Fraction of the fakes found at the lowest threshold that calls at most `rate` of these reals fake.
+
+    With fewer than 1 / rate reals, that is none of them. None without both classes.
+    """
+    curve = roc_curve(labels, scores)
+    if curve is None:
+        return None
+    return float(curve.true_rate[np.searchsorted(curve.false_rate, rate, side="right") - 1])
+
+
+def equal_error_rate(labels: ArrayLike, scores: ArrayLike) -> float | None:
+    """Where the ROC curve, with straight lines between its points, has as many reals called fake as fakes missed.
+
+    None without both classes.
+    """
+    curve = roc_curve(labels, scores)
+    if curve is None:
+        return None
+    # Grows along the curve, from -1 to 1.
+    excess = curve.false_rate + curve.true_rate - 1
+    return float(np.interp(0.0, excess, curve.false_rate))
+
+
 def best_accuracy_and_threshold(labels: ArrayLike, scores: ArrayLike) -> tuple[float, float] | None:
     """The highest accuracy of any threshold, and of the thresholds that give it the nearest to 0.5.
 

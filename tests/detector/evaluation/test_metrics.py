@@ -2,10 +2,17 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from scipy.optimize import brentq
 from sklearn import metrics as truth
 
 from detector.evaluation import average_precision, balanced_average_precision, compute_metrics, roc_auc
-from detector.evaluation.metrics import chance_average_precision, fpr_at_recall, reliability
+from detector.evaluation.metrics import (
+    chance_average_precision,
+    equal_error_rate,
+    fpr_at_recall,
+    reliability,
+    tpr_at_fpr,
+)
 
 
 def draw(rng, distinct):
@@ -167,3 +174,27 @@ def test_empty():
 def test_bad_input(function, labels, scores, match):
     with pytest.raises(ValueError, match=match):
         function(labels, scores)
+
+
+@pytest.mark.parametrize("distinct", [1, 3, 31, 10**9])
+def test_operating_points_equal_scikit_learn(distinct):
+    """And equal rates: where the curve, as scikit-learn draws it, crosses the falling diagonal."""
+    rng = np.random.default_rng()
+    for _ in range(20):
+        labels, scores = draw(rng, distinct)
+        false_rate, true_rate, _ = truth.roc_curve(labels, scores, drop_intermediate=False)
+        for rate in (0.0, 0.001, 0.01, 0.3, 1.0):
+            assert tpr_at_fpr(labels, scores, rate) == pytest.approx(true_rate[false_rate <= rate].max())
+        crossing = brentq(lambda x: np.interp(x, *_without_steps(false_rate, true_rate)) - (1 - x), 0, 1)
+        assert equal_error_rate(labels, scores) == pytest.approx(crossing, abs=1e-6)
+
+
+def _without_steps(false_rate, true_rate):
+    """The curve tilted by less than the tolerance, so that it is a function where it climbs straight up."""
+    return false_rate + 1e-9 * np.arange(len(false_rate)), true_rate
+
+
+def test_operating_points_of_one_class():
+    for function in (equal_error_rate, lambda labels, scores: tpr_at_fpr(labels, scores, 0.01)):
+        assert function([1, 1], [0.1, 0.9]) is None
+        assert function([], []) is None
