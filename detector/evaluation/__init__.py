@@ -1,6 +1,17 @@
 """Evaluation of detectors: metrics with intervals, a row for each generator, robustness curves, and tables of them."""
 
 from detector.evaluation.binomial import clopper_pearson
+from detector.evaluation.calibration import Calibration, calibrate, llr_of
+from detector.evaluation.calibration_cost import cllr, cllr_min
+from detector.evaluation.calibration_llr import Llr, fit_llr
+from detector.evaluation.calibration_tables import as_calibration_tables
+from detector.evaluation.calibration_threshold import (
+    Certified,
+    TooFewError,
+    certified_threshold,
+    certified_thresholds,
+    images_needed,
+)
 from detector.evaluation.comparison import Comparison, compare
 from detector.evaluation.evaluate import Evaluation, Row, evaluate
 from detector.evaluation.metrics import (
@@ -11,7 +22,15 @@ from detector.evaluation.metrics import (
     compute_metrics,
     roc_auc,
 )
-from detector.evaluation.pools import Pool, draw_pool, find_pool, parse_pools, pools_by_encoding, with_pools
+from detector.evaluation.pools import (
+    Pool,
+    draw_pool,
+    find_folders,
+    find_pool,
+    parse_pools,
+    pools_by_encoding,
+    with_pools,
+)
 from detector.evaluation.presets import PRESETS, Preset, find_preset
 from detector.evaluation.results import read_results, write_results
 from detector.evaluation.robustness import SWEEPS, Condition, Robustness, robustness
@@ -26,9 +45,12 @@ __all__ = [
     "PRESETS",
     "SWEEPS",
     "THRESHOLD",
+    "Calibration",
+    "Certified",
     "Comparison",
     "Condition",
     "Evaluation",
+    "Llr",
     "Measurement",
     "Metrics",
     "Pool",
@@ -39,7 +61,9 @@ __all__ = [
     "Separation",
     "Share",
     "Source",
+    "TooFewError",
     "Truth",
+    "as_calibration_tables",
     "as_comparison_table",
     "as_csv",
     "as_json",
@@ -49,14 +73,23 @@ __all__ = [
     "as_truth_tables",
     "average_precision",
     "balanced_average_precision",
+    "calibrate",
+    "certified_threshold",
+    "certified_thresholds",
+    "cllr",
+    "cllr_min",
     "clopper_pearson",
     "compare",
     "compute_metrics",
     "draw_pool",
     "draw_subset",
     "evaluate",
+    "find_folders",
     "find_pool",
     "find_preset",
+    "fit_llr",
+    "images_needed",
+    "llr_of",
     "measure_truth",
     "parse_pools",
     "pools_by_encoding",

@@ -23,7 +23,11 @@ class Tippett(NamedTuple):
 
 
 def tippett(real_llrs: ArrayLike, fake_llrs: ArrayLike) -> Tippett:
-    """The points of a Tippett plot (Evett and Buckleton, 1996), cumulated from above; [R] and [F], at least one each."""
+    """The points of a Tippett plot (Evett and Buckleton, 1996), cumulated from above.
+
+    Args:
+        real_llrs, fake_llrs: in any base, [R] and [F], at least one of each.
+    """
     reals, fakes = (np.sort(np.asarray(llrs, dtype=np.float64)) for llrs in (real_llrs, fake_llrs))
     llrs = np.unique(np.concatenate([reals, fakes]))
     shares = (1 - np.searchsorted(group, llrs) / len(group) for group in (reals, fakes))

@@ -6,8 +6,6 @@ extrapolation: When to stop extrapolating?", Science & Justice 56, 2016: the emp
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 

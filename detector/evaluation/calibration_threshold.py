@@ -3,7 +3,7 @@
 The threshold is an order statistic of the scores of reals: their k-th largest, where k is fixed by their number n, the
 wanted rate alpha and the confidence before any score is seen. The share of all reals of that kind above the k-th
 largest of n is distributed as Beta(k, n - k + 1) where scores are continuous (Wilks, Annals of Mathematical Statistics
-12, 1941), and is smaller in law where they tie, as only scores strictly above a threshold are called fake. So it exceeds
+12, 1941), and is no larger where they tie, as only scores strictly above a threshold are called fake. So it exceeds
 alpha with probability P(Binomial(n, alpha) <= k - 1) at most, and k is the largest for which that is 1 - confidence or
 less: the most false alarms among the n at which the upper bound of Clopper and Pearson stays at alpha or below.
 
@@ -154,8 +154,8 @@ def check_number(images: int, alpha: float = ALPHA, confidence: float = LEVEL) -
     needed = images_needed(alpha, confidence)
     if images < needed:
         raise TooFewError(
-            f"{images} real{'s' * (images != 1)} cannot certify a rate of {100 * alpha:g} % with {100 * confidence:g} % "
-            f"confidence; that takes at least {needed}"
+            f"{images} real{'s' * (images != 1)} cannot certify a rate of {100 * alpha:g} % with "
+            f"{100 * confidence:g} % confidence; that takes at least {needed}"
         )
 
 

@@ -17,6 +17,9 @@ from detector.verdicts import THRESHOLD
 RECALL = 0.95
 """Fraction of the fakes that are to be found where false positives are counted."""
 
+FALSE_RATES = (0.01, 0.001)
+"""Fractions of the reals that may be called fake where fakes found are counted."""
+
 BINS = 15
 """Of the calibration error, as many as Guo et al. use."""
 

@@ -1,3 +1,4 @@
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -185,13 +186,14 @@ def test_operating_points_equal_scikit_learn(distinct):
         false_rate, true_rate, _ = truth.roc_curve(labels, scores, drop_intermediate=False)
         for rate in (0.0, 0.001, 0.01, 0.3, 1.0):
             assert tpr_at_fpr(labels, scores, rate) == pytest.approx(true_rate[false_rate <= rate].max())
-        crossing = brentq(lambda x: np.interp(x, *_without_steps(false_rate, true_rate)) - (1 - x), 0, 1)
+        # Tilted by less than the tolerance, so that it is a function where it climbs straight up.
+        tilted = false_rate + 1e-9 * np.arange(len(false_rate))
+        crossing = brentq(partial(_above_the_diagonal, tilted, true_rate), 0, 1)
         assert equal_error_rate(labels, scores) == pytest.approx(crossing, abs=1e-6)
 
 
-def _without_steps(false_rate, true_rate):
-    """The curve tilted by less than the tolerance, so that it is a function where it climbs straight up."""
-    return false_rate + 1e-9 * np.arange(len(false_rate)), true_rate
+def _above_the_diagonal(false_rate, true_rate, x):
+    return np.interp(x, false_rate, true_rate) - (1 - x)
 
 
 def test_operating_points_of_one_class():
