@@ -36,7 +36,15 @@ from detector.evaluation.results import read_results, write_results
 from detector.evaluation.robustness import SWEEPS, Condition, Robustness, robustness
 from detector.evaluation.scoring import Scores, score_collection
 from detector.evaluation.subset import draw_subset
-from detector.evaluation.tables import as_comparison_table, as_csv, as_json, as_robustness_table, as_table, print_table
+from detector.evaluation.tables import (
+    as_comparison_table,
+    as_csv,
+    as_json,
+    as_robustness_table,
+    as_table,
+    fits,
+    print_table,
+)
 from detector.evaluation.threshold import threshold_of
 from detector.evaluation.truth import Measurement, Separation, Share, Source, Truth, measure_truth
 from detector.evaluation.truth_tables import as_truth_csv, as_truth_tables
@@ -88,6 +96,7 @@ __all__ = [
     "find_pool",
     "find_preset",
     "fit_llr",
+    "fits",
     "images_needed",
     "llr_of",
     "measure_truth",

@@ -60,7 +60,7 @@ def ratio_reliability(real_llrs: ArrayLike, fake_llrs: ArrayLike, bins: int = 10
     weights = np.concatenate([np.full(len(group), 0.5 / len(group)) for group in groups])
     fake = np.repeat([0.0, 1.0], [len(group) for group in groups])
     index = np.minimum((chances * bins).astype(np.int64), bins - 1)
-    total = np.bincount(index, weights=weights, minlength=bins)
+    total = np.bincount(index, weights=weights, minlength=bins).astype(np.float64)
     with np.errstate(invalid="ignore"):
         return RatioReliability(
             total,

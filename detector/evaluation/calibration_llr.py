@@ -125,7 +125,8 @@ def cross_validated_cllr(
     folds = [rng.permutation(len(group)) % FOLDS for group in groups]
     held_out: list[list[NDArray[np.float64]]] = [[], []]
     for fold in range(FOLDS):
-        llr = _fit(*(group[of != fold] for group, of in zip(groups, folds, strict=True)), method)
+        reals, fakes = (group[of != fold] for group, of in zip(groups, folds, strict=True))
+        llr = _fit(reals, fakes, method)
         for part, group, of in zip(held_out, groups, folds, strict=True):
             part.append(_LN10 * llr(group[of == fold]))
     return cllr(*map(np.concatenate, held_out))

@@ -16,3 +16,8 @@ def percent_cell(value: float | None) -> str:
 def bits(value: float | None) -> str:
     """A cost with three digits after the point; a dash for None."""
     return "-" if value is None else f"{value:.3f}"
+
+
+def bits_cell(value: float | None) -> str:
+    """For spreadsheets: with six digits after the point; empty for None."""
+    return "" if value is None else f"{value:.6f}"

@@ -6,7 +6,7 @@ import pytest
 from scipy.optimize import brentq
 from sklearn import metrics as truth
 
-from detector.evaluation import average_precision, balanced_average_precision, compute_metrics, roc_auc
+from detector.evaluation import average_precision, balanced_average_precision, cllr_min, compute_metrics, roc_auc
 from detector.evaluation.metrics import (
     chance_average_precision,
     equal_error_rate,
@@ -200,3 +200,17 @@ def test_operating_points_of_one_class():
     for function in (equal_error_rate, lambda labels, scores: tpr_at_fpr(labels, scores, 0.01)):
         assert function([1, 1], [0.1, 0.9]) is None
         assert function([], []) is None
+
+
+@pytest.mark.parametrize("distinct", [3, 10**9])
+def test_forensic_metrics_are_their_functions(distinct):
+    labels, scores = draw(np.random.default_rng(), distinct)
+    got = compute_metrics(labels, scores)
+    reals, fakes = scores[labels == 0], scores[labels == 1]
+    assert got.eer == equal_error_rate(labels, scores)
+    assert got.tpr_at_1_percent_fpr == tpr_at_fpr(labels, scores, 0.01)
+    assert got.tpr_at_0_1_percent_fpr == tpr_at_fpr(labels, scores, 0.001)
+    clipped = np.clip(scores, 2**-53, 1 - 2**-53)
+    costs = np.where(labels == 1, -np.log2(clipped), -np.log2(1 - clipped))  # of a score as a posterior at even odds
+    assert got.cllr == pytest.approx((costs[labels == 0].mean() + costs[labels == 1].mean()) / 2, rel=1e-9)
+    assert got.cllr_min == cllr_min(reals, fakes) <= got.cllr
