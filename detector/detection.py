@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from detector.data import ImageError, Preprocessing, decode, list_images
-from detector.evaluation import threshold_of
+from detector.evaluation import llr_of, threshold_of
 from detector.models import Detector
 from detector.models.inference import score_stream
 from detector.verdicts import THRESHOLD, verdict
@@ -27,6 +27,8 @@ class Detection:
         width, height: of the file's image in pixels, upright; None with an error.
         error: why there is no score; None with one.
         threshold: what the verdict rests on.
+        llr: what the score is worth as evidence: the log-likelihood ratio of "fake" over "real", to base 10, within the
+            bounds of the calibration; None for detectors without one, and with an error.
     """
 
     path: str
@@ -35,6 +37,7 @@ class Detection:
     height: int | None = None
     error: str | None = None
     threshold: float = THRESHOLD
+    llr: float | None = None
 
     @property
     def verdict(self) -> str | None:
@@ -42,7 +45,7 @@ class Detection:
         return None if self.score is None else verdict(self.score, self.threshold)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able: path and either score, verdict, width, height and threshold, or error."""
+        """JSON-able: path and either score, verdict, width, height, threshold and llr where there is one, or error."""
         if self.error is not None:
             return {"path": self.path, "error": self.error}
         return {
@@ -52,6 +55,7 @@ class Detection:
             "width": self.width,
             "height": self.height,
             "threshold": self.threshold,
+            **({} if self.llr is None else {"llr": self.llr}),
         }
 
 
@@ -98,7 +102,8 @@ def detect(
     Args:
         model: the detector; in evaluation mode afterwards.
         files: paths, and Detections (of arguments that mean no file), which are passed on.
-        preprocessing: treatment of the images, by default the model's own.
+        preprocessing: treatment of the images, by default the model's own; with another one there is no likelihood
+            ratio, because scores are then not those that it was learnt from.
         threshold: the score above which an image is called generated, by default the model's own.
         batch_size: images of one size that are scored together.
 
@@ -108,6 +113,7 @@ def detect(
     model.eval()
     preprocessing = preprocessing or model.preprocessing
     threshold = threshold_of(model) if threshold is None else threshold
+    llr = llr_of(model) if preprocessing == model.preprocessing else None
     waiting: dict[int, Detection] = {}  # by position, until all before them are known
     sizes: dict[int, tuple[str, int, int]] = {}
     following = 0
@@ -127,7 +133,8 @@ def detect(
 
     for position, score in score_stream(model, views(), batch_size):
         path, width, height = sizes.pop(position)
-        waiting[position] = Detection(path, score, width, height, threshold=threshold)
+        evidence = None if llr is None else float(llr(score))
+        waiting[position] = Detection(path, score, width, height, threshold=threshold, llr=evidence)
         while following in waiting:
             yield waiting.pop(following)
             following += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 THRESHOLD = 0.5
@@ -11,6 +12,14 @@ THRESHOLD = 0.5
 def verdict(score: float, threshold: float) -> str:
     """ "fake" for scores above the threshold, otherwise "real"."""
     return "fake" if score > threshold else "real"
+
+
+def threshold_text(value: float) -> str:
+    """The threshold with six digits, counted from the nearer end of 0..1: 0.5, 1.25e-07, 0.999999875."""
+    if value <= 0.5 or value >= 1:
+        return f"{value:g}"
+    decimals = 5 - math.floor(math.log10(1 - value))
+    return f"{value:.{decimals}f}".rstrip("0")
 
 
 def check_threshold(value: Any) -> float:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Say of every image how likely it is generated: a score from 0 (real) to 1 (fake), and the verdict, fake above the
-detector's threshold. A file that cannot be read gets a line with its error, the others go on, and the exit status
+detector's threshold; for detectors that `npr calibrate` has learnt it for, also the log10 likelihood ratio of fake over
+real. A file that cannot be read gets a line with its error, the others go on, and the exit status
 is 1."""
 
 _EPILOG = """\
@@ -62,6 +63,7 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit status: 1 where a file could not be read."""
     from detector.detection import detect, find_files
+    from detector.evaluation import llr_of
     from detector.files import sha256_of
     from detector.memory import keep_freed_memory
     from detector.models import load_checkpoint
@@ -73,13 +75,14 @@ def run(args: argparse.Namespace) -> int:
     preprocessing = find_preprocessing(args, model.preprocessing)
     files = find_files(_arguments(args.paths))
     failed = False
+    with_llr = preprocessing == model.preprocessing and llr_of(model) is not None
     if not args.json:
-        print(f"{'score':>6}  {'verdict':7}  {'size':>11}  path")
+        print(f"{'score':>6}  {'verdict':7}  {'log LR  ' * with_llr}{'size':>11}  path")
     for detection in detect(
         model, files, preprocessing=preprocessing, threshold=args.threshold, batch_size=args.batch_size
     ):
         failed |= detection.error is not None
-        print(json.dumps(_object(detection, digest)) if args.json else _row(detection), flush=True)
+        print(json.dumps(_object(detection, digest)) if args.json else _row(detection, with_llr), flush=True)
     return int(failed)
 
 
@@ -95,8 +98,9 @@ def _object(detection: Detection, digest: str) -> dict[str, Any]:
     return detection.to_dict() | ({"model": digest} if detection.error is None else {})
 
 
-def _row(detection: Detection) -> str:
+def _row(detection: Detection, with_llr: bool) -> str:
+    evidence = f"{'-' if detection.llr is None else f'{detection.llr:+.2f}':>6}  " * with_llr
     if detection.error is not None:
-        return f"{'-':>6}  {'error':7}  {'-':>11}  {detection.path}: {detection.error}"
+        return f"{'-':>6}  {'error':7}  {evidence}{'-':>11}  {detection.path}: {detection.error}"
     size = f"{detection.width}x{detection.height}"
-    return f"{detection.score:6.4f}  {detection.verdict:7}  {size:>11}  {detection.path}"
+    return f"{detection.score:6.4f}  {detection.verdict:7}  {evidence}{size:>11}  {detection.path}"

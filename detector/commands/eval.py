@@ -24,9 +24,12 @@ if TYPE_CHECKING:
 _DESCRIPTION = """\
 Measure detectors on every generator of a data set: images, accuracy at 0.5 (Acc), average precision (AP), accuracy on
 reals and on fakes, AUC, accuracy at the best threshold, expected calibration error (ECE), reals called fake where 95 %
-of the fakes are found (FPR95), in percent, and their mean over the generators, as the papers report them. Several
-detectors are compared in one table. A preset is one of the papers' test sets, with its folders, its treatment of images
-and the published figures beside. Images that cannot be read are named and do not count.
+of the fakes are found (FPR95), in percent, and their mean over the generators, as the papers report them; and, in the
+files and where a table has room for them, what forensics reports: equal error rate (EER), fakes found where 1 % and
+0.1 % of the reals are called fake (TPR), and the cost of the score's logit as a log-likelihood ratio, in bits, as it is
+(Cllr) and at its best (Cllr min). Several detectors are compared in one table. A preset is one of the papers' test
+sets, with its folders, its treatment of images and the published figures beside. Images that cannot be read are named
+and do not count.
 
 With --delivery or --reals, what is measured is what reals and fakes that differ in format, size and counts leave
 comparable: balanced average precision against each pool of reals, fakes found, and reals called fake by folder, after
@@ -177,12 +180,13 @@ def _evaluate(args: argparse.Namespace, detector: Named, collection: Collection,
 
 def _show(evaluations: Sequence[Evaluation], *, classes: bool) -> None:
     """Every metric of one detector, or of each where classes are asked for; detectors and published rows compared."""
-    from detector.evaluation import as_comparison_table, as_table, compare, print_table
+    from detector.evaluation import as_comparison_table, as_table, compare, fits, print_table
 
     origin = evaluations[0].provenance
     if len(evaluations) == 1 or classes:
         for evaluation in evaluations:
             title = evaluation.provenance.detector
-            print_table(as_table(evaluation, title, classes=classes))
+            wide = as_table(evaluation, title, classes=classes, forensic=True)
+            print_table(wide if fits(wide) else as_table(evaluation, title, classes=classes))
     if len(evaluations) > 1 or origin.preset:
         print_table(as_comparison_table(compare(evaluations), origin.simulated))

@@ -1,4 +1,4 @@
-"""How sure a share of images is: the exact interval of a binomial proportion."""
+"""How sure a share of images is: exact intervals and bounds of a binomial proportion."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ def clopper_pearson(successes: int, trials: int, level: float = LEVEL) -> Interv
     Raises:
         ValueError: an argument is out of range.
     """
-    if not 0 <= successes <= trials:
-        raise ValueError(f"successes must be in 0..trials, got {successes} of {trials}")
+    _check_counts(successes, trials)
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1, got {level}")
     if not trials:
@@ -35,6 +34,33 @@ def clopper_pearson(successes: int, trials: int, level: float = LEVEL) -> Interv
     tail = (1 - level) / 2
     # As few successes at p are as many failures at 1 - p.
     return _lower_end(successes, trials, tail), 1 - _lower_end(trials - successes, trials, tail)
+
+
+def upper_bound(successes: int, trials: int, confidence: float = LEVEL) -> float:
+    """The one-sided bound of Clopper and Pearson: the true share is at most that, with that confidence.
+
+    It is the share p at which `successes` or fewer come up with probability 1 - confidence.
+
+    Args:
+        successes: 0..trials.
+        trials: at least 0.
+        confidence: at least 0.5, below 1.
+
+    Returns:
+        In 0..1; 1 without trials, which say nothing.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+    _check_counts(successes, trials)
+    if not 0.5 <= confidence < 1:
+        raise ValueError(f"confidence must be at least 0.5 and below 1, got {confidence}")
+    return 1 - _lower_end(trials - successes, trials, 1 - confidence)
+
+
+def _check_counts(successes: int, trials: int) -> None:
+    if not 0 <= successes <= trials:
+        raise ValueError(f"successes must be in 0..trials, got {successes} of {trials}")
 
 
 def _lower_end(successes: int, trials: int, tail: float) -> float:

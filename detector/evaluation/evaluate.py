@@ -63,7 +63,7 @@ class Evaluation:
 
     @property
     def mean(self) -> dict[str, float | None]:
-        """The unweighted mean of every rate over the generators that define it; None where none does."""
+        """The unweighted mean of every metric of RATES over the generators that define it; None where none does."""
         means: dict[str, float | None] = {}
         for name in RATES:
             values = [value for row in self.rows.values() if (value := getattr(row.metrics, name)) is not None]
@@ -205,7 +205,7 @@ def _row_to_dict(kind: str, name: str, row: Row) -> dict[str, Any]:
 
 
 def _row_from_dict(kind: str, values: Mapping[str, Any]) -> tuple[str, Row]:
-    metrics = Metrics(**{name: values[name] for name in Metrics.__dataclass_fields__})
+    metrics = Metrics(**{name: values[name] for name in Metrics.__dataclass_fields__ if name in values})
     row = Row(metrics, _tuples(values["intervals"]))
     if kind == "generator":
         classes = dict(_row_from_dict("class", inner) for inner in values["classes"])

@@ -12,10 +12,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from detector.evaluation.calibration_cost import cllr, cllr_min, logits_of
 from detector.verdicts import THRESHOLD
 
 RECALL = 0.95
 """Fraction of the fakes that are to be found where false positives are counted."""
+
+FALSE_RATES = (0.01, 0.001)
+"""Fractions of the reals that may be called fake where fakes found are counted."""
 
 BINS = 15
 """Of the calibration error, as many as Guo et al. use."""
@@ -25,7 +29,8 @@ BINS = 15
 class Metrics:
     """What the papers report, and what a use of the scores needs; None where it is undefined.
 
-    All but the counts and `best_threshold` are fractions in 0..1.
+    All but the counts, `best_threshold` and the costs in bits are fractions in 0..1. Those with a default are missing
+    in results of earlier releases.
 
     Attributes:
         reals, fakes: numbers of images.
@@ -37,6 +42,12 @@ class Metrics:
         best_threshold: scores above it mean generated for that accuracy; of several, the nearest to 0.5.
         ece: expected calibration error, see :func:`expected_calibration_error`.
         fpr95: fraction of the reals called fake where at least 95 % of the fakes are.
+        eer: equal error rate, see :func:`equal_error_rate`.
+        tpr_at_1_percent_fpr, tpr_at_0_1_percent_fpr: fraction of the fakes found at the lowest threshold that calls no
+            more than 1 % and 0.1 % of these very reals fake.
+        cllr: cost in bits of the score's logit, taken as a natural log-likelihood ratio, see
+            :func:`detector.evaluation.calibration_cost.cllr`; at most 1 where it is better than nothing.
+        cllr_min: what of it the best calibration would leave, in 0..1.
     """
 
     reals: int
@@ -50,6 +61,11 @@ class Metrics:
     best_threshold: float | None
     ece: float | None
     fpr95: float | None
+    eer: float | None = None
+    tpr_at_1_percent_fpr: float | None = None
+    tpr_at_0_1_percent_fpr: float | None = None
+    cllr: float | None = None
+    cllr_min: float | None = None
 
     @property
     def images(self) -> int:
@@ -57,7 +73,10 @@ class Metrics:
 
 
 RATES = tuple(name for name in Metrics.__dataclass_fields__ if name not in ("reals", "fakes", "best_threshold"))
-"""The metrics that are fractions, of which means over generators are taken."""
+"""The metrics of which means over generators are taken: fractions, and the costs of BITS."""
+
+BITS = ("cllr", "cllr_min")
+"""The metrics that are costs in bits."""
 
 
 def compute_metrics(labels: ArrayLike, scores: ArrayLike) -> Metrics:
@@ -85,6 +104,11 @@ def compute_metrics(labels: ArrayLike, scores: ArrayLike) -> Metrics:
         best_threshold=best_threshold,
         ece=expected_calibration_error(labels, scores),
         fpr95=fpr_at_recall(labels, scores),
+        eer=equal_error_rate(labels, scores),
+        tpr_at_1_percent_fpr=tpr_at_fpr(labels, scores, FALSE_RATES[0]),
+        tpr_at_0_1_percent_fpr=tpr_at_fpr(labels, scores, FALSE_RATES[1]),
+        cllr=cllr(logits_of(scores[~labels]), logits_of(scores[labels])),
+        cllr_min=cllr_min(scores[~labels], scores[labels]),
     )
 
 
@@ -166,6 +190,30 @@ def fpr_at_recall(labels: ArrayLike, scores: ArrayLike, recall: float = RECALL) 
     if curve is None:
         return None
     return float(curve.false_rate[np.argmax(curve.true_rate >= recall)])
+
+
+def tpr_at_fpr(labels: ArrayLike, scores: ArrayLike, rate: float) -> float | None:
+    """Fraction of the fakes found at the lowest threshold that calls at most `rate` of these reals fake.
+
+    With fewer than 1 / rate reals, that is none of them. None without both classes.
+    """
+    curve = roc_curve(labels, scores)
+    if curve is None:
+        return None
+    return float(curve.true_rate[np.searchsorted(curve.false_rate, rate, side="right") - 1])
+
+
+def equal_error_rate(labels: ArrayLike, scores: ArrayLike) -> float | None:
+    """Where the ROC curve, with straight lines between its points, has as many reals called fake as fakes missed.
+
+    None without both classes.
+    """
+    curve = roc_curve(labels, scores)
+    if curve is None:
+        return None
+    # Grows along the curve, from -1 to 1.
+    excess = curve.false_rate + curve.true_rate - 1
+    return float(np.interp(0.0, excess, curve.false_rate))
 
 
 def best_accuracy_and_threshold(labels: ArrayLike, scores: ArrayLike) -> tuple[float, float] | None:

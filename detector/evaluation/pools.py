@@ -22,7 +22,7 @@ OWN = "own"
 
 @dataclass(frozen=True)
 class Pool:
-    """Photographs of one history.
+    """Photographs of one history; or, as `find_folders` finds them, generated images of one origin.
 
     Attributes:
         name: what tables call it.
@@ -37,10 +37,14 @@ class Pool:
         return [path for part in self.parts.values() for path in part]
 
 
-def parse_pools(texts: Iterable[str]) -> dict[str, list[str]]:
+def parse_pools(texts: Iterable[str], what: str = "reals") -> dict[str, list[str]]:
     """Pools' names and items, as they are written on a command line: NAME=ITEM[,ITEM...], or ITEM[,ITEM...] alone.
 
     Items without a name are called after the first one's folder. A name that comes again adds to its pool.
+
+    Args:
+        texts: as written.
+        what: an error calls them so.
 
     Raises:
         ValueError: a text has an empty item.
@@ -52,8 +56,8 @@ def parse_pools(texts: Iterable[str]) -> dict[str, list[str]]:
             name, listed = "", text
         items = [item.strip() for item in listed.split(",")]
         if not all(items):
-            raise ValueError(f"reals must be NAME=FOLDER[,FOLDER...] or FOLDER, got {text!r}")
-        pools.setdefault(name.strip() or _folder_name(items[0]), []).extend(items)
+            raise ValueError(f"{what} must be NAME=FOLDER[,FOLDER...] or FOLDER, got {text!r}")
+        pools.setdefault(name.strip() or folder_name(items[0]), []).extend(items)
     return pools
 
 
@@ -80,6 +84,30 @@ def find_pool(name: str, items: Iterable[str], collection: Collection) -> Pool:
         if mixed := [path for path in images if os.path.realpath(path) in fakes]:
             raise DataError(f"pool {name}: {mixed[0]} is a fake of {collection.root}")
         parts[item] = images
+    return Pool(name, parts)
+
+
+def find_folders(name: str, items: Iterable[str], label: int) -> Pool:
+    """Images of one label, where there is no data set that they belong to.
+
+    Args:
+        name: of the pool.
+        items: each is a folder, an image file or a glob pattern (`**` for any depth). Of a folder that holds labelled
+            folders, the images of `label` are meant, else every image in it.
+        label: REAL or FAKE.
+
+    Raises:
+        DataError: an item is not there, or has no image of that label.
+    """
+    parts = {}
+    for item in dict.fromkeys(items):
+        matches = _matches(item, Path())
+        if not matches:
+            raise DataError(f"{name}: {item} does not exist")
+        found = sorted({path for match in matches for path in _images_below(match, Path(), label)})
+        if not found:
+            raise DataError(f"{name}: no {'real' if label == REAL else 'generated'} image in {item}")
+        parts[item] = found
     return Pool(name, parts)
 
 
@@ -136,7 +164,7 @@ def _reals_of_item(name: str, item: str, collection: Collection) -> list[Path]:
                 f"pool {name}: no {item} in {collection.root} or here; "
                 f"folders of reals there are {', '.join(have) or 'none'}"
             )
-        found = sorted({path for match in matches for path in _reals_below(match, collection.root)})
+        found = sorted({path for match in matches for path in _images_below(match, collection.root, REAL)})
         where = item
     if not found:
         raise DataError(f"pool {name}: no real image in {where}")
@@ -153,23 +181,23 @@ def _matches(item: str, base: Path) -> list[Path]:
     return [path] if path.exists() else [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
 
 
-def _reals_below(path: Path, root: Path) -> list[Path]:
-    """Images at or below a path that no folder's name labels as fake."""
+def _images_below(path: Path, root: Path, label: int) -> list[Path]:
+    """Images at or below a path that no folder's name gives the other label."""
     folder = (path if path.is_dir() else path.parent).absolute()
     # Folders above the data set or the working directory have their names by chance.
     base = next((base for base in (root.absolute(), Path.cwd()) if folder.is_relative_to(base)), Path(folder.anchor))
     folder = folder.relative_to(base)
-    label = _label_of_folders(reversed(folder.parts))
-    if label == FAKE:
+    above = _label_of_folders(reversed(folder.parts))
+    if above not in (label, None):
         return []
     if path.is_file():
         return [path] if path.suffix.lower() in IMAGE_SUFFIXES else []
     images = list_images(path)[0]
-    if label == REAL:
+    if above == label:
         return images
     labels = [_label_of_folders(image.relative_to(path).parent.parts) for image in images]
-    labelled = any(label is not None for label in labels)
-    return [image for image, label in zip(images, labels, strict=True) if label == (REAL if labelled else None)]
+    wanted = None if all(below is None for below in labels) else label
+    return [image for image, below in zip(images, labels, strict=True) if below == wanted]
 
 
 def _label_of_folders(names: Iterable[str]) -> int | None:
@@ -177,7 +205,7 @@ def _label_of_folders(names: Iterable[str]) -> int | None:
     return next((label for name in names if (label := label_of(name)) is not None), None)
 
 
-def _folder_name(item: str) -> str:
+def folder_name(item: str) -> str:
     """The last part of a path or pattern that says something."""
     names = [part for part in Path(item).parts if label_of(part) is None and part.strip("*")]
     return names[-1] if names else item

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -16,7 +16,8 @@ from rich.text import Text
 from detector.evaluation.bootstrap import Interval
 from detector.evaluation.comparison import Cell, Comparison
 from detector.evaluation.evaluate import Evaluation, Row
-from detector.evaluation.formats import percent, percent_cell
+from detector.evaluation.formats import bits, bits_cell, percent, percent_cell
+from detector.evaluation.metrics import BITS
 from detector.evaluation.robustness import Robustness
 
 # Column heads and the metrics under them, the papers' first and in their order.
@@ -31,32 +32,45 @@ COLUMNS = {
     "FPR95": "fpr95",
 }
 
+# What forensics reports, where there is room for it.
+FORENSIC_COLUMNS = {
+    "EER": "eer",
+    "TPR 1%": "tpr_at_1_percent_fpr",
+    "TPR .1%": "tpr_at_0_1_percent_fpr",
+    "Cllr": "cllr",
+    "Cllr min": "cllr_min",
+}
+
 # Columns of text that no table needs more of.
 _WIDEST = 10_000
 
 _WITH_INTERVALS = ("accuracy", "average_precision", "auc")
 
 
-def as_table(evaluation: Evaluation, title: str | None = None, *, classes: bool = False) -> Table:
-    """A row for each generator and the mean, in percent; a dash where a metric is undefined.
+def as_table(
+    evaluation: Evaluation, title: str | None = None, *, classes: bool = False, forensic: bool = False
+) -> Table:
+    """A row for each generator and the mean, in percent, costs in bits; a dash where a metric is undefined.
 
     Args:
         evaluation: intervals are shown below their values where it has some.
         title: of the table.
         classes: a row for each class too.
+        forensic: the columns of FORENSIC_COLUMNS too.
     """
+    columns = COLUMNS | FORENSIC_COLUMNS if forensic else COLUMNS
     table = Table(title=_title(title, evaluation.provenance.simulated), title_justify="left", padding=(0, 1))
     table.add_column("generator", no_wrap=True)
     table.add_column("images", justify="right")
-    for head in COLUMNS:
+    for head in columns:
         table.add_column(head, justify="right")
     for name, row in evaluation.rows.items():
-        _add_row(table, name, row)
+        _add_row(table, name, row, columns.values())
         for category, inner in row.classes.items() if classes else ():
-            _add_row(table, f"  {category}", inner)
+            _add_row(table, f"  {category}", inner, columns.values())
     table.add_section()
     mean = evaluation.mean
-    cells = [_with_interval(mean[metric], evaluation.mean_intervals.get(metric)) for metric in COLUMNS.values()]
+    cells = [_metric(metric, mean[metric], evaluation.mean_intervals) for metric in columns.values()]
     table.add_row("mean", str(evaluation.images), *cells)
     return table
 
@@ -103,31 +117,37 @@ def print_table(table: Table) -> None:
     """On standard output; at its full width where that is no terminal."""
     console = Console()
     if not console.is_terminal:
-        console.width = max(
-            console.width, Measurement.get(console, console.options.update(width=_WIDEST), table).maximum
-        )
+        console.width = max(console.width, _width(console, table))
     console.print(table)
+
+
+def fits(table: Table) -> bool:
+    """Whether `print_table` would show it at its full width."""
+    console = Console()
+    return not console.is_terminal or _width(console, table) <= console.width
 
 
 def as_csv(*evaluations: Evaluation) -> str:
     """Metrics in percent, empty where undefined: a row for each generator, class and mean of each detector.
 
     Columns: detector, generator ("mean" in the last row of a detector), class, images, reals, fakes, the metrics, the
-    best threshold, and the ends of the intervals.
+    best threshold, the ends of the intervals, and the forensic metrics, of which costs are in bits.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     ends = [f"{metric}_{end}" for metric in _WITH_INTERVALS for end in ("low", "high")]
     names = ["detector", "generator", "class", "images", "reals", "fakes"]
-    writer.writerow([*names, *COLUMNS.values(), "best_threshold", *ends])
+    writer.writerow([*names, *COLUMNS.values(), "best_threshold", *ends, *FORENSIC_COLUMNS.values()])
     for evaluation in evaluations:
         detector = evaluation.provenance.detector
         for name, row in evaluation.rows.items():
             for category, inner in {"": row, **row.classes}.items():
                 writer.writerow([detector, name, category, *_counts([inner]), *_values(inner)])
-        rates = [percent_cell(evaluation.mean[metric]) for metric in COLUMNS.values()]
+        mean = evaluation.mean
+        rates = [percent_cell(mean[metric]) for metric in COLUMNS.values()]
+        forensic = [_metric_cell(metric, mean[metric]) for metric in FORENSIC_COLUMNS.values()]
         counts = _counts(evaluation.rows.values())
-        writer.writerow([detector, "mean", "", *counts, *rates, "", *_ends(evaluation.mean_intervals)])
+        writer.writerow([detector, "mean", "", *counts, *rates, "", *_ends(evaluation.mean_intervals), *forensic])
     return text.getvalue()
 
 
@@ -136,8 +156,12 @@ def as_json(evaluation: Evaluation, **context: Any) -> str:
     return json.dumps(context | evaluation.to_dict(), indent=2) + "\n"
 
 
-def _add_row(table: Table, name: str, row: Row) -> None:
-    cells = [_with_interval(getattr(row.metrics, metric), row.intervals.get(metric)) for metric in COLUMNS.values()]
+def _width(console: Console, table: Table) -> int:
+    return Measurement.get(console, console.options.update(width=_WIDEST), table).maximum
+
+
+def _add_row(table: Table, name: str, row: Row, metrics: Iterable[str]) -> None:
+    cells = [_metric(metric, getattr(row.metrics, metric), row.intervals) for metric in metrics]
     table.add_row(Text(name), str(row.images), *cells)
 
 
@@ -146,6 +170,14 @@ def _pair(cell: Cell) -> tuple[str, str]:
         _with_interval(cell.accuracy, cell.accuracy_interval),
         _with_interval(cell.average_precision, cell.average_precision_interval),
     )
+
+
+def _metric(metric: str, value: float | None, intervals: Mapping[str, Interval]) -> str:
+    return bits(value) if metric in BITS else _with_interval(value, intervals.get(metric))
+
+
+def _metric_cell(metric: str, value: float | None) -> str:
+    return bits_cell(value) if metric in BITS else percent_cell(value)
 
 
 def _with_interval(value: float | None, interval: Interval | None) -> str:
@@ -167,7 +199,8 @@ def _values(row: Row) -> list[str]:
     """Cells from the metrics on."""
     threshold = row.metrics.best_threshold
     rates = [percent_cell(getattr(row.metrics, metric)) for metric in COLUMNS.values()]
-    return [*rates, "" if threshold is None else f"{threshold:.6g}", *_ends(row.intervals)]
+    forensic = [_metric_cell(metric, getattr(row.metrics, metric)) for metric in FORENSIC_COLUMNS.values()]
+    return [*rates, "" if threshold is None else f"{threshold:.6g}", *_ends(row.intervals), *forensic]
 
 
 def _ends(intervals: dict[str, Interval]) -> Sequence[str]:

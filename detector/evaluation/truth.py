@@ -67,6 +67,20 @@ class Share:
         """Clopper and Pearson's of 95 %; None without images."""
         return clopper_pearson(self.called, self.images)
 
+    def to_dict(self, rate: str) -> dict[str, Any]:
+        """JSON-able, the inverse of from_dict: `images`, `called_fake`, the rate under the given name, `interval`."""
+        return {
+            "images": self.images,
+            "called_fake": self.called,
+            rate: self.rate,
+            "interval": None if self.interval is None else list(self.interval),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Share:
+        """From a dictionary that may hold more; rate and interval follow from the rest and are not read."""
+        return cls(values["called_fake"], values["images"])
+
 
 @dataclass(frozen=True)
 class Separation:
@@ -395,7 +409,7 @@ def _measurement_to_dict(part: Measurement, columns: Sequence[str]) -> dict[str,
         "sources": [
             {
                 "source": name,
-                **_share_to_dict(source.recall, "recall"),
+                **source.recall.to_dict("recall"),
                 "against": {
                     pool: {
                         "reals": separation.reals,
@@ -407,8 +421,8 @@ def _measurement_to_dict(part: Measurement, columns: Sequence[str]) -> dict[str,
             }
             for name, source in part.sources.items()
         ],
-        "reals": [{"reals": name, **_share_to_dict(share, "false_alarms")} for name, share in part.reals.items()],
-        "pools": [{"pool": name, **_share_to_dict(share, "false_alarms")} for name, share in part.pools.items()],
+        "reals": [{"reals": name, **share.to_dict("false_alarms")} for name, share in part.reals.items()],
+        "pools": [{"pool": name, **share.to_dict("false_alarms")} for name, share in part.pools.items()],
         "summaries": {
             name: {
                 "balanced_average_precision": {pool: summary(part.precisions(pool)) for pool in columns},
@@ -426,7 +440,7 @@ def _measurement_from_dict(values: Mapping[str, Any]) -> Measurement:
         values["delivery"],
         {
             row["source"]: Source(
-                _share_from_dict(row),
+                Share.from_dict(row),
                 {
                     pool: Separation(of["reals"], of["balanced_average_precision"], of["auc"])
                     for pool, of in row["against"].items()
@@ -434,20 +448,6 @@ def _measurement_from_dict(values: Mapping[str, Any]) -> Measurement:
             )
             for row in values["sources"]
         },
-        {row["reals"]: _share_from_dict(row) for row in values["reals"]},
-        {row["pool"]: _share_from_dict(row) for row in values["pools"]},
+        {row["reals"]: Share.from_dict(row) for row in values["reals"]},
+        {row["pool"]: Share.from_dict(row) for row in values["pools"]},
     )
-
-
-def _share_to_dict(share: Share, rate: str) -> dict[str, Any]:
-    interval = share.interval
-    return {
-        "images": share.images,
-        "called_fake": share.called,
-        rate: share.rate,
-        "interval": None if interval is None else list(interval),
-    }
-
-
-def _share_from_dict(values: Mapping[str, Any]) -> Share:
-    return Share(values["called_fake"], values["images"])

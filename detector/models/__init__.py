@@ -5,6 +5,7 @@ from detector.models.checkpoint import (
     load_checkpoint,
     load_imagenet_weights,
     read_metadata,
+    save_calibrated,
     save_checkpoint,
 )
 from detector.models.cnn_detector import CNNDetector
@@ -21,5 +22,6 @@ __all__ = [
     "load_checkpoint",
     "load_imagenet_weights",
     "read_metadata",
+    "save_calibrated",
     "save_checkpoint",
 ]

@@ -13,6 +13,7 @@ from typing import Any
 
 from detector.files import sha256_of
 from detector.models.checkpoint import CheckpointError, read_metadata
+from detector.verdicts import threshold_text
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,13 @@ def as_markdown(card: Card) -> str:
         f"- Images: {_pairs(card.metadata['preprocessing'])}",
     ]
     if "threshold" in card.metadata:
-        lines.append(f"- Threshold: a score above {card.metadata['threshold']:g} is called fake")
+        lines.append(f"- Threshold: a score above {threshold_text(card.metadata['threshold'])} is called fake")
     if "recipe" in card.metadata:
         lines.append(f"- Recipe: {_pairs(card.metadata['recipe'])}")
     if "seed" in card.metadata:
         lines.append(f"- Seed: {card.metadata['seed']}")
+    if "calibration" in card.metadata:
+        lines += _calibration(card.metadata["calibration"])
     for section in card.metadata.get("card", []):
         lines += ["", f"## {section['title']}"]
         if "text" in section:
@@ -75,6 +78,44 @@ def as_markdown(card: Card) -> str:
             lines += ["", _line(section["columns"]), _line(["---", *["---:"] * (len(section["columns"]) - 1)])]
             lines += [_line(row) for row in section["rows"]]
     return "\n".join(lines)
+
+
+def _calibration(record: dict[str, Any]) -> list[str]:
+    """The section on what the threshold was certified by; what else the card says was written before."""
+    llr = record["llr"]
+    evidence = (
+        "No fakes were given, so there is no likelihood ratio."
+        if llr is None
+        else f"The log-likelihood ratio (log10, {llr['method']}) was learnt from {llr['reals']} reals and "
+        f"{llr['fakes']} fakes and is kept from {llr['bounds'][0]:.2f} to {llr['bounds'][1]:.2f}."
+    )
+    lines = [
+        "",
+        "## Calibration",
+        "",
+        f"Calibrated {record['date']} with {_pairs(record['versions'])}: at most {100 * record['alpha']:g} % of the "
+        f"reals of each group score above {threshold_text(record['threshold'])}, with "
+        f"{100 * record['confidence']:g} % confidence, for reals like these. {evidence}",
+        "",
+        _line(["reals", "folders", "images", "own threshold", "called fake", "certified, at most", "digest"]),
+        _line(["---", "---", "---:", "---:", "---:", "---:", "---"]),
+    ]
+    for part in record["reals"]:
+        rates = threshold_text(part["threshold"]), f"{100 * part['rate']:.2f} %", f"{100 * part['bound']:.2f} %"
+        lines.append(_line([part["group"], ", ".join(part["folders"]), part["images"], *rates, _short(part["digest"])]))
+    if record["fakes"]:
+        lines += ["", _line(["fakes", "folders", "images", "found", "digest"])]
+        lines.append(_line(["---", "---", "---:", "---:", "---"]))
+        for part in record["fakes"]:
+            found = f"{100 * part['rate']:.1f} %"
+            lines.append(
+                _line([part["source"], ", ".join(part["folders"]), part["images"], found, _short(part["digest"])])
+            )
+    return lines
+
+
+def _short(digest: str) -> str:
+    return f"`{digest[:16]}`"
 
 
 def _pairs(values: dict[str, Any]) -> str:

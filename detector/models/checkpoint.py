@@ -1,8 +1,8 @@
 """Checkpoints: safetensors files that say what they are, and the original implementations' .pth files, read safely.
 
 A checkpoint holds a model's state dict and, as metadata, strings of JSON: `architecture` (the model's name and
-arguments), `preprocessing`, `threshold`, `recipe` and whatever else the writer adds. No file is ever
-unpickled into anything but tensors and plain containers.
+arguments), `preprocessing`, `threshold`, `calibration` where there was one, `recipe` and whatever else the writer adds.
+No file is ever unpickled into anything but tensors and plain containers.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def save_checkpoint(
 
     Args:
         path: a `.safetensors` file.
-        model: its state dict, architecture, preprocessing and threshold are written.
+        model: its state dict, architecture, preprocessing, threshold and calibration are written.
         dtype: what the weights of convolutions and linear layers are rounded to, by default not; one that overflows
             keeps its own dtype, and so do vectors, which take no space: a variance may be small and must not vanish.
         metadata: further JSON-able values, such as `recipe`.
@@ -68,9 +68,38 @@ def save_checkpoint(
         "architecture": {"name": type(model).__name__, **model.architecture},
         "preprocessing": model.preprocessing.to_dict(),
         "threshold": check_threshold(model.threshold),
+        **({} if model.calibration is None else {"calibration": model.calibration}),
         **metadata,
     }
-    tensors = {name: _rounded(tensor.detach().cpu(), dtype) for name, tensor in model.state_dict().items()}
+    _write(path, {name: _rounded(tensor.detach().cpu(), dtype) for name, tensor in model.state_dict().items()}, values)
+
+
+def save_calibrated(
+    source: str | os.PathLike[str], target: str | os.PathLike[str], threshold: float, calibration: dict[str, Any]
+) -> None:
+    """Writes a checkpoint's weights, bit for bit, and all that it says of itself, with another threshold.
+
+    Args:
+        source: any checkpoint that :func:`load_checkpoint` reads.
+        target: a `.safetensors` file, which may be the same.
+        threshold: in (0, 1).
+        calibration: what it was certified by, JSON-able.
+
+    Raises:
+        ValueError: the threshold is not between 0 and 1.
+        OSError: a file cannot be read or written. CheckpointError: the source is no checkpoint.
+    """
+    tensors, metadata = _read(find(source))
+    changes = {"threshold": check_threshold(threshold), "calibration": calibration}
+    if metadata:
+        _write(target, tensors, metadata | changes)
+    else:
+        model = load_checkpoint(source)
+        model.threshold = threshold
+        save_checkpoint(target, model, calibration=calibration)
+
+
+def _write(path: str | os.PathLike[str], tensors: dict[str, Tensor], values: Mapping[str, Any]) -> None:
     with whole_file(path) as part:
         save_file(tensors, part, {name: json.dumps(value) for name, value in values.items()})
 
@@ -227,7 +256,7 @@ def _original(tensors: dict[str, Tensor]) -> tuple[Detector, dict[str, Tensor]]:
 
 
 def _build(path: Path, metadata: dict[str, Any]) -> Detector:
-    """A fresh model of the architecture, preprocessing and threshold that the metadata name."""
+    """A fresh model of the architecture, preprocessing, threshold and calibration that the metadata name."""
     try:
         arguments = dict(metadata["architecture"])
         name = arguments.pop("name")
@@ -235,10 +264,17 @@ def _build(path: Path, metadata: dict[str, Any]) -> Detector:
             raise ValueError(f"unknown model {name!r}; known are {', '.join(MODELS)}")
         model = MODELS[name](Preprocessing.from_dict(metadata["preprocessing"]), **arguments)
         model.threshold = check_threshold(metadata.get("threshold", THRESHOLD))
+        model.calibration = _checked_calibration(metadata.get("calibration"))
         return model
     except (KeyError, TypeError, ValueError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise CheckpointError(f"{path}: its metadata do not describe a model ({reason})") from error
+
+
+def _checked_calibration(value: Any) -> dict[str, Any] | None:
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"calibration must be an object, got {value!r}")
+    return value
 
 
 def _check_fit(path: Path, tensors: Mapping[str, Tensor], model: nn.Module) -> None:

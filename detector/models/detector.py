@@ -25,12 +25,15 @@ class Detector(nn.Module):
         original_preprocessing: of the original implementation's checkpoints, which bring none.
         pooling: "mean" or "top-K%", see :func:`detector.models.pooling.share_of`.
         threshold: the score, in (0, 1), above which an image is called generated. Written to checkpoints.
+        calibration: what the threshold was certified by, as :mod:`detector.evaluation.calibration` records it,
+            JSON-able; None for a detector that was not calibrated. Written to checkpoints.
     """
 
     preprocessing: Preprocessing
     original_preprocessing: ClassVar[Preprocessing]
     pooling: str = "mean"
     threshold: float = THRESHOLD
+    calibration: dict[str, Any] | None = None
 
     @staticmethod
     def from_pretrained(name: str | os.PathLike[str] = DEFAULT, device: torch.device | str = "cpu") -> Detector:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from detector.data import FAKE, REAL
+from detector.evaluation.bootstrap import Interval
 from detector.evaluation.comparison import Cell, Column, Comparison, compare
 from detector.evaluation.evaluate import Evaluation, Row
-from detector.evaluation.metrics import chance_average_precision, reliability, roc_curve
-from detector.evaluation.tables import COLUMNS
+from detector.evaluation.formats import bits
+from detector.evaluation.metrics import BITS, chance_average_precision, reliability, roc_curve
+from detector.evaluation.tables import COLUMNS, FORENSIC_COLUMNS
 from detector.report.markup import Section, cell, coloured, details, figure, paragraph, rate, table
 from detector.report.plots import FAINT, FAKES, INK, REALS, Plot, label
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _OTHER = "other"
+
+_METRICS = (*COLUMNS.values(), *FORENSIC_COLUMNS.values())
 
 
 def evaluation_sections(results: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -> list[Section]:
@@ -119,18 +123,21 @@ def _by_kind(generators: Sequence[str], evaluations: Sequence[Evaluation]) -> di
 def _metrics_table(evaluation: Evaluation) -> str:
     heads = [cell("generator", tag="th"), cell("reals", tag="th", classes="number")]
     heads += [cell("fakes", tag="th", classes="number")]
-    heads += [cell(head, tag="th", classes="number") for head in COLUMNS]
+    heads += [cell(head, tag="th", classes="number") for head in COLUMNS | FORENSIC_COLUMNS]
     rows = []
     for name, row in evaluation.rows.items():
         rows.append(_metrics_row(name, row, "row"))
         rows += [_metrics_row(category, inner, "row", classes="class") for category, inner in row.classes.items()]
     mean = evaluation.mean
     foot = ['<th scope="row">mean</th>', cell(""), cell("")]
-    foot += [rate(mean[metric], evaluation.mean_intervals.get(metric)) for metric in COLUMNS.values()]
+    foot += [_metric_cell(metric, mean[metric], evaluation.mean_intervals) for metric in _METRICS]
     return paragraph(
         "In percent. Best Acc is the accuracy at the threshold that suits these very images best, an upper bound. "
         "ECE is the mean gap between score and fraction of fakes over 15 bins of the score (after Guo et al. "
-        "2017). FPR95 is the fraction of reals called fake where 95 % of the fakes are found."
+        "2017). FPR95 is the fraction of reals called fake where 95 % of the fakes are found, EER the error rate where "
+        "both labels have the same, TPR the fraction of fakes found where 1 % and 0.1 % of these reals are called "
+        "fake. Cllr is the cost of the logit as a log-likelihood ratio, in bits, of which Cllr min would be left by "
+        "the best calibration; 1 says nothing."
     ) + table([heads], rows, [foot], classes="dense")
 
 
@@ -141,8 +148,14 @@ def _metrics_row(name: str, row: Row, scope: str, classes: str = "") -> list[str
         f'<th scope="{scope}"{marked}>{escape(name)}</th>',
         cell(str(metrics.reals), classes="number"),
         cell(str(metrics.fakes), classes="number"),
-        *(rate(getattr(metrics, metric), row.intervals.get(metric)) for metric in COLUMNS.values()),
+        *(_metric_cell(metric, getattr(metrics, metric), row.intervals) for metric in _METRICS),
     ]
+
+
+def _metric_cell(metric: str, value: float | None, intervals: Mapping[str, Interval]) -> str:
+    if metric in BITS:
+        return cell(bits(value).replace("-", "–"), classes="number")
+    return rate(value, intervals.get(metric))
 
 
 def _precision_bars(evaluations: Sequence[Evaluation], colours: Mapping[str, str]) -> str:

@@ -18,6 +18,7 @@ from detector.evaluation import (
     compare,
     compute_metrics,
     evaluate,
+    fits,
     read_results,
     score_collection,
     write_results,
@@ -115,6 +116,48 @@ def test_tables_agree(data, model):
         "generator", "images", "Acc", "AP", "Acc real", "Acc fake", "AUC", "best Acc", "ECE", "FPR95",
     ]  # fmt: skip
     assert table.row_count == 4
+    wide = as_table(result, forensic=True)
+    assert [column.header for column in wide.columns][10:] == ["EER", "TPR 1%", "TPR .1%", "Cllr", "Cllr min"]
+    metrics = result.rows["alpha"].metrics
+    shown = [next(iter(column.cells)) for column in wide.columns][10:]
+    assert shown[:3] == [
+        f"{100 * value:.1f}" for value in (metrics.eer, metrics.tpr_at_1_percent_fpr, metrics.tpr_at_0_1_percent_fpr)
+    ]
+    assert shown[3:] == [f"{metrics.cllr:.3f}", f"{metrics.cllr_min:.3f}"]
+    for name, unit in (("eer", 100), ("tpr_at_0_1_percent_fpr", 100), ("cllr", 1), ("cllr_min", 1)):
+        assert content["generators"][0][name] == getattr(metrics, name)
+        assert float(rows[0][name]) == pytest.approx(unit * getattr(metrics, name), abs=1e-4)
+        assert float(rows[-1][name]) == pytest.approx(unit * result.mean[name], abs=1e-4)
+        assert rows[2][name] == ""
+
+
+def test_results_of_earlier_releases(data, model):
+    """They lack the forensic metrics, and nothing else may lack."""
+    result = evaluate(model, data)
+    content = json.loads(as_json(result))
+    for row in content["generators"]:
+        for name in ("eer", "tpr_at_1_percent_fpr", "tpr_at_0_1_percent_fpr", "cllr", "cllr_min"):
+            del row[name]
+    earlier = Evaluation.from_dict(content)
+    assert earlier.mean == result.mean | dict.fromkeys(
+        ("eer", "tpr_at_1_percent_fpr", "tpr_at_0_1_percent_fpr", "cllr", "cllr_min")
+    )
+    assert as_table(earlier, forensic=True).row_count == 4
+    assert as_csv(earlier).splitlines()[1].endswith(",,,,,")
+    del content["generators"][0]["fpr95"]
+    with pytest.raises(ValueError, match="a damaged evaluation"):
+        Evaluation.from_dict(content)
+
+
+def test_the_wide_table_needs_room(data, model, monkeypatch):
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")  # a terminal, for rich
+    wide = as_table(evaluate(model, data), forensic=True)
+    for columns, expected in (("80", False), ("200", True)):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert fits(wide) == expected
+    monkeypatch.setenv("TTY_COMPATIBLE", "0")
+    monkeypatch.setenv("COLUMNS", "80")
+    assert fits(wide)
 
 
 @pytest.fixture

@@ -1,11 +1,19 @@
+from functools import partial
 from itertools import combinations
 
 import numpy as np
 import pytest
+from scipy.optimize import brentq
 from sklearn import metrics as truth
 
-from detector.evaluation import average_precision, balanced_average_precision, compute_metrics, roc_auc
-from detector.evaluation.metrics import chance_average_precision, fpr_at_recall, reliability
+from detector.evaluation import average_precision, balanced_average_precision, cllr_min, compute_metrics, roc_auc
+from detector.evaluation.metrics import (
+    chance_average_precision,
+    equal_error_rate,
+    fpr_at_recall,
+    reliability,
+    tpr_at_fpr,
+)
 
 
 def draw(rng, distinct):
@@ -167,3 +175,42 @@ def test_empty():
 def test_bad_input(function, labels, scores, match):
     with pytest.raises(ValueError, match=match):
         function(labels, scores)
+
+
+@pytest.mark.parametrize("distinct", [1, 3, 31, 10**9])
+def test_operating_points_equal_scikit_learn(distinct):
+    """And equal rates: where the curve, as scikit-learn draws it, crosses the falling diagonal."""
+    rng = np.random.default_rng()
+    for _ in range(20):
+        labels, scores = draw(rng, distinct)
+        false_rate, true_rate, _ = truth.roc_curve(labels, scores, drop_intermediate=False)
+        for rate in (0.0, 0.001, 0.01, 0.3, 1.0):
+            assert tpr_at_fpr(labels, scores, rate) == pytest.approx(true_rate[false_rate <= rate].max())
+        # Tilted by less than the tolerance, so that it is a function where it climbs straight up.
+        tilted = false_rate + 1e-9 * np.arange(len(false_rate))
+        crossing = brentq(partial(_above_the_diagonal, tilted, true_rate), 0, 1)
+        assert equal_error_rate(labels, scores) == pytest.approx(crossing, abs=1e-6)
+
+
+def _above_the_diagonal(false_rate, true_rate, x):
+    return np.interp(x, false_rate, true_rate) - (1 - x)
+
+
+def test_operating_points_of_one_class():
+    for function in (equal_error_rate, lambda labels, scores: tpr_at_fpr(labels, scores, 0.01)):
+        assert function([1, 1], [0.1, 0.9]) is None
+        assert function([], []) is None
+
+
+@pytest.mark.parametrize("distinct", [3, 10**9])
+def test_forensic_metrics_are_their_functions(distinct):
+    labels, scores = draw(np.random.default_rng(), distinct)
+    got = compute_metrics(labels, scores)
+    reals, fakes = scores[labels == 0], scores[labels == 1]
+    assert got.eer == equal_error_rate(labels, scores)
+    assert got.tpr_at_1_percent_fpr == tpr_at_fpr(labels, scores, 0.01)
+    assert got.tpr_at_0_1_percent_fpr == tpr_at_fpr(labels, scores, 0.001)
+    clipped = np.clip(scores, 2**-53, 1 - 2**-53)
+    costs = np.where(labels == 1, -np.log2(clipped), -np.log2(1 - clipped))  # of a score as a posterior at even odds
+    assert got.cllr == pytest.approx((costs[labels == 0].mean() + costs[labels == 1].mean()) / 2, rel=1e-9)
+    assert got.cllr_min == cllr_min(reals, fakes) <= got.cllr

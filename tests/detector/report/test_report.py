@@ -1,12 +1,21 @@
 import re
 from dataclasses import replace
+from html import escape
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
-from detector.data import Delivery, find_images
-from detector.evaluation import evaluate, find_preset, measure_truth, pools_by_encoding, robustness
+from detector.data import FAKE, REAL, Delivery, find_images
+from detector.evaluation import (
+    calibrate,
+    evaluate,
+    find_folders,
+    find_preset,
+    measure_truth,
+    pools_by_encoding,
+    robustness,
+)
 from detector.report import write_report
 from tests.detector.evaluation.stub import Roughness, make_tree
 
@@ -59,7 +68,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def results(data):
-    """Two evaluations by a preset, two robustness results, a truth, a diversity study and an ablation."""
+    """Two evaluations by a preset, two robustness results, a truth, two calibrations and two studies."""
     preset = find_preset("forensynths-8")
     selected, _ = preset.select(data)
     found = []
@@ -74,6 +83,11 @@ def results(data):
     pools = [replace(pool, name=EVIL) for pool in pools_by_encoding(data)]
     deliveries = [Delivery.parse(text) for text in ("none", "crop:16,jpeg:80")]
     found.append(measure_truth(Roughness(), data, pools, deliveries, name=EVIL).to_dict())
+    reals = [find_folders(name, [str(data.root)], REAL) for name in ("plain", EVIL)]
+    fakes = [find_folders(name, [str(data.root / "test" / name / "1_fake")], FAKE) for name in ("biggan", "stargan")]
+    rule = {"alpha": 0.3, "confidence": 0.8, "name": EVIL}
+    found.append(calibrate(Roughness(), reals, fakes, **rule).to_dict())
+    found.append(calibrate(Roughness(), reals, **rule).to_dict())
     outcomes = [
         {
             "name": str(count),
@@ -111,14 +125,31 @@ def text(results, tmp_path_factory):
 def test_is_whole(text):
     page = Page(text)
     assert page.tags.count("h1") == 1
-    # truth, evaluation, robustness, diversity, ablation, limits, making
-    assert page.tags.count("section") == page.tags.count("h2") == 7
-    # two deliveries, bars, two detectors' panels, curves, diversity
-    assert page.tags.count("svg") == 7
+    # two calibrations, truth, evaluation, robustness, diversity, ablation, limits, making
+    assert page.tags.count("section") == page.tags.count("h2") == 9
+    # calibrations' scores and evidence, two deliveries, bars, two detectors' panels, curves, diversity
+    assert page.tags.count("svg") == 10
     words = " ".join(page.texts)
     assert all(word in words for word in ("mean", "Table 1", "Limits", "Super-resolution", "ProGAN", "<i>dog"))
     assert "94.5" in words  # BigGAN's published AP
     assert "StarGAN: no reals, so average precision and AUC are undefined." in words
+
+
+def test_calibrations(text, results):
+    """The page shows the JSON's figures."""
+    section = text.split(f"<h2>{escape(f'Calibration: {EVIL}')}</h2>")[1].split("<section")[0]
+    (result, _) = [result for result in results if result["kind"] == "calibration"]
+    measures = result["measures"]
+    for part in result["reals"]:
+        assert f"{100 * part['bound']:.2f} %" in section
+        assert f"{part['called_fake']} ({100 * part['rate']:.2f} %)" in section
+    for part in (*result["reals"], *result["fakes"]):
+        assert part["digest"][:16] in section
+    for value in (measures["cllr"], measures["cllr_min"], measures["cllr_learnt"]):
+        assert f">{value:.3f}<" in section
+    assert f">{100 * measures['eer']:.1f}<" in section
+    drawn = " ".join(Page(section[: section.rindex("</section>")]).drawn)
+    assert all(name in drawn for name in ("ROC", "DET", "Tippett", "Reliability"))
 
 
 def test_holds_itself_together(text):
@@ -172,6 +203,7 @@ def test_without_simulated_generators(data, tmp_path):
         ([{"kind": "evaluation", "detector": "d"}], "does not say its"),
         ([{"kind": "robustness", "detector": "d"}], "does not say its"),
         ([{"kind": "truth", "detector": "d"}], "does not say its"),
+        ([{"kind": "calibration", "detector": "d"}], "does not say its"),
         ([{"kind": "diversity", "held": "x"}], "damaged result of kind diversity"),
     ],
 )
