@@ -6,8 +6,8 @@ import argparse
 from typing import Any
 
 _DESCRIPTION = """\
-Put results of truth, eval, robustness, diversity and ablate together as one self-contained HTML page: tables, plots,
-what the figures do not say, and how they were made."""
+Put results of audit, truth, eval, robustness, diversity and ablate together as one self-contained HTML page: tables,
+plots, what the figures do not say, and how they were made."""
 
 _EPILOG = """\
 examples:
