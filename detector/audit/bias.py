@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from detector.audit.leaks import LEVEL, Column
 from detector.audit.significance import holm, permutation_p
-from detector.audit.table import PIXELS
 from detector.data import FAKE, REAL, Collection, Delivery, Preprocessing
 from detector.evaluation.delong import midranks
 from detector.evaluation.metrics import roc_auc
@@ -236,11 +235,6 @@ def _follow(part: Column, label: int, scores: NDArray[np.float64], rng: np.rando
     fact = part.fact
     p = permutation_p(statistic, ranks, rng)
     return Following(fact.name, fact.kind, label, images, strength, p, means)
-
-
-def is_content(following: Following) -> bool:
-    """Whether the fact is one of pixels, where traces and content show: following it need be no bias."""
-    return following.kind == PIXELS
 
 
 def _delivered(delivery: str, labels: NDArray[np.integer], scores: NDArray[np.float64], threshold: float) -> Delivered:

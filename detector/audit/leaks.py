@@ -35,7 +35,7 @@ class Finding:
     Attributes:
         name, kind, unit: see :class:`detector.audit.table.Fact`.
         verdict: LEAK: it tells the labels apart, and no generator's trace could be why. DIFFERS: a fact of pixels
-            does, as the generator's own trace may. NOT_FOUND, CONSTANT or TOO_FEW otherwise.
+            does, as a generator's trace or other subjects may. NOT_FOUND, CONSTANT or TOO_FEW otherwise.
         reals, fakes: images that have the fact.
         auc: of the fact as a score, in the direction that suits it; of categories, that of their frequencies among
             other images. None where it was not tested.
@@ -71,8 +71,9 @@ class Finding:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Finding:
         """The inverse of to_dict."""
-        interval = values["interval"]
-        return cls(**{**values, "interval": None if interval is None else tuple(interval)})
+        known = {name: values[name] for name in cls.__dataclass_fields__}
+        interval = known.pop("interval")
+        return cls(**known, interval=None if interval is None else tuple(interval))
 
 
 class Column(NamedTuple):

@@ -22,8 +22,8 @@ class Fact:
 
     Attributes:
         name: in tables.
-        kind: FILE, SIZE, COMPRESSION, METADATA or PIXELS. A generator leaves its trace in pixels, and in nothing else
-            that a detector sees; so only facts of the other kinds are leaks for certain.
+        kind: FILE, SIZE, COMPRESSION, METADATA or PIXELS. Generators leave their traces in pixels, and subjects show
+            there; so only facts of the other kinds are leaks for certain.
         value: of a record: a number, or a category's name; None where it has none, and such images do not count.
         unit: of numbers, "" for none.
     """

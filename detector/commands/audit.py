@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from detector.commands.arguments import find_device, find_preprocessing
-from detector.commands.measuring import Named, add_selection, limit_collection, load_detectors
+from detector.commands.measuring import Named, add_selection, count_workers, limit_collection, load_detectors
 
 if TYPE_CHECKING:
     from detector.audit import Bias
+    from detector.audit.audit import Measure
     from detector.audit.leaks import Column
     from detector.data import Collection, Delivery
 
@@ -25,7 +26,7 @@ Each fact is used alone as a score: its area under the ROC curve (AUC) in the be
 number of facts (Holm), so that a set without leaks is accused in at most one case of twenty. Categories are scored by
 their frequencies among other images, so that many of them get no high AUC by chance.
   leak            p at most 0.05 for a fact of the file: nothing that a generator does could be why
-  differs         p at most 0.05 for a fact of the pixels: a leak, or the very trace that detectors look for
+  differs         p at most 0.05 for a fact of the pixels: a leak, other subjects, or the trace that detectors look for
   none found      p above 0.05
   same everywhere, too few: not tested
 
@@ -43,6 +44,7 @@ exit status:
 examples:
   npr audit data
   npr audit data --json audit.json --html audit.html
+  npr audit data --generators biggan
   npr audit data --weights default --delivery jpeg:80 resize:0.5 crop:256
 """
 
@@ -98,11 +100,10 @@ def run(args: argparse.Namespace) -> int:
     collection = limit_collection(args, find_images(args.data, args.split))
     say(collection.describe())
     detectors = load_detectors(args.weights, find_device(args.device)) if args.weights else []
-    workers = _default_workers() if args.workers is None else args.workers
     found = audit(
         collection,
-        detectors=[_measure(args, detector, deliveries, workers) for detector in detectors],
-        workers=workers,
+        detectors=[_measure(args, detector, deliveries) for detector in detectors],
+        workers=_reading_workers() if args.workers is None else args.workers,
         seed=args.seed,
         command=args.command_line,
         verbose=True,
@@ -123,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
     return int(not found.is_clean)
 
 
-def _measure(args: argparse.Namespace, detector: Named, deliveries: Sequence[Delivery], workers: int):
+def _measure(args: argparse.Namespace, detector: Named, deliveries: Sequence[Delivery]) -> Measure:
     from detector.audit import measure_bias
 
     def measure(collection: Collection, columns: Sequence[Column]) -> Bias:
@@ -134,7 +135,7 @@ def _measure(args: argparse.Namespace, detector: Named, deliveries: Sequence[Del
             deliveries,
             preprocessing=find_preprocessing(args, detector.model.preprocessing),
             batch_size=args.batch_size,
-            workers=workers,
+            workers=count_workers(args),
             seed=args.seed,
             name=detector.name,
             weights=str(detector.weights),
@@ -145,6 +146,6 @@ def _measure(args: argparse.Namespace, detector: Named, deliveries: Sequence[Del
     return measure
 
 
-def _default_workers() -> int:
+def _reading_workers() -> int:
     """A process for each core: reading and measuring images is all the work there is."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -53,7 +53,7 @@ def _body(audit: Audit) -> str:
     body += paragraph(
         "A leak is a fact of the file: no generator's trace could be why it differs, so a detector trained on the set "
         "may learn it, and one measured on the set may be praised for it. A fact of the pixels that differs may be a "
-        "leak, or the very trace that detectors look for."
+        "leak, come from other subjects, or be the trace that detectors look for."
     )
     body += "".join(paragraph(f"{line}.", classes="note") for line in [audit.simulated.rstrip(".")] if line)
     body += "".join(paragraph(f"{line[0].upper()}{line[1:]}.") for line in summary(audit))
