@@ -20,6 +20,7 @@ COMMANDS = {
     "eval": "measure detectors on each generator of a data set",
     "truth": "measure detectors so that format, size and counts cannot flatter them",
     "calibrate": "find the threshold for a wanted rate of false alarms, with a guarantee",
+    "audit": "look for what gives the labels of a data set away other than content",
     "robustness": "measure detectors on blurred, compressed, resized and noisy images",
     "report": "put results together as one HTML page with tables and plots",
     "explain": "draw why the detector says what it says of an image",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -21,17 +22,21 @@ from detector.commands.arguments import (
 
 if TYPE_CHECKING:
     from detector.detection import Detection
+    from detector.facts import Facts
 
 _DESCRIPTION = """\
 Say of every image how likely it is generated: a score from 0 (real) to 1 (fake), and the verdict, fake above the
 detector's threshold; for detectors that `npr calibrate` has learnt it for, also the log10 likelihood ratio of fake over
-real. A file that cannot be read gets a line with its error, the others go on, and the exit status
-is 1."""
+real. A file that cannot be read gets a line with its error, the others go on, and the exit status is 1.
+
+With --facts, what each file itself says of its making stands beside the score: format, size, compression, camera,
+software, C2PA and IPTC provenance, texts of generators. Score and verdict do not depend on it: such facts are easily
+removed and easily forged."""
 
 _EPILOG = """\
 examples:
   npr detect photo.jpg
-  npr detect holiday/ 'downloads/**/*.png' --weights best.safetensors
+  npr detect holiday/ 'downloads/**/*.png' --weights best.safetensors --facts
   find . -name '*.webp' | npr detect - --weights best.safetensors --json
 """
 
@@ -57,6 +62,11 @@ def add_parser(subparsers: Any) -> None:
     )
     add_device(parser)
     parser.add_argument("--json", action="store_true", help="a JSON object on each line")
+    parser.add_argument(
+        "--facts",
+        action="store_true",
+        help="beside each score, what the file says of its making: lines under it, or the object `facts` of --json",
+    )
     parser.set_defaults(run=run)
 
 
@@ -82,7 +92,11 @@ def run(args: argparse.Namespace) -> int:
         model, files, preprocessing=preprocessing, threshold=args.threshold, batch_size=args.batch_size
     ):
         failed |= detection.error is not None
-        print(json.dumps(_object(detection, digest)) if args.json else _row(detection, with_llr), flush=True)
+        facts = _facts(detection) if args.facts else None
+        if args.json:
+            print(json.dumps(_object(detection, digest, facts)), flush=True)
+        else:
+            print("\n".join([_row(detection, with_llr), *_fact_lines(facts)]), flush=True)
     return int(failed)
 
 
@@ -94,8 +108,26 @@ def _arguments(paths: list[str]) -> Iterator[str]:
             yield path
 
 
-def _object(detection: Detection, digest: str) -> dict[str, Any]:
-    return detection.to_dict() | ({"model": digest} if detection.error is None else {})
+def _facts(detection: Detection) -> Facts | None:
+    """Of the file, decodable or not; None where the argument means no file."""
+    from detector.facts import read_facts
+
+    return read_facts(detection.path) if os.path.isfile(detection.path) else None
+
+
+def _object(detection: Detection, digest: str, facts: Facts | None) -> dict[str, Any]:
+    found = detection.to_dict()
+    if detection.error is None:
+        found["model"] = digest
+    if facts is not None:
+        found["facts"] = facts.to_dict()
+    return found
+
+
+def _fact_lines(facts: Facts | None) -> list[str]:
+    from detector.facts import as_lines
+
+    return [] if facts is None else [f"{'':8}{line}" for line in as_lines(facts)]
 
 
 def _row(detection: Detection, with_llr: bool) -> str:

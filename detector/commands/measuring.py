@@ -41,6 +41,11 @@ def add_measuring(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split", choices=("train", "val", "test"), help="of the data set (default: test if there is one, else all)"
     )
+    add_selection(parser)
+
+
+def add_selection(parser: argparse.ArgumentParser) -> None:
+    """Which of the images, and how they are read and scored."""
     parser.add_argument("--generators", metavar="A,B", type=names, help="these alone")
     parser.add_argument("--classes", metavar="A,B", type=names, help="these alone")
     parser.add_argument(

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 _DESCRIPTION = """\
-Put results of calibrate, truth, eval, robustness, diversity and ablate together as one self-contained HTML page:
+Put results of audit, calibrate, truth, eval, robustness, diversity and ablate together as one self-contained HTML page:
 tables, plots, what the figures do not say, and how they were made."""
 
 _EPILOG = """\

@@ -9,8 +9,13 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 
 from PIL import Image
+
+from detector.facts.contents import Contents
+from detector.facts.source import Damaged, Source
+from detector.facts.webp import read_webp
 
 LOSSLESS = frozenset({"PNG", "TIFF", "BMP", "PPM", "lossless WebP"})
 """Encodings that give back the pixels they were given."""
@@ -48,15 +53,8 @@ def count_encodings(paths: Iterable[str | os.PathLike[str]]) -> dict[str, int]:
 
 
 def _is_lossless_webp(path: str | os.PathLike[str]) -> bool:
-    """Whether the first image's chunk is VP8L (RFC 9649); the extended format puts others before it."""
-    with open(path, "rb") as file:
-        file.seek(12)  # "RIFF", the size, "WEBP"
-        while len(head := file.read(8)) == 8:
-            kind, size = head[:4], int.from_bytes(head[4:], "little")
-            if kind == b"ANMF":  # a frame of an animation: 16 bytes about it, then chunks of its own
-                file.seek(16, os.SEEK_CUR)
-                continue
-            if kind in (b"VP8 ", b"VP8L"):
-                return kind == b"VP8L"
-            file.seek(size + size % 2, os.SEEK_CUR)
-    return False
+    """Of an animation, whether its first frame is."""
+    contents = Contents()
+    with open(path, "rb") as file, suppress(Damaged):
+        read_webp(Source(file, os.fstat(file.fileno()).st_size), contents)
+    return contents.webp == "lossless"

@@ -9,6 +9,7 @@ from html import escape
 from typing import Any
 
 from detector.files import write_text
+from detector.report.audit import audit_sections
 from detector.report.calibration import calibration_sections
 from detector.report.evaluation import evaluation_sections
 from detector.report.experiment import experiment_sections
@@ -23,6 +24,7 @@ from detector.report.truth import truth_sections
 
 SECTIONS: dict[str, Callable[[Sequence[Mapping[str, Any]], Mapping[str, str]], list[Section]]] = {
     "study": experiment_sections,
+    "audit": audit_sections,
     "calibration": calibration_sections,
     "truth": truth_sections,
     "evaluation": evaluation_sections,

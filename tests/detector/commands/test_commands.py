@@ -285,3 +285,22 @@ def test_train_eval_detect(tmp_path, monkeypatch, capsys):
     assert "seed 100, not 4" in capsys.readouterr().err
     assert status_of("eval", "d", "--split", "val", "--weights", "runs/d") == 0
     assert status_of("detect", "d/val", "--weights", "runs/d") == 0
+
+
+def test_detect_facts_stand_beside_the_score(pictures, weights, capsys):
+    """Every line but for the facts is as without them, of files that cannot be decoded too."""
+    arguments = pictures / "a.png", pictures / "d.png", pictures / "b.jpg", pictures / "none", "--weights", weights
+    status, plain = detect_json(capsys, *arguments)
+    assert detect_json(capsys, *arguments, "--facts")[0] == status == 1
+    _, lines = detect_json(capsys, *arguments, "--facts")
+    facts = [line.pop("facts", None) for line in lines]
+    assert lines == plain
+    assert [found and found["format"] for found in facts] == ["PNG", None, "JPEG", None]
+    assert facts[1]["problems"]
+    assert facts[2]["jpeg"]["quality"] == 75
+    status_of("detect", *arguments)
+    table = capsys.readouterr().out.splitlines()
+    status_of("detect", *arguments, "--facts")
+    with_facts = capsys.readouterr().out.splitlines()
+    assert [line for line in with_facts if not line.startswith(" " * 8)] == table
+    assert f"        compression: quality 75, chroma 4:2:0, baseline, tables {facts[2]['jpeg']['tables']}" in with_facts
