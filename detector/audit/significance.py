@@ -96,49 +96,31 @@ class Categories:
     """
 
     def __init__(self, names: Sequence[str], rng: np.random.Generator) -> None:
-        _, category, counts = np.unique(names, return_inverse=True, return_counts=True)
-        self.fold = rng.permutation(len(category)) % FOLDS
-        # The other folds never have a category of one image: all such score alike.
-        alone = len(counts)
-        category = np.where(counts[category] == 1, alone, category)
-        cells, self._cell = np.unique(category * FOLDS + self.fold, return_inverse=True)
-        self._cell_fold = cells % FOLDS
-        self._alone = cells // FOLDS == alone
-        _, self._cell_category = np.unique(cells // FOLDS, return_inverse=True)
-        self._images = np.bincount(self._cell)
+        _, self._category, self._images = np.unique(names, return_inverse=True, return_counts=True)
+        self.fold = rng.permutation(len(names)) % FOLDS
 
     def scores(self, labels: Labels) -> NDArray[np.float64]:
         """[N], 0..1, to be compared within folds. One image is added to each category, as fake as all images are."""
-        return self._cell_scores(self._fakes(labels))[self._cell]
+        fakes, images = self._elsewhere(labels), self._elsewhere(np.ones_like(labels))
+        share = fakes.sum(axis=1, keepdims=True) / np.maximum(images.sum(axis=1, keepdims=True), 1)
+        scores = (fakes + share) / (images + 1)
+        return np.round(scores, 12)[self.fold, self._category]  # equal shares are equal, whichever counts they are of
 
     def statistic(self, labels: Labels) -> float:
-        """The AUC of the scores, of pairs within folds; 1/2 without any."""
-        fakes = self._fakes(labels)
-        distinct, place = np.unique(self._cell_scores(fakes), return_inverse=True)
-        place += len(distinct) * self._cell_fold
-        shape = FOLDS, len(distinct)
-        fakes = np.bincount(place, fakes, FOLDS * len(distinct)).reshape(shape)
-        reals = np.bincount(place, self._images, FOLDS * len(distinct)).reshape(shape) - fakes
-        pairs = (fakes.sum(axis=1) * reals.sum(axis=1)).sum()
-        below = reals.cumsum(axis=1) - reals / 2
-        return float((fakes * below).sum() / pairs) if pairs else 0.5
+        """Chi-squared of categories and labels, but for a factor and a term that no order changes.
 
-    def _fakes(self, labels: Labels) -> NDArray[np.intp]:
-        """By cell, which is a category in a fold."""
-        return np.bincount(self._cell[labels], minlength=len(self._images))
+        It depends on counts alone; the area of the scores would depend on the folds too, and one draw of them could
+        make much of three images.
+        """
+        fakes = np.bincount(self._category[labels], minlength=len(self._images))
+        return float((fakes**2 / self._images).sum())
 
-    def _cell_scores(self, fakes: NDArray[np.intp]) -> NDArray:
-        seen_fakes, all_fakes = self._elsewhere(fakes)
-        seen, all_images = self._elsewhere(self._images)
-        share = all_fakes / np.maximum(all_images, 1)
-        scores = np.where(self._alone, share, (seen_fakes + share) / (seen + 1))
-        return np.round(scores, 12)  # equal shares are equal numbers, whichever counts they come from
-
-    def _elsewhere(self, counts: NDArray[np.intp]) -> tuple[NDArray, NDArray]:
-        """Of each cell, counts of its category and of all in the other folds."""
-        of_category = np.bincount(self._cell_category, counts)
-        of_fold = np.bincount(self._cell_fold, counts, FOLDS)
-        return of_category[self._cell_category] - counts, of_fold.sum() - of_fold[self._cell_fold]
+    def _elsewhere(self, members: Labels) -> NDArray[np.float64]:
+        """[FOLDS, categories], how many members each category has outside each fold."""
+        shape = FOLDS, len(self._images)
+        place = self.fold * shape[1] + self._category
+        inside = np.bincount(place, members, shape[0] * shape[1]).reshape(shape)
+        return inside.sum(axis=0) - inside
 
 
 def separation(column: Ordered | Categories, labels: Labels) -> tuple[float, tuple[float, float]] | None:

@@ -95,19 +95,45 @@ def test_categories_are_scored_by_other_images(rng):
     parts = [(fold == k) for k in range(FOLDS) if 0 < labels[fold == k].sum() < (fold == k).sum()]
     areas = [roc_auc_score(labels[part], scores[part]) for part in parts]
     pairs = [labels[part].sum() * (~labels[part]).sum() for part in parts]
-    assert column.statistic(labels) == pytest.approx(np.average(areas, weights=pairs), abs=1e-12)
-    assert separation(column, labels)[0] == pytest.approx(column.statistic(labels), abs=1e-12)
+    assert separation(column, labels)[0] == pytest.approx(np.average(areas, weights=pairs), abs=1e-12)
+
+
+def test_categories_are_tested_by_chi_squared(rng):
+    labels = labels_of(50, 30, rng)
+    names = rng.integers(0, 5, 80)
+    column = Categories(names.astype(str).tolist(), rng)
+
+    def chi_squared(labels):
+        return stats.chi2_contingency([np.bincount(names[labels == of], minlength=5) for of in (0, 1)]).statistic
+
+    # (f - n s)^2 / n of each category, with s the share of fakes, by s (1 - s).
+    share = labels.mean()
+    for order in (labels, rng.permutation(labels)):
+        expected = (column.statistic(order) - 80 * share**2) / (share * (1 - share))
+        assert chi_squared(order) == pytest.approx(expected)
+    reached = np.mean([chi_squared(rng.permutation(labels)) >= chi_squared(labels) - 1e-9 for _ in range(999)])
+    p = permutation_p(column.statistic, labels, rng)
+    assert p == pytest.approx(reached, abs=5 * np.sqrt(max(reached, 0.001) / 20))
+
+
+def test_a_rare_category_has_its_exact_p(rng):
+    """Three images that are all real, of 129 reals and 175 fakes: whatever folds are drawn."""
+    labels = np.repeat([False, True], [129, 175])
+    names = ["L"] * 3 + ["RGB"] * 301
+    exact = stats.hypergeom.pmf(3, 304, 129, 3)
+    for _ in range(5):
+        p = permutation_p(Categories(names, rng).statistic, labels, rng)
+        assert exact / 2.5 < p < exact * 2.5
 
 
 def test_many_categories_are_no_better_than_few(rng):
     """As many names as images tell nothing of others; frequencies among the images themselves would be perfect."""
     labels = labels_of(100, 60, rng)
     unique = Categories([f"name {i}" for i in range(160)], rng)
-    assert unique.statistic(labels) == 0.5
-    pairs = np.mean([
-        Categories(rng.permutation(np.arange(160) // 2).astype(str).tolist(), rng).statistic(labels) for _ in range(40)
-    ])  # fmt: skip
-    assert pairs == pytest.approx(0.5, abs=0.06)
+    assert separation(unique, labels)[0] == 0.5
+    twins = np.arange(160) // 2
+    areas = [separation(Categories(rng.permutation(twins).astype(str).tolist(), rng), labels)[0] for _ in range(40)]
+    assert np.mean(areas) == pytest.approx(0.5, abs=0.06)
 
 
 def test_a_telling_category(rng):

@@ -60,7 +60,7 @@ def test_with_a_detector(rng, tmp_path, weights, capsys):
         "--json", tmp_path / "a.json", "--html", tmp_path / "a.html", *OPTIONS,
     )  # fmt: skip
     assert status == 1
-    out = capsys.readouterr().out
+    out = " ".join(capsys.readouterr().out.split())  # titles break where tables are narrow
     assert "mine: how far its score follows each fact within each label" in out
     assert "mine: how deliveries change its scores" in out
     (detector,) = json.loads((tmp_path / "a.json").read_text())["detectors"]
