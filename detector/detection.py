@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import glob
+import io
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from detector.data import ImageError, Preprocessing, decode, list_images
 from detector.evaluation import threshold_of
+from detector.files import sha256_of_stream
 from detector.models import Detector
 from detector.models.inference import score_stream
 from detector.verdicts import THRESHOLD, verdict
@@ -27,6 +29,7 @@ class Detection:
         width, height: of the file's image in pixels, upright; None with an error.
         error: why there is no score; None with one.
         threshold: what the verdict rests on.
+        sha256: of the file's content, in hexadecimal; None with an error.
     """
 
     path: str
@@ -35,6 +38,7 @@ class Detection:
     height: int | None = None
     error: str | None = None
     threshold: float = THRESHOLD
+    sha256: str | None = None
 
     @property
     def verdict(self) -> str | None:
@@ -42,7 +46,7 @@ class Detection:
         return None if self.score is None else verdict(self.score, self.threshold)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able: path and either score, verdict, width, height and threshold, or error."""
+        """JSON-able: path and either score, verdict, width, height, threshold and sha256, or error."""
         if self.error is not None:
             return {"path": self.path, "error": self.error}
         return {
@@ -52,6 +56,7 @@ class Detection:
             "width": self.width,
             "height": self.height,
             "threshold": self.threshold,
+            "sha256": self.sha256,
         }
 
 
@@ -109,7 +114,7 @@ def detect(
     preprocessing = preprocessing or model.preprocessing
     threshold = threshold_of(model) if threshold is None else threshold
     waiting: dict[int, Detection] = {}  # by position, until all before them are known
-    sizes: dict[int, tuple[str, int, int]] = {}
+    decoded: dict[int, Detection] = {}  # by position, but for the score
     following = 0
 
     def views() -> Iterator[tuple[int, Tensor]]:
@@ -118,18 +123,34 @@ def detect(
                 waiting[position] = file
                 continue
             try:
-                image = decode(file)
+                image, digest = _read(file)
             except ImageError as error:
                 waiting[position] = Detection(file, error=error.reason)
                 continue
-            sizes[position] = file, image.shape[2], image.shape[1]
+            _, height, width = image.shape
+            decoded[position] = Detection(file, None, width, height, threshold=threshold, sha256=digest)
             yield position, preprocessing.test_view(image)
 
     for position, score in score_stream(model, views(), batch_size):
-        path, width, height = sizes.pop(position)
-        waiting[position] = Detection(path, score, width, height, threshold=threshold)
+        waiting[position] = replace(decoded.pop(position), score=score)
         while following in waiting:
             yield waiting.pop(following)
             following += 1
     for position in sorted(waiting):
         yield waiting.pop(position)
+
+
+def _read(path: str) -> tuple[Tensor, str]:
+    """A file's image and the SHA-256 of its content: of one opening, so that they belong together.
+
+    Raises:
+        ImageError: as :func:`detector.data.decode`.
+    """
+    try:
+        with open(path, "rb") as file:
+            stream = file if file.seekable() else io.BytesIO(file.read())
+            digest = sha256_of_stream(stream)
+            stream.seek(0)
+            return decode(stream), digest
+    except OSError as error:
+        raise ImageError(path, f"cannot be read ({error.strerror or error})") from error

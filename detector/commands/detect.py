@@ -20,6 +20,8 @@ from detector.commands.arguments import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from detector.detection import Detection
 
 _DESCRIPTION = """\
@@ -55,21 +57,24 @@ def add_parser(subparsers: Any) -> None:
         "--batch-size", metavar="N", type=positive_int, default=16, help="of equal sizes (default: %(default)s)"
     )
     add_device(parser)
-    parser.add_argument("--json", action="store_true", help="a JSON object on each line")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="a JSON object on each line, with what gave the score: file and model by SHA-256, decoder, versions",
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit status: 1 where a file could not be read."""
     from detector.detection import detect, find_files
-    from detector.files import sha256_of
     from detector.memory import keep_freed_memory
     from detector.models import load_checkpoint
 
     keep_freed_memory()
     weights = find_weights(args.weights)
     model = load_checkpoint(weights, find_device(args.device))
-    digest = sha256_of(weights)[:12]  # enough to tell which detector a stored line came from
+    identity = _identity(weights) if args.json else {}
     preprocessing = find_preprocessing(args, model.preprocessing)
     files = find_files(_arguments(args.paths))
     failed = False
@@ -79,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
         model, files, preprocessing=preprocessing, threshold=args.threshold, batch_size=args.batch_size
     ):
         failed |= detection.error is not None
-        print(json.dumps(_object(detection, digest)) if args.json else _row(detection), flush=True)
+        print(json.dumps(_object(detection, identity)) if args.json else _row(detection), flush=True)
     return int(failed)
 
 
@@ -91,8 +96,23 @@ def _arguments(paths: list[str]) -> Iterator[str]:
             yield path
 
 
-def _object(detection: Detection, digest: str) -> dict[str, Any]:
-    return detection.to_dict() | ({"model": digest} if detection.error is None else {})
+def _identity(weights: Path) -> dict[str, Any]:
+    """What gave the scores: enough to tell two stored lines apart, each by itself, and to get either again."""
+    import torch
+
+    from detector.data import find_decoder
+    from detector.files import sha256_of
+    from npr_kernels import __version__
+
+    return {
+        "model": sha256_of(weights),
+        "decoder": str(find_decoder()),
+        "versions": {"npr-kernels": __version__, "torch": torch.__version__},
+    }
+
+
+def _object(detection: Detection, identity: dict[str, Any]) -> dict[str, Any]:
+    return detection.to_dict() | (identity if detection.error is None else {})
 
 
 def _row(detection: Detection) -> str:

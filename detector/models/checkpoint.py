@@ -1,8 +1,8 @@
 """Checkpoints: safetensors files that say what they are, and the original implementations' .pth files, read safely.
 
 A checkpoint holds a model's state dict and, as metadata, strings of JSON: `architecture` (the model's name and
-arguments), `preprocessing`, `threshold`, `recipe` and whatever else the writer adds. No file is ever
-unpickled into anything but tensors and plain containers.
+arguments), `preprocessing`, `threshold`, `decoder` (what decoded images in the process that wrote it), `recipe` and
+whatever else the writer adds. No file is ever unpickled into anything but tensors and plain containers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from detector.data import Preprocessing
+from detector.data import Preprocessing, check_decoder, find_decoder
 from detector.files import whole_file
 from detector.models.cnn_detector import CNNDetector
 from detector.models.detector import Detector
@@ -46,7 +46,7 @@ def save_checkpoint(
 
     Args:
         path: a `.safetensors` file.
-        model: its state dict, architecture, preprocessing and threshold are written.
+        model: its state dict, architecture, preprocessing and threshold are written, and this process's decoder.
         dtype: what the weights of convolutions and linear layers are rounded to, by default not; one that overflows
             keeps its own dtype, and so do vectors, which take no space: a variance may be small and must not vanish.
         metadata: further JSON-able values, such as `recipe`.
@@ -62,6 +62,7 @@ def save_checkpoint(
         "architecture": {"name": type(model).__name__, **model.architecture},
         "preprocessing": model.preprocessing.to_dict(),
         "threshold": check_threshold(model.threshold),
+        "decoder": find_decoder().to_dict(),
         **metadata,
     }
     tensors = {name: _rounded(tensor.detach().cpu(), dtype) for name, tensor in model.state_dict().items()}
@@ -89,6 +90,7 @@ def load_checkpoint(path: str | os.PathLike[str], device: torch.device | str = "
         OSError: the file cannot be read.
         CheckpointError: see there; the message names the file.
     """
+    check_decoder()  # here, so that it is said before any work, and not by each process that decodes
     path = find(path)
     tensors, metadata = _read(path)
     model = _build(path, metadata) if metadata else _original(tensors)

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from detector.cli import COMMANDS, main
+from detector.data import find_decoder
 from detector.models import load_checkpoint, read_metadata, save_checkpoint
 from npr_kernels import __version__
 from tests.detector.training.folders import make_data, make_split
@@ -127,10 +128,12 @@ def test_info(capsys):
     facts = json.loads(capsys.readouterr().out)
     assert facts["version"] == __version__
     assert facts["backends"]["reference"] == {"available": True}
+    assert facts["decoder"] == find_decoder().to_dict()
     assert status_of("info") == 0
     out = capsys.readouterr().out
     assert "backend reference" in out
     assert str(torch.__version__) in out
+    assert str(find_decoder()) in out
 
 
 def test_detect_keeps_the_order(pictures, weights, capsys):
@@ -150,6 +153,42 @@ def test_detect_keeps_the_order(pictures, weights, capsys):
         with torch.no_grad():
             assert line["score"] == pytest.approx(model(pixels[None]).sigmoid().item(), abs=1e-5)
         assert line["verdict"] == ("fake" if line["score"] > 0.5 else "real")
+
+
+def test_detect_names_file_model_decoder_and_versions(pictures, weights, capsys):
+    _, (line, broken) = detect_json(capsys, pictures / "b.jpg", pictures / "d.png", "--weights", weights)
+    assert line["sha256"] == hashlib.sha256((pictures / "b.jpg").read_bytes()).hexdigest()
+    assert line["model"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert line["decoder"] == str(find_decoder())
+    assert line["versions"] == {"npr-kernels": __version__, "torch": torch.__version__}
+    assert broken.keys() == {"path", "error"}
+
+
+def test_detect_a_pipe(pictures, weights):
+    """Read once, though it is hashed and decoded."""
+    command = f"{sys.executable} -m detector.cli detect --json --weights {weights} <(cat {pictures}/a.png)"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    line = json.loads(done.stdout)
+    assert line["sha256"] == hashlib.sha256((pictures / "a.png").read_bytes()).hexdigest()
+    assert (line["width"], line["height"]) == (20, 30)
+
+
+def test_another_decoder_is_said_once(pictures, weights):
+    """On standard error in one line, and in every line of the result."""
+    code = (
+        "import sys, numpy as np; from detector.data import decoder; from detector.cli import main\n"
+        "decoder._test_picture = lambda: np.zeros((11, 22, 3), np.uint8)\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    files = [pictures / "a.png", pictures / "b.jpg", pictures / "deep"]
+    command = [sys.executable, "-c", code, "detect", "--json", "--weights", weights, *files]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr.startswith("npr: warning: Pillow ")
+    assert "its chroma repeated" in done.stderr
+    assert done.stderr.count("\n") == 1
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(lines) == 3
+    assert all("of 255 off, its chroma repeated" in line["decoder"] for line in lines)
 
 
 def test_detect_folder_of_a_training(pictures, weights, capsys):
@@ -262,7 +301,7 @@ def test_the_detectors_own_threshold(pictures, weights, tmp_path, capsys):
         assert {line["verdict"] for line in lines} == {"real", "fake"}
         for line in lines:
             assert line["verdict"] == ("fake" if line["score"] > middle else "real")
-            assert line["model"] == hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+            assert line["model"] == hashlib.sha256(file.read_bytes()).hexdigest()
     status_of("rank", *paths, "--weights", own, "--json")
     ranked = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["verdict"] for line in ranked] == ["fake", "real"]
