@@ -97,15 +97,16 @@ def detect(
 ) -> Iterator[Detection]:
     """Scores image files.
 
-    Images of one size are scored together; those of more than a megapixel each by itself, in tiles, so that an image of
-    50 megapixels needs little more memory than its pixels.
+    On the CPU each image is scored by itself, so that its score does not depend on the others, see
+    :mod:`detector.models.inference`; on a GPU those of one size together. Those of more than a megapixel go in tiles,
+    so that an image of 50 megapixels needs little more memory than its pixels.
 
     Args:
         model: the detector; in evaluation mode afterwards.
         files: paths, and Detections (of arguments that mean no file), which are passed on.
         preprocessing: treatment of the images, by default the model's own.
         threshold: the score above which an image is called generated, by default the model's own.
-        batch_size: images of one size that are scored together.
+        batch_size: on a GPU, images of one size that are scored together.
 
     Yields:
         One Detection a file, in the order of the files. A file that cannot be decoded gives one with an error.

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 import subprocess
 import sys
 
@@ -146,7 +147,7 @@ def test_detect_keeps_the_order(pictures, weights, capsys):
     ]  # fmt: skip
     assert lines[1].keys() == {"path", "error"}
     assert (lines[0]["width"], lines[0]["height"]) == (20, 30)
-    assert lines[0]["score"] == pytest.approx(lines[4]["score"], abs=1e-6)
+    assert lines[0] == lines[4]
     model = load_checkpoint(weights)
     for line in (lines[0], lines[2], lines[3]):
         pixels = torch.from_numpy(np.array(Image.open(line["path"]))).permute(2, 0, 1)
@@ -162,6 +163,34 @@ def test_detect_names_file_model_decoder_and_versions(pictures, weights, capsys)
     assert line["decoder"] == str(find_decoder())
     assert line["versions"] == {"npr-kernels": __version__, "torch": torch.__version__}
     assert broken.keys() == {"path", "error"}
+
+
+def test_detect_gives_a_file_the_same_bytes_each_time(tmp_path, weights, rng):
+    """Alone, twice, among files of its size and of others, in any order, on one thread and on two."""
+    for i in range(6):
+        size = (96, 96, 3) if i % 2 else (*rng.integers(20, 90, 2), 3)
+        pixels = rng.integers(0, 256, size) * rng.uniform(0.2, 1)
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"{i}.{'jpg' if i < 3 else 'png'}")
+    files = sorted(tmp_path.iterdir())
+    lists = {
+        "1": [[*files, files[1], *reversed(files)], [files[1]], [files[1], files[3], files[5]]],
+        "2": [files, [files[3]], [files[5], files[3], files[1], files[3]]],
+    }
+    code = "import json, sys; from detector.cli import main\nfor words in json.loads(sys.argv[1]): main(words)"
+    lines = {}
+    for threads, orders in lists.items():
+        words = [["detect", "--json", "--weights", str(weights), *map(str, order)] for order in orders]
+        words += [[*words[0], "--batch-size", "1"]]
+        environment = os.environ | {"OMP_NUM_THREADS": threads, "PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [sys.executable, "-c", code, json.dumps(words)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        found = done.stdout.splitlines()
+        assert len(found) == sum(len(order) for order in orders) + len(orders[0])
+        for line in found:
+            lines.setdefault(json.loads(line)["path"], set()).add(line)
+    assert lines.keys() == set(map(str, files))
+    assert all(len(versions) == 1 for versions in lines.values())
+    assert len({json.loads(line)["score"] for (line,) in lines.values()}) == 6
 
 
 def test_detect_a_pipe(pictures, weights):
