@@ -9,7 +9,9 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 
 from detector.commands.arguments import UsageError
@@ -54,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.command is None:
             parser.error("which command? See npr --help")
         args.command_line = shlex.join(["npr", *arguments])  # for results, which say how they were made
-        status = args.run(args)
+        with _one_line_warnings():
+            status = args.run(args)
         sys.stdout.flush()
         return status
     except UsageError as error:
@@ -103,7 +106,18 @@ def _prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _one_line(error: Exception) -> str:
+@contextmanager
+def _one_line_warnings() -> Iterator[None]:
+    """Prints warnings as the command prints errors."""
+    plain = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"npr: warning: {_one_line(message)}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = plain
+
+
+def _one_line(error: Exception | str) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import glob
+import io
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from detector.data import ImageError, Preprocessing, decode, list_images
 from detector.evaluation import llr_of, threshold_of
+from detector.files import sha256_of_stream
 from detector.models import Detector
 from detector.models.inference import score_stream
 from detector.verdicts import THRESHOLD, verdict
@@ -29,6 +31,7 @@ class Detection:
         threshold: what the verdict rests on.
         llr: what the score is worth as evidence: the log-likelihood ratio of "fake" over "real", to base 10, within the
             bounds of the calibration; None for detectors without one, and with an error.
+        sha256: of the file's content, in hexadecimal; None with an error.
     """
 
     path: str
@@ -38,6 +41,7 @@ class Detection:
     error: str | None = None
     threshold: float = THRESHOLD
     llr: float | None = None
+    sha256: str | None = None
 
     @property
     def verdict(self) -> str | None:
@@ -45,7 +49,8 @@ class Detection:
         return None if self.score is None else verdict(self.score, self.threshold)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able: path and either score, verdict, width, height, threshold and llr where there is one, or error."""
+        """JSON-able: path and either score, verdict, width, height, threshold, llr where there is one, and sha256, or
+        error."""
         if self.error is not None:
             return {"path": self.path, "error": self.error}
         return {
@@ -56,6 +61,7 @@ class Detection:
             "height": self.height,
             "threshold": self.threshold,
             **({} if self.llr is None else {"llr": self.llr}),
+            "sha256": self.sha256,
         }
 
 
@@ -96,8 +102,9 @@ def detect(
 ) -> Iterator[Detection]:
     """Scores image files.
 
-    Images of one size are scored together; those of more than a megapixel each by itself, in tiles, so that an image of
-    50 megapixels needs little more memory than its pixels.
+    On the CPU each image is scored by itself, so that its score does not depend on the others, see
+    :mod:`detector.models.inference`; on a GPU those of one size together. Those of more than a megapixel go in tiles,
+    so that an image of 50 megapixels needs little more memory than its pixels.
 
     Args:
         model: the detector; in evaluation mode afterwards.
@@ -105,7 +112,7 @@ def detect(
         preprocessing: treatment of the images, by default the model's own; with another one there is no likelihood
             ratio, because scores are then not those that it was learnt from.
         threshold: the score above which an image is called generated, by default the model's own.
-        batch_size: images of one size that are scored together.
+        batch_size: on a GPU, images of one size that are scored together.
 
     Yields:
         One Detection a file, in the order of the files. A file that cannot be decoded gives one with an error.
@@ -115,7 +122,7 @@ def detect(
     threshold = threshold_of(model) if threshold is None else threshold
     llr = llr_of(model) if preprocessing == model.preprocessing else None
     waiting: dict[int, Detection] = {}  # by position, until all before them are known
-    sizes: dict[int, tuple[str, int, int]] = {}
+    decoded: dict[int, Detection] = {}  # by position, but for the score
     following = 0
 
     def views() -> Iterator[tuple[int, Tensor]]:
@@ -124,19 +131,35 @@ def detect(
                 waiting[position] = file
                 continue
             try:
-                image = decode(file)
+                image, digest = _read(file)
             except ImageError as error:
                 waiting[position] = Detection(file, error=error.reason)
                 continue
-            sizes[position] = file, image.shape[2], image.shape[1]
+            _, height, width = image.shape
+            decoded[position] = Detection(file, None, width, height, threshold=threshold, sha256=digest)
             yield position, preprocessing.test_view(image)
 
     for position, score in score_stream(model, views(), batch_size):
-        path, width, height = sizes.pop(position)
         evidence = None if llr is None else float(llr(score))
-        waiting[position] = Detection(path, score, width, height, threshold=threshold, llr=evidence)
+        waiting[position] = replace(decoded.pop(position), score=score, llr=evidence)
         while following in waiting:
             yield waiting.pop(following)
             following += 1
     for position in sorted(waiting):
         yield waiting.pop(position)
+
+
+def _read(path: str) -> tuple[Tensor, str]:
+    """A file's image and the SHA-256 of its content: of one opening, so that they belong together.
+
+    Raises:
+        ImageError: as :func:`detector.data.decode`.
+    """
+    try:
+        with open(path, "rb") as file:
+            stream = file if file.seekable() else io.BytesIO(file.read())
+            digest = sha256_of_stream(stream)
+            stream.seek(0)
+            return decode(stream), digest
+    except OSError as error:
+        raise ImageError(path, f"cannot be read ({error.strerror or error})") from error

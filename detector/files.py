@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 @contextmanager
@@ -36,10 +37,15 @@ def whole_file(target: str | os.PathLike[str]) -> Iterator[Path]:
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
     """SHA-256 of the file's content, in hexadecimal. Raises OSError where it cannot be read."""
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while piece := file.read(2**20):
-            digest.update(piece)
+        return sha256_of_stream(file)
+
+
+def sha256_of_stream(stream: BinaryIO) -> str:
+    """SHA-256 of what is left of a stream, in hexadecimal. Raises OSError where it cannot be read."""
+    digest = hashlib.sha256()
+    while piece := stream.read(2**20):
+        digest.update(piece)
     return digest.hexdigest()
 
 

@@ -9,6 +9,7 @@ import sys
 _M_TRIM_THRESHOLD = -1
 _M_TOP_PAD = -2
 _M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
 
 
 def keep_freed_memory() -> None:
@@ -28,3 +29,4 @@ def keep_freed_memory() -> None:
     mallopt(_M_MMAP_THRESHOLD, largest)
     mallopt(_M_TRIM_THRESHOLD, largest)
     mallopt(_M_TOP_PAD, 2**28)
+    mallopt(_M_ARENA_MAX, 1)  # threads' own arenas are limited to 64 MB, and give back what is larger

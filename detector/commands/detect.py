@@ -21,6 +21,8 @@ from detector.commands.arguments import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from detector.detection import Detection
     from detector.facts import Facts
 
@@ -58,10 +60,18 @@ def add_parser(subparsers: Any) -> None:
     )
     add_policy(parser)
     parser.add_argument(
-        "--batch-size", metavar="N", type=positive_int, default=16, help="of equal sizes (default: %(default)s)"
+        "--batch-size",
+        metavar="N",
+        type=positive_int,
+        default=16,
+        help="of equal sizes, on a GPU (default: %(default)s)",
     )
     add_device(parser)
-    parser.add_argument("--json", action="store_true", help="a JSON object on each line")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="a JSON object on each line, with what gave the score: file and model by SHA-256, decoder, versions",
+    )
     parser.add_argument(
         "--facts",
         action="store_true",
@@ -74,14 +84,13 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit status: 1 where a file could not be read."""
     from detector.detection import detect, find_files
     from detector.evaluation import llr_of
-    from detector.files import sha256_of
     from detector.memory import keep_freed_memory
     from detector.models import load_checkpoint
 
     keep_freed_memory()
     weights = find_weights(args.weights)
     model = load_checkpoint(weights, find_device(args.device))
-    digest = sha256_of(weights)[:12]  # enough to tell which detector a stored line came from
+    identity = _identity(weights) if args.json else {}
     preprocessing = find_preprocessing(args, model.preprocessing)
     files = find_files(_arguments(args.paths))
     failed = False
@@ -94,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
         failed |= detection.error is not None
         facts = _facts(detection) if args.facts else None
         if args.json:
-            print(json.dumps(_object(detection, digest, facts)), flush=True)
+            print(json.dumps(_object(detection, identity, facts)), flush=True)
         else:
             print("\n".join([_row(detection, with_llr), *_fact_lines(facts)]), flush=True)
     return int(failed)
@@ -115,13 +124,24 @@ def _facts(detection: Detection) -> Facts | None:
     return read_facts(detection.path) if os.path.isfile(detection.path) else None
 
 
-def _object(detection: Detection, digest: str, facts: Facts | None) -> dict[str, Any]:
-    found = detection.to_dict()
-    if detection.error is None:
-        found["model"] = digest
-    if facts is not None:
-        found["facts"] = facts.to_dict()
-    return found
+def _identity(weights: Path) -> dict[str, Any]:
+    """What gave the scores: enough to tell two stored lines apart, each by itself, and to get either again."""
+    import torch
+
+    from detector.data import find_decoder
+    from detector.files import sha256_of
+    from npr_kernels import __version__
+
+    return {
+        "model": sha256_of(weights),
+        "decoder": str(find_decoder()),
+        "versions": {"npr-kernels": __version__, "torch": torch.__version__},
+    }
+
+
+def _object(detection: Detection, identity: dict[str, Any], facts: Facts | None) -> dict[str, Any]:
+    found = detection.to_dict() | (identity if detection.error is None else {})
+    return found if facts is None else found | {"facts": facts.to_dict()}
 
 
 def _fact_lines(facts: Facts | None) -> list[str]:

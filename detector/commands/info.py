@@ -15,7 +15,8 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "info",
         description="Show versions, the kernels' backends with the reason where one is off, compiled GPU targets, "
-        "CPU features and threads; or, with --model, what a detector was made of, how it does and where it fails.",
+        "CPU features, threads and the decoder of images; or, with --model, what a detector was made of, how it does "
+        "and where it fails.",
     )
     parser.add_argument(
         "--model",
@@ -47,8 +48,9 @@ def _print_model(args: argparse.Namespace) -> int:
 
 def _print_installation(as_json: bool) -> int:
     import npr_kernels
+    from detector.data import find_decoder
 
-    facts = npr_kernels.info()
+    facts = npr_kernels.info() | {"decoder": find_decoder().to_dict()}
     if as_json:
         print(json.dumps(facts, indent=2))
         return 0
@@ -66,6 +68,7 @@ def _print_installation(as_json: bool) -> int:
         ("GPUs", ", ".join(facts["devices"]) or "none"),
         ("CPU", _cpu(cpu)),
         ("threads", str(facts["threads"])),
+        ("decoder", str(find_decoder())),
     ]
     width = max(len(name) for name, _ in lines)
     for name, value in lines:

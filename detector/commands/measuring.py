@@ -54,7 +54,11 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
     add_policy(parser)
     parser.add_argument("--seed", metavar="N", type=natural_int, default=0, help="of all that is drawn (default: 0)")
     parser.add_argument(
-        "--batch-size", metavar="N", type=positive_int, default=32, help="of equal sizes (default: %(default)s)"
+        "--batch-size",
+        metavar="N",
+        type=positive_int,
+        default=32,
+        help="of equal sizes, on a GPU (default: %(default)s)",
     )
     parser.add_argument("--workers", metavar="N", type=natural_int, help="processes that decode images")
     add_device(parser)

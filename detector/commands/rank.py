@@ -45,7 +45,11 @@ def add_parser(subparsers: Any) -> None:
     )
     add_policy(parser)
     parser.add_argument(
-        "--batch-size", metavar="N", type=positive_int, default=16, help="of equal sizes (default: %(default)s)"
+        "--batch-size",
+        metavar="N",
+        type=positive_int,
+        default=16,
+        help="of equal sizes, on a GPU (default: %(default)s)",
     )
     add_device(parser)
     parser.add_argument("--json", action="store_true", help="a JSON object on each line")

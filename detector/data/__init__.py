@@ -3,6 +3,7 @@
 from detector.data.augment import Augmentation, BlurJpeg, RandomDelivery
 from detector.data.dataset import BadImage, Batch, EpochSampler, ImageDataset, Transform, collate
 from detector.data.decode import MAX_PIXELS, ImageError, decode
+from detector.data.decoder import Decoder, DecoderWarning, check_decoder, find_decoder
 from detector.data.delivery import Delivery
 from detector.data.layouts import (
     FAKE,
@@ -31,6 +32,8 @@ __all__ = [
     "BlurJpeg",
     "Collection",
     "DataError",
+    "Decoder",
+    "DecoderWarning",
     "Delivery",
     "EpochSampler",
     "ImageDataset",
@@ -39,8 +42,10 @@ __all__ = [
     "RandomDelivery",
     "Sample",
     "Transform",
+    "check_decoder",
     "collate",
     "decode",
+    "find_decoder",
     "find_images",
     "has_split",
     "label_of",

@@ -24,6 +24,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from detector.data.decoder import check_decoder
+
 MAX_PIXELS = 2**27
 """Largest image that is decoded, 134 megapixels (403 MB as RGB). Anything larger is taken for a decompression bomb."""
 
@@ -71,6 +73,7 @@ def decode(source: Source) -> Tensor:
         TypeError: the source is none of the above kinds.
     """
     name = _name(source)
+    check_decoder()
     if isinstance(source, (bytes, bytearray, memoryview)):
         source = io.BytesIO(source)
     try:

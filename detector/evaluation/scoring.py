@@ -53,14 +53,14 @@ def score_collection(
         collection: the images. Those that cannot be decoded are listed and have no score.
         preprocessing: treatment of the images, by default the model's own.
         transform: what befalls each decoded image before that treatment, see :class:`detector.data.ImageDataset`.
-        batch_size: images of one size that are scored together.
+        batch_size: on a GPU, images of one size that are scored together.
         workers: processes that decode; results do not depend on their number.
         verbose: show progress.
         task: what the progress is called.
     """
     model.eval()
     dataset = ImageDataset(collection, preprocessing or model.preprocessing, training=False, transform=transform)
-    # One item at a time: the images' sizes differ, score_stream puts the equal ones together.
+    # One item at a time: the images' sizes differ, and score_stream puts together what goes together.
     loader = DataLoader(dataset, batch_size=None, num_workers=workers, collate_fn=_unchanged)
     scores: dict[int, float] = {}
     bad: list[BadImage] = []

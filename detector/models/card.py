@@ -70,6 +70,9 @@ def as_markdown(card: Card) -> str:
         lines.append(f"- Seed: {card.metadata['seed']}")
     if "calibration" in card.metadata:
         lines += _calibration(card.metadata["calibration"])
+    if "decoder" in card.metadata:
+        named = {name: value for name, value in card.metadata["decoder"].items() if isinstance(value, str)}
+        lines.append(f"- Decoder of its images: {_pairs(named)}")
     for section in card.metadata.get("card", []):
         lines += ["", f"## {section['title']}"]
         if "text" in section:

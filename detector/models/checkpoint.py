@@ -1,8 +1,9 @@
 """Checkpoints: safetensors files that say what they are, and the original implementations' .pth files, read safely.
 
 A checkpoint holds a model's state dict and, as metadata, strings of JSON: `architecture` (the model's name and
-arguments), `preprocessing`, `threshold`, `calibration` where there was one, `recipe` and whatever else the writer adds.
-No file is ever unpickled into anything but tensors and plain containers.
+arguments), `preprocessing`, `threshold`, `calibration` where there was one, `decoder` (what decoded images in the
+process that wrote it), `recipe` and whatever else the writer adds. No file is ever unpickled into anything but tensors
+and plain containers.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from detector.data import Preprocessing
+from detector.data import Preprocessing, check_decoder, find_decoder
 from detector.files import whole_file
 from detector.models.cnn_detector import CNNDetector
 from detector.models.detector import Detector
@@ -52,7 +53,8 @@ def save_checkpoint(
 
     Args:
         path: a `.safetensors` file.
-        model: its state dict, architecture, preprocessing, threshold and calibration are written.
+        model: its state dict, architecture, preprocessing, threshold and calibration are written, and this process's
+            decoder.
         dtype: what the weights of convolutions and linear layers are rounded to, by default not; one that overflows
             keeps its own dtype, and so do vectors, which take no space: a variance may be small and must not vanish.
         metadata: further JSON-able values, such as `recipe`.
@@ -69,6 +71,7 @@ def save_checkpoint(
         "preprocessing": model.preprocessing.to_dict(),
         "threshold": check_threshold(model.threshold),
         **({} if model.calibration is None else {"calibration": model.calibration}),
+        "decoder": find_decoder().to_dict(),
         **metadata,
     }
     _write(path, {name: _rounded(tensor.detach().cpu(), dtype) for name, tensor in model.state_dict().items()}, values)
@@ -124,6 +127,7 @@ def load_checkpoint(path: str | os.PathLike[str], device: torch.device | str = "
         OSError: the file cannot be read.
         CheckpointError: see there; the message names the file.
     """
+    check_decoder()  # here, so that it is said before any work, and not by each process that decodes
     path = find(path)
     tensors, metadata = _read(path)
     model, tensors = (_build(path, metadata), tensors) if metadata else _original(tensors)

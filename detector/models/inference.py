@@ -1,25 +1,32 @@
 """Logits of images of any size and number, in bounded memory.
 
-Small images of one size go through the model together. A large image goes through in tiles, and gives the same logit as
-uncut: a feature depends on a bounded neighbourhood, so every tile is read with a margin of that width, the features of
-the margin are dropped, and what is left are the uncut image's own features. Their mean, or what each gives by itself,
-is all that the logit depends on.
+On a GPU, small images of one size go through the model together. On the CPU every image goes by itself, on one thread,
+and several go side by side: convolutions round otherwise in larger batches and on more threads, so this is what makes
+an image's logit the same, bit for bit, whatever comes with it and however many threads there are.
+
+A large image goes through in tiles, and gives the same logit as uncut: a feature depends on a bounded neighbourhood, so
+every tile is read with a margin of that width, the features of the margin are dropped, and what is left are the uncut
+image's own features. Their mean, or what each gives by itself, is all that the logit depends on.
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from detector.models.detector import Detector
+from detector.models.passes import Passes
 from detector.models.pooling import mean_of_largest, share_of
 
 MAX_PIXELS = 2**20
-"""Most pixels that go through the model at once. The network needs about 400 bytes for each."""
+"""Most pixels that go through the model in one pass. The network needs about 400 bytes for each."""
 
 MAX_WAITING_PIXELS = 2**25
 """Most pixels (3 bytes each) that wait for others of their size before they are scored without them."""
@@ -37,29 +44,53 @@ def logits(model: Detector, images: Tensor, *, max_pixels: int = MAX_PIXELS) -> 
         max_pixels: of one pass through the model.
 
     Returns:
-        float64 [N] on the CPU. Those of images cut into tiles differ from the uncut ones' by rounding alone.
+        float64 [N] on the CPU. Those of images cut into tiles differ from the uncut ones' by rounding alone. Those of a
+        model on the CPU depend on nothing but each image's own pixels, bit for bit.
     """
     _, _, height, width = images.shape
-    if height * width > max_pixels:
-        rows = [_tiled_logit(model, image[None], max_pixels) for image in images]
+    device = _device_of(model)
+    if device.type == "cpu" or height * width > max_pixels:
+        with _passes(model) as passes:
+            started = [_start(passes, model, image, max_pixels) for image in images]
+            rows = [logit.result() for logit in started]
         return torch.stack(rows) if rows else torch.empty(0, dtype=torch.float64)
-    device = next(model.parameters()).device
     batch = max(1, max_pixels // (height * width)) if height * width else 1
     parts = [model(part.to(device)).double().flatten().cpu() for part in images.split(batch)]
     return torch.cat(parts)
 
 
 def score_stream(model: Detector, views: Iterable[tuple[Key, Tensor]], batch_size: int) -> Iterator[tuple[Key, float]]:
-    """Scores images as they come, those of one size together.
+    """Scores images as they come.
 
     Args:
         model: in evaluation mode.
         views: (key, uint8 [3, H, W]).
-        batch_size: images of one size that are gathered before they are scored.
+        batch_size: on a GPU, images of one size that are gathered before they are scored.
 
     Yields:
-        (key, score), the sigmoid of the logit in 0..1, in the order in which batches fill.
+        (key, score), the sigmoid of the logit in 0..1: on the CPU in the order of the views, on a GPU in that in which
+        batches fill.
     """
+    stream = _one_by_one if _device_of(model).type == "cpu" else _in_batches
+    yield from stream(model, views, batch_size)
+
+
+def _one_by_one(model: Detector, views: Iterable[tuple[Key, Tensor]], _: int) -> Iterator[tuple[Key, float]]:
+    started: deque[tuple[Key, Future[Tensor]]] = deque()
+    with _passes(model) as passes:
+        for key, image in views:
+            started.append((key, _start(passes, model, image, MAX_PIXELS)))
+            while started and started[0][1].done():
+                yield _score(*started.popleft())
+        while started:
+            yield _score(*started.popleft())
+
+
+def _score(key: Key, logit: Future[Tensor]) -> tuple[Key, float]:
+    return key, logit.result().sigmoid().item()
+
+
+def _in_batches(model: Detector, views: Iterable[tuple[Key, Tensor]], batch_size: int) -> Iterator[tuple[Key, float]]:
     waiting: dict[torch.Size, list[tuple[Key, Tensor]]] = {}
     waiting_pixels = 0
     for key, image in views:
@@ -101,6 +132,10 @@ class Window(NamedTuple):
     feature_rows: slice
     feature_columns: slice
 
+    @property
+    def pixels(self) -> int:
+        return (self.rows.stop - self.rows.start) * (self.columns.stop - self.columns.start)
+
 
 def windows(model: Detector, height: int, width: int, max_pixels: int) -> Iterator[Window]:
     """Windows whose features, row by row, are the feature map of an image of that size.
@@ -127,19 +162,57 @@ def windows(model: Detector, height: int, width: int, max_pixels: int) -> Iterat
             yield Window(rows, columns, feature_rows, feature_columns)
 
 
-def _tiled_logit(model: Detector, image: Tensor, max_pixels: int) -> Tensor:
-    """float64 scalar, the logit of [1, 3, H, W]."""
-    parameter = next(model.parameters())
-    local: list[Tensor] = []  # where the largest are pooled: one number for each feature
-    total = torch.zeros((), dtype=torch.float64, device=parameter.device)
-    count = 0
-    for window in windows(model, image.shape[2], image.shape[3], max_pixels):
-        features = model.features(image[:, :, window.rows, window.columns].to(parameter.device))
-        features = features[:, :, window.feature_rows, window.feature_columns]
-        if model.pooling != "mean":
-            local.append(model.local_logits(features).double())
-        total = total + features.double().sum(dim=(2, 3))
-        count += features.shape[2] * features.shape[3]
-    if local:
-        return mean_of_largest(torch.cat(local, dim=1), share_of(model.pooling)).flatten()[0].cpu()
-    return model.classify((total / count).to(parameter.dtype)).double().flatten()[0].cpu()
+def _device_of(model: Detector) -> torch.device:
+    return next(model.parameters()).device
+
+
+def _passes(model: Detector) -> Passes:
+    """Side by side on the CPU, one after another on a GPU."""
+    return Passes(torch.get_num_threads() if _device_of(model).type == "cpu" else 1)
+
+
+def _start(passes: Passes, model: Detector, image: Tensor, max_pixels: int) -> Future[Tensor]:
+    """Starts the passes that give the logit of [3, H, W]: float64 scalar on the CPU."""
+    height, width = image.shape[1:]
+    if height * width <= max_pixels:
+        return passes.start(lambda: _on_cpu(model(_input(model, image))), height * width)
+    tiles = [
+        passes.start(partial(_tile, model, image, window), window.pixels)
+        for window in windows(model, height, width, max_pixels)
+    ]
+    return passes.start(lambda: _together(model, [tile.result() for tile in tiles]), 0)
+
+
+def _input(model: Detector, image: Tensor) -> Tensor:
+    """[3, H, W] as [1, 3, H, W] in channels_last: convolutions round otherwise in another layout.
+
+    Decoded images have it and are not copied. The batch's stride is the image's size, where torch looks for the layout.
+    """
+    return image.permute(1, 2, 0).contiguous()[None].permute(0, 3, 1, 2).to(_device_of(model))
+
+
+def _on_cpu(logit: Tensor) -> Tensor:
+    return logit.double().flatten()[0].cpu()
+
+
+def _tile(model: Detector, image: Tensor, window: Window) -> tuple[Tensor, int]:
+    """What the logit needs of a window's features, and their number.
+
+    Returns:
+        float64: the features' sum [1, C]; or, where the largest are pooled, the local logits [1, number].
+    """
+    features = model.features(_input(model, image[:, window.rows, window.columns]))
+    features = features[:, :, window.feature_rows, window.feature_columns]
+    count = features.shape[2] * features.shape[3]
+    if model.pooling != "mean":
+        return model.local_logits(features).double(), count
+    return features.double().sum(dim=(2, 3)), count
+
+
+def _together(model: Detector, tiles: list[tuple[Tensor, int]]) -> Tensor:
+    """The logit of all tiles' features: float64 scalar on the CPU."""
+    parts, counts = zip(*tiles, strict=True)
+    if model.pooling != "mean":
+        return _on_cpu(mean_of_largest(torch.cat(parts, dim=1), share_of(model.pooling)))
+    mean = sum(parts) / sum(counts)
+    return _on_cpu(model.classify(mean.to(next(model.parameters()).dtype)))

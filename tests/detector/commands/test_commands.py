@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 
 from detector.cli import COMMANDS, main
+from detector.data import find_decoder
 from detector.models import load_checkpoint, read_metadata, save_checkpoint
 from npr_kernels import __version__
 from tests.detector.training.folders import make_data, make_split
@@ -127,10 +129,12 @@ def test_info(capsys):
     facts = json.loads(capsys.readouterr().out)
     assert facts["version"] == __version__
     assert facts["backends"]["reference"] == {"available": True}
+    assert facts["decoder"] == find_decoder().to_dict()
     assert status_of("info") == 0
     out = capsys.readouterr().out
     assert "backend reference" in out
     assert str(torch.__version__) in out
+    assert str(find_decoder()) in out
 
 
 def test_detect_keeps_the_order(pictures, weights, capsys):
@@ -143,13 +147,77 @@ def test_detect_keeps_the_order(pictures, weights, capsys):
     ]  # fmt: skip
     assert lines[1].keys() == {"path", "error"}
     assert (lines[0]["width"], lines[0]["height"]) == (20, 30)
-    assert lines[0]["score"] == pytest.approx(lines[4]["score"], abs=1e-6)
+    assert lines[0] == lines[4]
     model = load_checkpoint(weights)
     for line in (lines[0], lines[2], lines[3]):
         pixels = torch.from_numpy(np.array(Image.open(line["path"]))).permute(2, 0, 1)
         with torch.no_grad():
             assert line["score"] == pytest.approx(model(pixels[None]).sigmoid().item(), abs=1e-5)
         assert line["verdict"] == ("fake" if line["score"] > 0.5 else "real")
+
+
+def test_detect_names_file_model_decoder_and_versions(pictures, weights, capsys):
+    _, (line, broken) = detect_json(capsys, pictures / "b.jpg", pictures / "d.png", "--weights", weights)
+    assert line["sha256"] == hashlib.sha256((pictures / "b.jpg").read_bytes()).hexdigest()
+    assert line["model"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert line["decoder"] == str(find_decoder())
+    assert line["versions"] == {"npr-kernels": __version__, "torch": torch.__version__}
+    assert broken.keys() == {"path", "error"}
+
+
+def test_detect_gives_a_file_the_same_bytes_each_time(tmp_path, weights, rng):
+    """Alone, twice, among files of its size and of others, in any order, on one thread and on two."""
+    for i in range(6):
+        size = (96, 96, 3) if i % 2 else (*rng.integers(20, 90, 2), 3)
+        pixels = rng.integers(0, 256, size) * rng.uniform(0.2, 1)
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"{i}.{'jpg' if i < 3 else 'png'}")
+    files = sorted(tmp_path.iterdir())
+    lists = {
+        "1": [[*files, files[1], *reversed(files)], [files[1]], [files[1], files[3], files[5]]],
+        "2": [files, [files[3]], [files[5], files[3], files[1], files[3]]],
+    }
+    code = "import json, sys; from detector.cli import main\nfor words in json.loads(sys.argv[1]): main(words)"
+    lines = {}
+    for threads, orders in lists.items():
+        words = [["detect", "--json", "--weights", str(weights), *map(str, order)] for order in orders]
+        words += [[*words[0], "--batch-size", "1"]]
+        environment = os.environ | {"OMP_NUM_THREADS": threads, "PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [sys.executable, "-c", code, json.dumps(words)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        found = done.stdout.splitlines()
+        assert len(found) == sum(len(order) for order in orders) + len(orders[0])
+        for line in found:
+            lines.setdefault(json.loads(line)["path"], set()).add(line)
+    assert lines.keys() == set(map(str, files))
+    assert all(len(versions) == 1 for versions in lines.values())
+    assert len({json.loads(line)["score"] for (line,) in lines.values()}) == 6
+
+
+def test_detect_a_pipe(pictures, weights):
+    """Read once, though it is hashed and decoded."""
+    command = f"{sys.executable} -m detector.cli detect --json --weights {weights} <(cat {pictures}/a.png)"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    line = json.loads(done.stdout)
+    assert line["sha256"] == hashlib.sha256((pictures / "a.png").read_bytes()).hexdigest()
+    assert (line["width"], line["height"]) == (20, 30)
+
+
+def test_another_decoder_is_said_once(pictures, weights):
+    """On standard error in one line, and in every line of the result."""
+    code = (
+        "import sys, numpy as np; from detector.data import decoder; from detector.cli import main\n"
+        "decoder._test_picture = lambda: np.zeros((11, 22, 3), np.uint8)\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    files = [pictures / "a.png", pictures / "b.jpg", pictures / "deep"]
+    command = [sys.executable, "-c", code, "detect", "--json", "--weights", weights, *files]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr.startswith("npr: warning: Pillow ")
+    assert "its chroma repeated" in done.stderr
+    assert done.stderr.count("\n") == 1
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(lines) == 3
+    assert all("of 255 off, its chroma repeated" in line["decoder"] for line in lines)
 
 
 def test_detect_folder_of_a_training(pictures, weights, capsys):
@@ -262,7 +330,7 @@ def test_the_detectors_own_threshold(pictures, weights, tmp_path, capsys):
         assert {line["verdict"] for line in lines} == {"real", "fake"}
         for line in lines:
             assert line["verdict"] == ("fake" if line["score"] > middle else "real")
-            assert line["model"] == hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+            assert line["model"] == hashlib.sha256(file.read_bytes()).hexdigest()
     status_of("rank", *paths, "--weights", own, "--json")
     ranked = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["verdict"] for line in ranked] == ["fake", "real"]

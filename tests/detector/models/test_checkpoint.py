@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from detector.data import Preprocessing
+from detector.data import Preprocessing, find_decoder
 from detector.models import CheckpointError, NPRDetector, load_checkpoint, read_metadata, save_checkpoint
 from tests.detector.models.original import randomise
 
@@ -41,6 +41,7 @@ def test_round_trip(tmp_path, model):
     assert metadata["recipe"] == {"name": "x"}
     assert metadata["epoch"] == 3
     assert metadata["architecture"]["name"] == "NPRDetector"
+    assert metadata["decoder"] == find_decoder().to_dict()
     assert [file.name for file in tmp_path.iterdir()] == ["a.safetensors"]
 
 

@@ -5,6 +5,7 @@ import math
 import shutil
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from PIL import Image
@@ -147,6 +148,7 @@ def test_a_cards_tables(default, model):
     card = [{"title": "Truth", "columns": ["source", "AP"], "rows": [["a", 1.5], ["b", 2]]}]
     save_checkpoint(default, model, card=card)
     assert "| source | AP |\n| --- | ---: |\n| a | 1.5 |\n| b | 2 |" in as_markdown(read_card(default))
+    assert f"- Decoder of its images: pillow {PIL.__version__}, jpeg " in as_markdown(read_card(default))
 
 
 def test_the_shipped_weights_are_as_promised():
