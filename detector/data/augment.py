@@ -95,9 +95,9 @@ HISTORIES: tuple[tuple[str, ...], ...] = (
     ("shift", "jpeg"),
     ("jpeg", "shift", "jpeg"),
     ("webp",),
+    ("shift", "webp"),
     ("resize",),
     ("resize", "jpeg"),
-    ("resize", "webp"),
     ("jpeg", "resize", "jpeg"),
 )
 """What RandomDelivery draws among, by the names of the steps: what cameras, editors and web sites do. Few are resized,
@@ -106,7 +106,7 @@ which leaves little to learn from.
 The crops that training takes shift the grid of cells already; "shift" is there to move it over the grid of a codec.
 """
 
-EDITED = 0.2
+EDITED = 0.35
 """Part of the images that are edited."""
 
 SHRINKING = (0.3, 1.0)
@@ -121,7 +121,7 @@ _SHIFT = 15  # rows and columns, at most: any place on the grid of JPEG's and We
 class RandomDelivery:
     """Random histories, the same for real and generated images, so that none of them tells the label.
 
-    A fifth of the images is edited, sharpened, blurred or made noisy, after resizing where they are resized and first
+    A third of the images is edited, sharpened, blurred or made noisy, after resizing where they are resized and first
     otherwise. Then comes one of HISTORIES, each as likely as the others. The factor of "resize" is uniform over
     SHRINKING as far as the crop allows, its filter bilinear, bicubic, lanczos or area; "shift" cuts off 0 to 15 rows
     and columns, as far as the crop allows; JPEG halves chroma or does not; an image that JPEG meets twice gets both

@@ -270,12 +270,13 @@ BOX = Recipe(
     resize=256,
     flip=True,
     batch_size=32,
-    epochs=9,
+    epochs=7,
     learning_rate=2e-3,
     betas=(0.9, 0.999),
     schedule="cosine",
-    residual="haar",
-    **AUGMENTATIONS["delivery"],
+    residual="npr+haar",
+    delivery_probability=0.5,
+    jpeg_quality=(40, 100),
 )
 
 RECIPES = {recipe.name: recipe for recipe in (DEFAULT, NPR, CNNDETECTION, CNNDETECTION_SMALL, BOX)}

@@ -28,8 +28,8 @@ def card(threshold: float, false_alarms: float, rates: list[list[str]], truth: P
     sections: list[dict[str, Any]] = [
         {
             "title": "Trained on",
-            "text": "Real images are cut from these packages of Debian 12 and from procedural scenes, shrunk, taken "
-            "again by a simulated camera, and compressed; see detector/weights/photographs.py.",
+            "text": "Real images are cut from these packages of Debian 12, shrunk, taken again by a "
+            "simulated camera, and compressed; see detector/weights/photographs.py.",
             "columns": ["package", "photographs", "drawings", "textures", "licences"],
             "rows": [
                 [p.name, len(p.photographs), len(p.drawings), "yes" if p.textures else "", p.licences]

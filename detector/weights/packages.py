@@ -23,6 +23,7 @@ class Package:
         licences: of the files taken, as the package's copyright file gives them.
         photographs, drawings, textures: globs below the unpacked package; the largest of several sizes of one picture
             is named.
+        history: what its textures are called, see :mod:`detector.weights.photographs`.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Package:
     photographs: tuple[str, ...] = ()
     drawings: tuple[str, ...] = ()
     textures: tuple[str, ...] = ()
+    history: str = "texture"
 
 
 _BACKGROUNDS = "usr/share/backgrounds"
@@ -127,6 +129,21 @@ PACKAGES: tuple[Package, ...] = (
         "ufoai-textures",
         "GPL-2.0-or-later, CC-BY-SA-3.0, CC-BY-3.0, public domain",
         textures=("usr/share/games/ufoai/base/*.content/textures/**/*.jpg",),
+    ),
+    Package(
+        "supertuxkart-data",
+        "CC-BY-SA-3.0, CC-BY-SA-4.0, CC-BY-3.0, CC0-1.0, GPL-2.0-or-later, public domain",
+        textures=tuple(
+            f"usr/share/games/supertuxkart/data/{pattern}"
+            for pattern in ("textures/*.jpg", "textures/*.png", "tracks/*/*.jpg", "tracks/*/*.png")
+        ),
+        history="game",
+    ),
+    Package(
+        "openarena-081-textures",
+        "GPL-2.0-or-later",
+        textures=("usr/share/games/openarena/baseoa/*.content/textures/**/*.jpg",),
+        history="game",
     ),
 )
 

@@ -7,9 +7,9 @@ histories are made where the packages bring none:
     shrunk          averaged down to a half or less, which leaves no trace of the publication
     camera          shrunk, then taken again by a simulated camera: mosaic, noise, demosaicing, tone curve
     camera-jpeg     the same, and compressed by the camera
-    scene           procedural scenes by the simulated camera
     drawing         wallpapers drawn or rendered by people
-    texture         photographs worked into textures of games
+    texture         photographs worked into textures of a game
+    game            textures of other games, often resized and retouched
 
 Pictures, not crops, are divided into those to train on and those to validate on.
 """
@@ -28,14 +28,13 @@ from torch import Tensor
 from detector.console import Meter
 from detector.data import decode
 from detector.synth.camera import develop, linear_light, photograph
-from detector.synth.scenes import dead_leaves
 from detector.weights.packages import PACKAGES, files_of
 
 SIDE = 320
 """Of the crops in pixels: room for generators of factor 2, 4 and 8, whose rim is cut off, and for resized crops."""
 
-SCENES = 150
-"""Procedural ones."""
+TEXTURES = 400
+"""Of a history, at most."""
 
 VALIDATION = 9
 """Every so manyth picture is validated on."""
@@ -58,8 +57,11 @@ class Picture:
 
 
 def pictures(unpacked: dict[str, Path], kind: str) -> list[Picture]:
-    """The packages' photographs, drawings or textures, in a fixed order."""
-    paths = [path for package in PACKAGES for path in files_of(unpacked[package.name], package, getattr(package, kind))]
+    """The packages' photographs, drawings, or textures of a history, in a fixed order."""
+    paths = []
+    for package in PACKAGES:
+        patterns = package.textures if kind == package.history else getattr(package, kind, ())
+        paths += files_of(unpacked[package.name], package, patterns)
     return [Picture(path, "val" if i % VALIDATION == VALIDATION // 2 else "train") for i, path in enumerate(paths)]
 
 
@@ -70,17 +72,21 @@ def write_reals(unpacked: dict[str, Path], out: Path, *, seed: int) -> None:
     """
     photographs = pictures(unpacked, "photographs")
     rng = np.random.default_rng([seed, 0])
-    textures = [picture for picture in pictures(unpacked, "textures") if _is_texture(picture.path)]
-    textures = [textures[i] for i in rng.permutation(len(textures))[:400]]
+
+    def textures(history: str) -> list[Picture]:
+        usable = [picture for picture in pictures(unpacked, history) if _is_texture(picture.path)]
+        return [usable[i] for i in rng.permutation(len(usable))[:TEXTURES]]
+
     plan: list[tuple[str, list[Picture], int, Callable[[Tensor, np.random.Generator], Tensor | None]]] = [
         ("native", photographs, 10, _native),
         ("shrunk", photographs, 20, _shrunk),
         ("camera", photographs, 7, _camera),
         ("camera-jpeg", photographs, 7, _camera_jpeg),
         ("drawing", pictures(unpacked, "drawings"), 5, _native),
-        ("texture", textures, 1, _native),
+        ("texture", textures("texture"), 1, _native),
+        ("game", textures("game"), 1, _native),
     ]
-    with Meter("reals", sum(len(those) * count for _, those, count, _ in plan) + SCENES) as meter:
+    with Meter("reals", sum(len(those) * count for _, those, count, _ in plan)) as meter:
         for history, those, count, cut in plan:
             numbers = {"train": 0, "val": 0}
             for index, picture in enumerate(those):
@@ -91,12 +97,6 @@ def write_reals(unpacked: dict[str, Path], out: Path, *, seed: int) -> None:
                     if crop is not None:
                         write_image(out / picture.split / history / "0_real", numbers[picture.split], crop)
                         numbers[picture.split] += 1
-        for n in range(SCENES):
-            scene_rng = np.random.default_rng([seed, 2, n])
-            crop = decode(photograph(dead_leaves(SIDE, SIDE, scene_rng), scene_rng))
-            split = "val" if n % VALIDATION == VALIDATION // 2 else "train"
-            write_image(out / split / "scene" / "0_real", n, crop)
-            meter.advance(1)
 
 
 def write_image(folder: Path, number: int, image: Tensor) -> None:

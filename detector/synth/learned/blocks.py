@@ -42,22 +42,16 @@ def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Conv
     return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2)
 
 
-def bias_of(layer: nn.Conv2d) -> Tensor:
-    assert layer.bias is not None
-    return layer.bias
-
-
 class Residual(nn.Module):
     """x + conv(act(norm(conv(act(norm(x)))))), as in latent diffusion's autoencoders (Rombach et al., CVPR 2022).
 
-    The last convolution starts at zero, so that a deep network starts as a shallow one and learns sooner.
+    The last convolution starts at a constant, so that a deep network starts as a shallow one and learns sooner.
     """
 
     def __init__(self, channels: int, kind: Norm, act: Activation) -> None:
         super().__init__()
         last = conv(channels, channels)
         nn.init.zeros_(last.weight)
-        nn.init.zeros_(bias_of(last))
         self.body = nn.Sequential(
             norm(kind, channels),
             activation(act),

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detector.synth.learned.blocks import Fir, Residual, activation, bias_of, conv, norm, up
+from detector.synth.learned.blocks import Fir, Residual, activation, conv, norm, up
 
 if TYPE_CHECKING:
     from detector.synth.learned.spec import LearnedSpec
@@ -41,7 +41,8 @@ class Autoencoder(nn.Module):
         encoder += [Residual(widths[-1], *block), norm(spec.norm, widths[-1]), activation(spec.activation)]
         code = conv(widths[-1], spec.latent if spec.codes else 2 * spec.latent)
         if not spec.codes:
-            nn.init.constant_(bias_of(code).data[spec.latent :], -6.0)
+            assert code.bias is not None
+            nn.init.constant_(code.bias.data[spec.latent :], -6.0)
         encoder += [code]
         decoder: list[nn.Module] = [conv(spec.latent, widths[-1]), Residual(widths[-1], *block)]
         decoder += [Residual(widths[-1], *block)]

@@ -51,32 +51,6 @@ def reconstruction(fake: Tensor, real: Tensor, finest: int = 1) -> Tensor:
     return total
 
 
-def texture(fake: Tensor, real: Tensor) -> Tensor:
-    """L1 distance of how strong the finest structure is, wherever it is: of the root mean squares, over windows of 8x8
-    pixels, of the differences of neighbours across, down and diagonally, in grey and in two opponent colours.
-
-    It asks for as much detail as the photograph has, and leaves to the generator what the detail is. Without it, small
-    networks blur, and a detector of their pictures would learn that what is sharp is real.
-    """
-    pairs = zip(_details(fake), _details(real), strict=True)
-    return torch.stack([(_strength(of_fake) - _strength(of_real)).abs().mean() for of_fake, of_real in pairs]).sum()
-
-
-# Orthonormal: grey, red against blue, both against green. In photographs most detail is grey.
-_OPPONENTS = torch.tensor([[3**-0.5] * 3, [2**-0.5, 0.0, -(2**-0.5)], [6**-0.5, -2 * 6**-0.5, 6**-0.5]])
-
-
-def _details(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    images = F.conv2d(images, _OPPONENTS.to(images)[:, :, None, None])
-    across, down = images.diff(dim=3), images.diff(dim=2)
-    return across, down, across.diff(dim=2)
-
-
-def _strength(detail: Tensor) -> Tensor:
-    # A tenth of a grey level keeps the root's slope finite where there is nothing.
-    return (F.avg_pool2d(detail.square(), 8, 4) + 1e-6).sqrt()
-
-
 def feature_matching(fake: list[Tensor], real: list[Tensor]) -> Tensor:
     """Relative L1 distance of a discriminator's features (Wang et al., CVPR 2018): a perceptual loss that needs no
     network trained elsewhere."""

@@ -22,7 +22,6 @@ class LearnedSpec:
         codes: entries of an autoencoder's codebook; 0 for a normal latent.
         finest: the finest scale at which it must follow the photograph, see
             :func:`detector.synth.learned.losses.reconstruction`; what is finer is the discriminator's alone.
-        texture: weight of :func:`detector.synth.learned.losses.texture`.
         adversarial: weight of the discriminator's judgement.
         seed: of weights, crops and noise.
     """
@@ -36,9 +35,8 @@ class LearnedSpec:
     activation: Activation = "silu"
     latent: int = 8
     codes: int = 0
-    finest: int = 2
-    texture: float = 3.0
-    adversarial: float = 0.2
+    finest: int = 1
+    adversarial: float = 0.1
     seed: int = 0
 
     # What the builder of data sets asks of every generator: images are neither blended nor compressed at the end.

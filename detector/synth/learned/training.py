@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from detector.console import Meter
 from detector.files import whole_file
 from detector.synth.learned.kinds import KINDS
-from detector.synth.learned.losses import PatchDiscriminator, feature_matching, hinge, reconstruction, texture
+from detector.synth.learned.losses import PatchDiscriminator, feature_matching, hinge, reconstruction
 from detector.synth.learned.spec import LearnedSpec
 from npr_kernels import __version__
 
@@ -159,7 +159,7 @@ def _train(
                 fake, penalty = generator(real)
             fake = fake.float()
             distance = reconstruction(fake, real, spec.finest)
-            loss = distance + spec.texture * texture(fake, real) + penalty.float()
+            loss = distance + penalty.float()
             if step >= alone and spec.adversarial > 0:
                 with torch.autocast(device.type, torch.bfloat16, enabled=amp):
                     judged, seen = discriminator(fake)

@@ -123,7 +123,7 @@ def test_a_third_of_the_histories_is_none_and_the_others_are_equally_likely(draw
         assert_as_likely_as(histories.count(history), len(drawn), probability)
 
 
-def test_a_fifth_is_edited_after_resizing_or_first(drawn):
+def test_a_third_is_edited_after_resizing_or_first(drawn):
     edited = [delivery for delivery in drawn if any(isinstance(step, EDITS) for step in delivery.steps)]
     assert_as_likely_as(len(edited), len(drawn), EDITED)
     for kind in EDITS:

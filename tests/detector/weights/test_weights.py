@@ -170,7 +170,7 @@ def test_the_shipped_weights_are_as_promised():
 def unpacked(tmp_path, rng, monkeypatch):
     """Two packages of noise and edges, in the place of Debian's."""
     pictures = {}
-    for name, sizes in {"a": [(700, 900), (450, 1000), (360, 360)], "b": [(800, 700)]}.items():
+    for name, sizes in {"a": [(700, 900), (450, 1000), (360, 360)], "b": [(800, 700)], "c": [(400, 330)]}.items():
         for number, size in enumerate(sizes):
             file = tmp_path / "packages" / name / f"p{number}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -178,15 +178,15 @@ def unpacked(tmp_path, rng, monkeypatch):
         pictures[name] = file.parent
     made = (
         packages.Package("a", "CC0", photographs=("p*.png",)),
-        packages.Package("b", "CC0", drawings=("p0.png",), textures=("*.png",)),
+        packages.Package("b", "CC0", drawings=("p0.png",), textures=("*.png",), history="game"),
+        packages.Package("c", "CC0", textures=("p*.png",)),
     )
     monkeypatch.setattr(packages, "PACKAGES", made)
     monkeypatch.setattr(photographs, "PACKAGES", made)
     return pictures
 
 
-def test_reals_have_their_histories_and_repeat(unpacked, tmp_path, monkeypatch):
-    monkeypatch.setattr(photographs, "SCENES", 3)
+def test_reals_have_their_histories_and_repeat(unpacked, tmp_path):
     for out in ("first", "second"):
         photographs.write_reals(unpacked, tmp_path / out, seed=3)
     files = {
@@ -195,7 +195,7 @@ def test_reals_have_their_histories_and_repeat(unpacked, tmp_path, monkeypatch):
     for path, content in files.items():
         assert (tmp_path / "second" / path).read_bytes() == content
     assert {path.parts[1] for path in files} == {
-        "native", "shrunk", "camera", "camera-jpeg", "scene", "drawing", "texture",
+        "native", "shrunk", "camera", "camera-jpeg", "drawing", "texture", "game",
     }  # fmt: skip
     for path in files:
         with Image.open(tmp_path / "first" / path) as image:
@@ -236,10 +236,10 @@ def test_fakes_come_from_reals_and_are_made_once(tmp_path, rng):
         seen.append(images)
         return 255 - images
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fakes, "COUNTS", {"train": 4, "val": 2})
-        fakes._write(tmp_path, "inverse", remake, seed=1)
-        assert fakes._complete(tmp_path, "inverse")
+    counts = {"train": 4, "val": 2}
+    assert not fakes._complete(tmp_path, "inverse", counts)
+    fakes._write(tmp_path, "inverse", remake, counts, seed=1)
+    assert fakes._complete(tmp_path, "inverse", counts)
     assert len(seen) == 6
     side = fakes.SIDE - 2 * fakes.RIM
     reals = find_images(tmp_path, "train")
