@@ -18,6 +18,7 @@ from detector.commands.arguments import (
     fraction,
     positive_int,
 )
+from detector.printable import printable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -120,7 +121,8 @@ def _object(detection: Detection, identity: dict[str, Any]) -> dict[str, Any]:
 
 
 def _row(detection: Detection) -> str:
+    path = printable(detection.path)
     if detection.error is not None:
-        return f"{'-':>6}  {'error':7}  {'-':>11}  {detection.path}: {detection.error}"
+        return f"{'-':>6}  {'error':7}  {'-':>11}  {path}: {detection.error}"
     size = f"{detection.width}x{detection.height}"
-    return f"{detection.score:6.4f}  {detection.verdict:7}  {size:>11}  {detection.path}"
+    return f"{detection.score:6.4f}  {detection.verdict:7}  {size:>11}  {path}"
