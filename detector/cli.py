@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.command is None:
             parser.error("which command? See npr --help")
         args.command_line = shlex.join(["npr", *arguments])  # for results, which say how they were made
-        with _one_line_warnings():
+        with _plain_warnings():
             status = args.run(args)
         sys.stdout.flush()
         return status
@@ -107,14 +107,16 @@ def _prepare_streams() -> None:
 
 
 @contextmanager
-def _one_line_warnings() -> Iterator[None]:
-    """Prints warnings as the command prints errors."""
-    plain = warnings.formatwarning
+def _plain_warnings() -> Iterator[None]:
+    """Prints warnings as the command prints errors, and none of Pillow's on files: what is wrong gets its line."""
+    default = warnings.formatwarning
     warnings.formatwarning = lambda message, *_, **__: f"npr: warning: {_one_line(message)}\n"
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            yield
     finally:
-        warnings.formatwarning = plain
+        warnings.formatwarning = default
 
 
 def _one_line(error: Exception | str) -> str:

@@ -19,6 +19,7 @@ from detector.commands.arguments import (
     fraction,
     positive_int,
 )
+from detector.printable import printable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -151,8 +152,9 @@ def _fact_lines(facts: Facts | None) -> list[str]:
 
 
 def _row(detection: Detection, with_llr: bool) -> str:
+    path = printable(detection.path)
     evidence = f"{'-' if detection.llr is None else f'{detection.llr:+.2f}':>6}  " * with_llr
     if detection.error is not None:
-        return f"{'-':>6}  {'error':7}  {evidence}{'-':>11}  {detection.path}: {detection.error}"
+        return f"{'-':>6}  {'error':7}  {evidence}{'-':>11}  {path}: {detection.error}"
     size = f"{detection.width}x{detection.height}"
-    return f"{detection.score:6.4f}  {detection.verdict:7}  {evidence}{size:>11}  {detection.path}"
+    return f"{detection.score:6.4f}  {detection.verdict:7}  {evidence}{size:>11}  {path}"

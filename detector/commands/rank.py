@@ -16,6 +16,7 @@ from detector.commands.arguments import (
     find_weights,
     positive_int,
 )
+from detector.printable import printable
 
 if TYPE_CHECKING:
     from detector.detection import Detection
@@ -80,10 +81,10 @@ def run(args: argparse.Namespace) -> int:
     if not args.json:
         print(f"{'rank':>6}  {'score':>6}  {'verdict':7}  path")
     for rank, detection in enumerate(ranked, start=1):
-        line = f"{rank:>6}  {detection.score:6.4f}  {detection.verdict:7}  {detection.path}"
+        line = f"{rank:>6}  {detection.score:6.4f}  {detection.verdict:7}  {printable(detection.path)}"
         print(json.dumps({"rank": rank} | detection.to_dict()) if args.json else line)
     for detection in failed:
-        line = f"{'-':>6}  {'-':>6}  {'error':7}  {detection.path}: {detection.error}"
+        line = f"{'-':>6}  {'-':>6}  {'error':7}  {printable(detection.path)}: {detection.error}"
         print(json.dumps(detection.to_dict()) if args.json else line)
     if args.sheet is not None:
         _draw(args.sheet, ranked, args.count)

@@ -25,6 +25,8 @@ from PIL import Image
 from torch import Tensor
 
 from detector.data.decoder import check_decoder
+from detector.data.formats import FormatError, open_image
+from detector.printable import printable
 
 MAX_PIXELS = 2**27
 """Largest image that is decoded, 134 megapixels (403 MB as RGB). Anything larger is taken for a decompression bomb."""
@@ -68,8 +70,9 @@ def decode(source: Source) -> Tensor:
         uint8 [3, H, W], RGB, H and W at least 2, with channels_last strides: the decoder's HWC buffer, permuted.
 
     Raises:
-        ImageError: the source cannot be opened, is empty, is no image, is truncated or damaged, has a side of one
-            pixel, has more than MAX_PIXELS pixels, or holds samples whose range is not defined (32-bit float).
+        ImageError: the source cannot be opened, is empty, is no image or none of :data:`detector.data.formats.FORMATS`,
+            is truncated or damaged, has a side of one pixel, has more than MAX_PIXELS pixels, or holds samples whose
+            range is not defined (32-bit float).
         TypeError: the source is none of the above kinds.
     """
     name = _name(source)
@@ -117,21 +120,21 @@ def _decode_stream(stream: BinaryIO, name: str) -> np.ndarray:
             return np.array(rgb)
     except ImageError:
         raise
-    except Image.UnidentifiedImageError as error:
-        raise ImageError(name, "is not an image in a format that Pillow reads") from error
+    except FormatError as error:
+        raise ImageError(name, str(error)) from error
     except Image.DecompressionBombError as error:
         raise ImageError(name, f"has too many pixels, more than the limit of {MAX_PIXELS}") from error
     except MemoryError as error:
         raise ImageError(name, "needs more memory than there is") from error
     except Exception as error:
-        raise ImageError(name, f"is damaged ({error})") from error
+        raise ImageError(name, f"is damaged ({printable(str(error))})") from error
 
 
 def _open(stream: BinaryIO) -> Image.Image:
     """Opens the image's header. Pillow's size warning is silenced: MAX_PIXELS decides, with an error."""
     with _warnings_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(stream)
+        return open_image(stream)
 
 
 def _check_size(image: Image.Image, name: str) -> None:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 
-from PIL import Image
+from detector.data.formats import open_image
 
 from detector.facts.contents import Contents
 from detector.facts.source import Damaged, Source
@@ -30,11 +30,11 @@ _LOSSY_TIFF = frozenset({"jpeg", "tiff_jpeg", "webp"})
 
 def encoding(path: str | os.PathLike[str]) -> str:
     """The file's encoding: "PNG", "JPEG", "TIFF", "lossy TIFF", "WebP", "lossless WebP", another of Pillow's names, or
-    UNKNOWN where Pillow does not know it or it cannot be read. No pixel is decoded."""
+    UNKNOWN where it is none that is decoded or cannot be read. No pixel is decoded."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large images, which decoding judges
-            with Image.open(path) as image:
+            with open(path, "rb") as file, open_image(file) as image:
                 found = image.format or UNKNOWN
                 compression = image.info.get("compression")
     except Exception:  # Pillow meets hostile bytes here and answers with exceptions of many kinds

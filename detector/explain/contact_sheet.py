@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from detector.explain.captions import printable
 from detector.files import whole_file
+from detector.printable import printable
 
 _THUMBNAIL = 160
 _GAP = 8

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from detector.data import FAKE, REAL
 from detector.explain.activation import Explanation
-from detector.explain.captions import printable
 from detector.explain.spectra import MeanSpectrum, radial_profile, spectrum
 from detector.files import whole_file
+from detector.printable import printable
 from npr_kernels import npr_residual
 
 if TYPE_CHECKING:

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from detector.console import Meter
 from detector.data import decode
+from detector.data.formats import open_image
 from detector.synth.camera import develop, linear_light, photograph
 from detector.weights.packages import PACKAGES, files_of
 
@@ -166,7 +167,7 @@ def _is_texture(path: Path) -> bool:
     """Whether a texture shows something: no map of normals or gloss, not too small, dark or flat."""
     if any(part in path.stem for part in ("_nm", "_norm", "_gm", "_spec", "_gloss", "normal")):
         return False
-    with Image.open(path) as file:
+    with open(path, "rb") as stream, open_image(stream) as file:
         if min(file.size) < SIDE or file.mode != "RGB":
             return False
         red, _, blue = np.asarray(file.resize((64, 64))).reshape(-1, 3).mean(axis=0)

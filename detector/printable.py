@@ -1,4 +1,4 @@
-"""File names as text in pictures."""
+"""Text of files, such as their names, as one line that a terminal or a picture shows and does not obey."""
 
 from __future__ import annotations
 
