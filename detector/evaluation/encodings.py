@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from detector.data.formats import open_image
-
 from detector.facts.contents import Contents
 from detector.facts.source import Damaged, Source
 from detector.facts.webp import read_webp
