@@ -8,6 +8,9 @@ from typing import Any
 THRESHOLD = 0.5
 """Of detectors that were given no other, and of accuracies as the papers report them."""
 
+ALPHA, CONFIDENCE = 0.01, 0.95
+"""Of a calibration, unless others are asked for: the share of reals that may be called fake, and how sure that is."""
+
 
 def verdict(score: float, threshold: float) -> str:
     """ "fake" for scores above the threshold, otherwise "real"."""

@@ -11,11 +11,12 @@ from detector.commands.arguments import (
     add_weights,
     default_workers,
     find_device,
-    find_weights,
     fraction,
     natural_int,
     positive_int,
 )
+from detector.commands.measuring import load_detectors
+from detector.verdicts import ALPHA, CONFIDENCE
 
 _DESCRIPTION = """\
 Find the lowest threshold above which, with 95 % confidence, at most 1 % of the reals lie: of reals like those given,
@@ -56,14 +57,14 @@ def add_parser(subparsers: Any) -> None:
         "--alpha",
         metavar="RATE",
         type=fraction,
-        default=0.01,
+        default=ALPHA,
         help="of the reals, at most so many may be called fake (default: %(default)s)",
     )
     parser.add_argument(
         "--confidence",
         metavar="C",
         type=fraction,
-        default=0.95,
+        default=CONFIDENCE,
         help="of the guarantee, at least 0.5 (default: %(default)s)",
     )
     parser.add_argument(
@@ -94,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     from detector.evaluation.results import as_results
     from detector.files import check_writable
     from detector.memory import keep_freed_memory
-    from detector.models import load_checkpoint, save_calibrated
+    from detector.models import save_calibrated
     from detector.report import check_figures, write_report
 
     keep_freed_memory()
@@ -105,10 +106,10 @@ def run(args: argparse.Namespace) -> int:
         check_figures()
     reals = [find_folders(name, items, REAL) for name, items in parse_pools(args.reals).items()]
     fakes = [find_folders(name, items, FAKE) for name, items in parse_pools(args.fakes or [], "fakes").items()]
-    weights = find_weights(args.weights)
     device = find_device(args.device)
+    (detector,) = load_detectors([args.weights], device)
     calibration = calibrate(
-        load_checkpoint(weights, device),
+        detector.model,
         reals,
         fakes,
         alpha=args.alpha,
@@ -116,8 +117,8 @@ def run(args: argparse.Namespace) -> int:
         method=args.llr or "logistic",
         batch_size=args.batch_size,
         workers=default_workers(device) if args.workers is None else args.workers,
-        name=weights.stem,
-        weights=str(weights),
+        name=detector.name,
+        weights=str(detector.weights),
         command=args.command_line,
         verbose=True,
     )
@@ -131,9 +132,9 @@ def run(args: argparse.Namespace) -> int:
             print_table(table)
     results = [calibration.to_dict()]
     if args.out is not None:
-        save_calibrated(weights, args.out, calibration.threshold, calibration.record())
+        save_calibrated(detector.weights, args.out, calibration.threshold, calibration.record())
     if args.json is not None:
         write_result(args.json, as_results(results))
     if args.html is not None:
-        write_report(args.html, f"Calibration of {weights.name}", results)
+        write_report(args.html, f"Calibration of {detector.name}", results)
     return 0

@@ -3,6 +3,8 @@
 from detector.evaluation.binomial import clopper_pearson
 from detector.evaluation.calibration import Calibration, calibrate, llr_of
 from detector.evaluation.calibration_cost import cllr, cllr_min
+from detector.evaluation.calibration_curves import ratio_reliability, tippett
+from detector.evaluation.calibration_elub import elub
 from detector.evaluation.calibration_llr import Llr, fit_llr
 from detector.evaluation.calibration_tables import as_calibration_tables
 from detector.evaluation.calibration_threshold import (
@@ -91,6 +93,7 @@ __all__ = [
     "compute_metrics",
     "draw_pool",
     "draw_subset",
+    "elub",
     "evaluate",
     "find_folders",
     "find_pool",
@@ -103,11 +106,13 @@ __all__ = [
     "parse_pools",
     "pools_by_encoding",
     "print_table",
+    "ratio_reliability",
     "read_results",
     "robustness",
     "roc_auc",
     "score_collection",
     "threshold_of",
+    "tippett",
     "with_pools",
     "write_results",
 ]

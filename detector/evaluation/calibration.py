@@ -20,17 +20,17 @@ import numpy as np
 import PIL
 
 from detector.data import REAL, BadImage, Collection, DataError, Preprocessing, Sample
-from detector.evaluation.bootstrap import LEVEL
 from detector.evaluation.calibration_cost import logits_of
 from detector.evaluation.calibration_llr import Llr, fit_llr
 from detector.evaluation.calibration_measures import Measures, measure
-from detector.evaluation.calibration_threshold import ALPHA, Certified, TooFewError, certified_thresholds, check_number
+from detector.evaluation.calibration_threshold import Certified, TooFewError, certified_thresholds, check_number
 from detector.evaluation.pools import Pool, folder_name
 from detector.evaluation.provenance import Provenance, provenance, simulation_note
 from detector.evaluation.scoring import score_collection
 from detector.evaluation.truth import Share
 from detector.files import sha256_of
 from detector.models import Detector
+from detector.verdicts import ALPHA, CONFIDENCE
 
 KIND = "calibration"
 
@@ -178,7 +178,7 @@ def calibrate(
     fakes: Sequence[Pool] = (),
     *,
     alpha: float = ALPHA,
-    confidence: float = LEVEL,
+    confidence: float = CONFIDENCE,
     method: str = "logistic",
     preprocessing: Preprocessing | None = None,
     batch_size: int = 32,

@@ -21,10 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from detector.evaluation.binomial import upper_bound
-from detector.evaluation.bootstrap import LEVEL
-
-ALPHA = 0.01
-"""The share of reals that may be called fake, unless another is asked for."""
+from detector.verdicts import ALPHA, CONFIDENCE
 
 # Two probabilities that differ by less, relatively, are the same but for rounding.
 _ROUNDING = 1e-12
@@ -53,7 +50,7 @@ class Certified:
     bound: float
 
 
-def certified_rank(images: int, alpha: float = ALPHA, confidence: float = LEVEL) -> int:
+def certified_rank(images: int, alpha: float = ALPHA, confidence: float = CONFIDENCE) -> int:
     """The k of the module's text: the k-th largest of that many scores is the lowest threshold that can be certified.
 
     Args:
@@ -78,7 +75,7 @@ def certified_rank(images: int, alpha: float = ALPHA, confidence: float = LEVEL)
     return int(np.searchsorted(at_most, (1 - confidence) * (1 + _ROUNDING), side="right"))
 
 
-def images_needed(alpha: float = ALPHA, confidence: float = LEVEL) -> int:
+def images_needed(alpha: float = ALPHA, confidence: float = CONFIDENCE) -> int:
     """The fewest reals that can certify the rate: n with (1 - alpha)^n <= 1 - confidence, 299 for 1 % at 95 %.
 
     Raises:
@@ -88,7 +85,7 @@ def images_needed(alpha: float = ALPHA, confidence: float = LEVEL) -> int:
     return max(1, math.ceil(math.log(1 - confidence) / math.log1p(-alpha) * (1 - _ROUNDING)))
 
 
-def certified_threshold(scores: ArrayLike, alpha: float = ALPHA, confidence: float = LEVEL) -> Certified:
+def certified_threshold(scores: ArrayLike, alpha: float = ALPHA, confidence: float = CONFIDENCE) -> Certified:
     """The lowest threshold above which, with that confidence, at most the share `alpha` of reals lies.
 
     Args:
@@ -114,7 +111,7 @@ def certified_threshold(scores: ArrayLike, alpha: float = ALPHA, confidence: flo
 
 
 def certified_thresholds(
-    groups: Mapping[str, ArrayLike], alpha: float = ALPHA, confidence: float = LEVEL
+    groups: Mapping[str, ArrayLike], alpha: float = ALPHA, confidence: float = CONFIDENCE
 ) -> tuple[float, dict[str, Certified]]:
     """One threshold for reals of several kinds: the largest of those of the groups.
 
@@ -145,7 +142,7 @@ def certified_thresholds(
     return max(one.threshold for one in own.values()), own
 
 
-def check_number(images: int, alpha: float = ALPHA, confidence: float = LEVEL) -> None:
+def check_number(images: int, alpha: float = ALPHA, confidence: float = CONFIDENCE) -> None:
     """Says before any image is scored that they are too few.
 
     Raises:

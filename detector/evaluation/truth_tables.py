@@ -12,6 +12,7 @@ from rich.text import Text
 from detector.evaluation.formats import percent, percent_cell
 from detector.evaluation.pools import OWN
 from detector.evaluation.truth import SUMMARIES, Measurement, Share, Truth
+from detector.verdicts import threshold_text
 
 HEADERS_NOTE = "Pools are told by the files' headers, which do not say what an image was before it was stored."
 
@@ -86,9 +87,8 @@ def _sources_table(truth: Truth, part: Measurement) -> Table:
 
 
 def _reals_table(truth: Truth, part: Measurement) -> Table:
-    title = (
-        f"{truth.provenance.detector}, after {part.delivery}: reals called fake, above a score of {truth.threshold:g}"
-    )
+    above = threshold_text(truth.threshold)
+    title = f"{truth.provenance.detector}, after {part.delivery}: reals called fake, above a score of {above}"
     table = Table(title=Text(title), title_justify="left", padding=(0, 1))
     table.add_column("folder of reals", no_wrap=True)
     table.add_column("images", justify="right")

@@ -156,7 +156,7 @@ def _scores_plot(calibration: Calibration) -> str:
         axis.axvline(threshold, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
         axis.set_yscale("log")
         axis.set_xlabel("logit of the score")
-        axis.set_ylabel("images that score more, %")
+        axis.set_ylabel("images that score as much, %")
         plot.figure.legend(loc="outside upper right", ncols=min(len(groups), 4))
     return plot.svg("Share of each group's images above a score, as curves")
 

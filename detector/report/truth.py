@@ -11,6 +11,7 @@ from detector.evaluation.truth import SUMMARIES, Measurement, Share, Truth
 from detector.evaluation.truth_tables import HEADERS_NOTE, encodings_text
 from detector.report.markup import Section, cell, coloured, details, figure, paragraph, rate, table
 from detector.report.plots import INK, REALS, Plot, colours, label
+from detector.verdicts import threshold_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,10 +40,10 @@ def _section(truth: Truth, of_detector: Mapping[str, str]) -> Section:
 def _lead(truth: Truth) -> str:
     text = paragraph(
         f"{truth.images} images, real and generated alike passed through each delivery before they are scored; an "
-        f"image is called fake above a score of {truth.threshold:g}. Balanced AP is average precision with reals and "
-        "fakes weighing one half each, whatever their counts, so that guessing reaches 50 %. Means are over sources, "
-        "those against own reals over the sources that have some; the worst source differs from column to column. "
-        "Intervals are exact ones of 95 % (Clopper and Pearson), for images of the same kind."
+        f"image is called fake above a score of {threshold_text(truth.threshold)}. Balanced AP is average precision "
+        "with reals and fakes weighing one half each, whatever their counts, so that guessing reaches 50 %. Means are "
+        "over sources, those against own reals over the sources that have some; the worst source differs from column "
+        "to column. Intervals are exact ones of 95 % (Clopper and Pearson), for images of the same kind."
     )
     if truth.told_by_headers:
         text += paragraph(HEADERS_NOTE, classes="remark")

@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from detector.cli import main
+from detector.cli import _parser, main
 from detector.data import Preprocessing
 from detector.evaluation import Calibration, llr_of
+from detector.evaluation.calibration_llr import METHODS
 from detector.models import NPRDetector, load_checkpoint, read_metadata, save_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::npr_kernels.NPRFallbackWarning")
@@ -163,6 +164,13 @@ def test_skipped_files_are_named(data, weights, capsys, tmp_path):
     error = capsys.readouterr().err
     assert "bad.png: is not an image" in error
     assert "mine: 1 file with the bytes of another count once" in error
+
+
+def test_the_command_offers_what_the_library_has():
+    choices = _parser("calibrate").parse_args(["calibrate", "x", "--fakes", "y", "--llr", "pav"])
+    assert (choices.alpha, choices.confidence, choices.reals, choices.fakes) == (0.01, 0.95, ["x"], ["y"])
+    for method in METHODS:
+        assert _parser("calibrate").parse_args(["calibrate", "x", "--llr", method]).llr == method
 
 
 @pytest.mark.parametrize(

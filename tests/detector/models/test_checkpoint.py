@@ -8,7 +8,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from detector.data import Preprocessing, find_decoder
-from detector.models import CheckpointError, NPRDetector, load_checkpoint, read_metadata, save_checkpoint
+from detector.models import (
+    CheckpointError,
+    NPRDetector,
+    load_checkpoint,
+    read_metadata,
+    save_calibrated,
+    save_checkpoint,
+)
 from tests.detector.models.original import randomise
 
 
@@ -87,6 +94,41 @@ def test_a_threshold_that_is_none_is_not_written(tmp_path, model, bad):
     with pytest.raises(ValueError, match="threshold must be a number between 0 and 1"):
         save_checkpoint(tmp_path / "a.safetensors", model)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_calibration_travels_with_the_weights(tmp_path, model):
+    path, out = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    save_checkpoint(path, model, dtype=torch.float16, recipe={"name": "x"})
+    assert load_checkpoint(path).calibration is None
+    assert "calibration" not in read_metadata(path)
+    record = {"date": "today", "llr": None, "nested": [1.5, {"a": "b"}]}
+    save_calibrated(path, out, 0.9999999, record)
+    assert read_metadata(out) == read_metadata(path) | {"threshold": 0.9999999, "calibration": record}
+    before, after = load_file(path), load_file(out)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert {name: value.dtype for name, value in before.items()} == {name: v.dtype for name, v in after.items()}
+    loaded = load_checkpoint(out)
+    assert (loaded.threshold, loaded.calibration) == (0.9999999, record)
+    for dtype in (None, torch.float16):
+        save_checkpoint(path, loaded, dtype=dtype)
+        assert load_checkpoint(path).calibration == record
+    save_calibrated(out, out, 0.25, {})
+    assert (load_checkpoint(out).threshold, load_checkpoint(out).calibration) == (0.25, {})
+    with pytest.raises(ValueError, match="threshold must be a number between 0 and 1, got 1"):
+        save_calibrated(out, path, 1.0, record)
+    assert load_checkpoint(path).threshold == 0.9999999
+
+
+@pytest.mark.parametrize("form", ["pth", "safetensors"])
+def test_calibrating_an_original_file(tmp_path, original_state, form):
+    path = tmp_path / f"NPR.{form}"
+    (torch.save if form == "pth" else save_file)(original_state, path)
+    save_calibrated(path, tmp_path / "new.safetensors", 0.75, {"date": "today"})
+    loaded = load_checkpoint(tmp_path / "new.safetensors")
+    assert_same_weights(loaded, original_state)
+    assert (loaded.threshold, loaded.calibration) == (0.75, {"date": "today"})
+    assert loaded.preprocessing == NPRDetector.original_preprocessing
 
 
 def test_a_checkpoint_from_before_residuals_is_of_npr(tmp_path, model):
