@@ -1,9 +1,11 @@
-# make demo | test | lint | bench | weights: each works from nothing; they share the virtual environment .venv.
+# make demo | test | fuzz | sanitize-cpu | lint | bench | weights: each works from nothing; they share the virtual
+# environment .venv.
 # make gpu: builds in place and runs with $(PYTHON) as it is, which must have torch and pytest; nothing is downloaded.
 #
 #   PYTHON  the interpreter that makes .venv, that `make install` installs into, that `make gpu` runs   (python3)
 #   TORCH   what pip is asked for as torch, with options if need be                          (torch==2.13.0)
 #   JOBS    processes that the tests run in, a thread each                                   (2; gpu: as many as CPUs)
+#   SECONDS that fuzz goes on                                                                 (60)
 #   STEP    one step of gpu, each shorter than nine minutes                                  (build test sanitize bench)
 
 PYTHON ?= python3
@@ -15,12 +17,15 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*.* csrc/*/*.*)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format weights bench gpu gpu-build gpu-test gpu-sanitize gpu-bench clean
+.PHONY: help install demo test fuzz sanitize-cpu lint format weights bench gpu gpu-build gpu-test gpu-sanitize \
+	gpu-bench clean
 .NOTPARALLEL:
 
 help:
 	@echo 'make demo      everything from nothing: install, make images, train, evaluate, detect'
 	@echo 'make test      install and run all tests'
+	@echo 'make fuzz      feed broken image files to the decoder for SECONDS=60'
+	@echo 'make sanitize-cpu  test the CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make lint      ruff, mypy and clang-format, without changing files'
 	@echo 'make format    ruff and clang-format, in place'
 	@echo 'make weights   make the detector in the box anew, in weights/: hours of two cores, on Debian'
@@ -62,6 +67,13 @@ demo: .venv/installed
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+
+SECONDS ?= 60
+fuzz: .venv/installed-dev
+	$(BIN)/python -m tests.fuzz.decode --seconds $(SECONDS)
+
+sanitize-cpu: .venv/installed-dev
+	$(BIN)/python -m tests.npr_kernels.sanitize_cpu
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

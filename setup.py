@@ -8,6 +8,7 @@ Environment:
     NPR_CUDA              1: fail without nvcc; 0: leave CUDA out; unset: use nvcc where it is found.
     TORCH_CUDA_ARCH_LIST  GPU targets, such as "8.0;9.0"; by default 8.0, 9.0 and 10.0.
     CUDA_HOME             where nvcc is, if not on PATH.
+    NPR_SANITIZE          1: let AddressSanitizer and UndefinedBehaviorSanitizer watch the host code, for tests.
     MAX_JOBS              parallel compilations; by default one per processor.
 """
 
@@ -76,6 +77,19 @@ def find_cuda() -> Path | None:
     return None
 
 
+def sanitizers() -> str:
+    """Flags, with a space before them, for NPR_SANITIZE=1; otherwise none."""
+    wanted = os.environ.get("NPR_SANITIZE", "")
+    if wanted not in ("", "0", "1"):
+        raise CompileError(f"NPR_SANITIZE must be 0 or 1, got {wanted!r}")
+    # vptr asks for type information that torch hides. A finding ends the process, so that no test passes over it.
+    return (
+        " -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize=vptr -fno-sanitize-recover=all"
+        if wanted == "1"
+        else ""
+    )
+
+
 def toolkit_of(nvcc: str) -> Path:
     """The toolkit that an nvcc on PATH belongs to, also when it is a wrapper script."""
     dry_run = subprocess.run([nvcc, "--dryrun", "-c", "-x", "cu", os.devnull], capture_output=True, text=True)
@@ -123,7 +137,7 @@ class BuildWithNinja(build_ext):
         kernels = sorted((CSRC / "cuda").glob("*.cu")) if cuda else []
         targets = cuda_targets() if kernels else []
 
-        common = "-std=c++20 -O3 -fPIC -fvisibility=hidden -Wall -Wextra"
+        common = f"-std=c++20 -O3 -fPIC -fvisibility=hidden -Wall -Wextra{sanitizers()}"
         includes = [str(CSRC), pybind11.get_include(), sysconfig.get_paths()["include"], *include_paths()]
         defines = {
             "TORCH_TARGET_VERSION": TORCH_TARGET_VERSION,
@@ -165,7 +179,7 @@ class BuildWithNinja(build_ext):
             )
             for source in kernels:
                 file.compile("nvcc", source, f"cuda_{source.stem}.o", "")
-        file.rule("link", f"$cxx -shared $in -o $out {' '.join(libraries)}")
+        file.rule("link", f"$cxx -shared{sanitizers()} $in -o $out {' '.join(libraries)}")
         file.link(target)
         (build / "build.ninja").write_text(file.text())
 

@@ -16,7 +16,7 @@ from tests.build.conftest import ROOT
 def configuration(monkeypatch) -> ModuleType:
     """setup.py as a module, without running setup()."""
     monkeypatch.setattr("setuptools.setup", lambda **options: None)
-    for name in ("CXX", "NPR_CUDA", "TORCH_CUDA_ARCH_LIST", "CUDA_HOME"):
+    for name in ("CXX", "NPR_CUDA", "NPR_SANITIZE", "TORCH_CUDA_ARCH_LIST", "CUDA_HOME"):
         monkeypatch.delenv(name, raising=False)
     spec = importlib.util.spec_from_file_location("npr_setup", ROOT / "setup.py")
     assert spec is not None
@@ -70,6 +70,19 @@ def test_npr_cuda_is_0_or_1(configuration, monkeypatch, value):
     monkeypatch.setenv("NPR_CUDA", value)
     with pytest.raises(CompileError, match=f"NPR_CUDA must be 0 or 1, got '{value}'"):
         configuration.find_cuda()
+
+
+@pytest.mark.parametrize(("value", "watched"), [(None, False), ("", False), ("0", False), ("1", True)])
+def test_sanitizers_are_asked_for(configuration, monkeypatch, value, watched):
+    if value is not None:
+        monkeypatch.setenv("NPR_SANITIZE", value)
+    assert ("-fsanitize=address,undefined" in configuration.sanitizers().split()) == watched
+
+
+def test_npr_sanitize_is_0_or_1(configuration, monkeypatch):
+    monkeypatch.setenv("NPR_SANITIZE", "memory")
+    with pytest.raises(CompileError, match="NPR_SANITIZE must be 0 or 1, got 'memory'"):
+        configuration.sanitizers()
 
 
 @pytest.mark.parametrize(
