@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor
 
 from detector.data.decoder import check_decoder
-from detector.data.formats import FormatError, open_image
+from detector.image_formats import FormatError, open_image
 from detector.printable import printable
 
 MAX_PIXELS = 2**27
@@ -70,9 +70,9 @@ def decode(source: Source) -> Tensor:
         uint8 [3, H, W], RGB, H and W at least 2, with channels_last strides: the decoder's HWC buffer, permuted.
 
     Raises:
-        ImageError: the source cannot be opened, is empty, is no image or none of :data:`detector.data.formats.FORMATS`,
-            is truncated or damaged, has a side of one pixel, has more than MAX_PIXELS pixels, or holds samples whose
-            range is not defined (32-bit float).
+        ImageError: the source cannot be opened, is empty, is no image or in none of the formats of
+            :data:`detector.image_formats.FORMATS`, is truncated or damaged, has a side of one pixel, has more than
+            MAX_PIXELS pixels, or holds samples whose range is not defined (32-bit float).
         TypeError: the source is none of the above kinds.
     """
     name = _name(source)

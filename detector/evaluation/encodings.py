@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 
-from detector.data.formats import open_image
 from detector.facts.contents import Contents
 from detector.facts.source import Damaged, Source
 from detector.facts.webp import read_webp
+from detector.image_formats import open_image
 
 LOSSLESS = frozenset({"PNG", "TIFF", "BMP", "PPM", "lossless WebP"})
 """Encodings that give back the pixels they were given."""

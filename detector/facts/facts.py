@@ -25,6 +25,7 @@ from detector.facts.icc import profile_name
 from detector.facts.jpeg import Jpeg
 from detector.facts.source import Damaged, Source, clean
 from detector.facts.xmp import Xmp, read_xmp
+from detector.image_formats import FormatError, open_image
 
 T = TypeVar("T")
 
@@ -164,7 +165,7 @@ def _read_with_pillow(file: BinaryIO, contents: Contents) -> str | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of large images, which decoding judges
         try:
-            with Image.open(file) as image:
+            with open_image(file) as image:
                 contents.width, contents.height = image.size
                 contents.mode = image.mode
                 contents.icc, contents.exif = _bytes(image, "icc_profile"), _bytes(image, "exif")
@@ -172,8 +173,8 @@ def _read_with_pillow(file: BinaryIO, contents: Contents) -> str | None:
                 if contents.exif is not None:
                     contents.exif = contents.exif.removeprefix(b"Exif\0\0")
                 return image.format
-        except Image.UnidentifiedImageError as error:
-            raise Damaged("is of no format that Pillow reads") from error
+        except FormatError as error:
+            raise Damaged(str(error)) from error
         except Image.DecompressionBombError as error:
             raise Damaged("tells of more pixels than Pillow takes") from error
 

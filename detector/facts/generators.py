@@ -32,7 +32,8 @@ class GeneratorText:
     text: str
 
 
-_WEB_UI = re.compile(r"\bSteps: \d+, (?:\w+[^:]{0,40}: [^,]{0,80}, )*?(?:Sampler|CFG scale|Seed|Size): ")
+# A line of settings. Anchored and bounded, so that no text takes longer than its length: files may be hostile.
+_WEB_UI = re.compile(r"^Steps: \d+, [^\n]{0,200}?\b(?:Sampler|CFG scale|Seed|Size): ", re.MULTILINE)
 _COMFY_FIELD = re.compile(r"(?:prompt|workflow): ?\{", re.IGNORECASE)
 _INVOKE = frozenset({"invokeai_metadata", "invokeai_graph", "invokeai_workflow", "sd-metadata", "Dream"})
 

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from detector.console import Meter
 from detector.data import decode
-from detector.data.formats import open_image
+from detector.image_formats import open_image
 from detector.synth.camera import develop, linear_light, photograph
 from detector.weights.packages import PACKAGES, files_of
 
@@ -57,12 +57,15 @@ class Picture:
     split: str
 
 
-def pictures(unpacked: dict[str, Path], kind: str) -> list[Picture]:
-    """The packages' photographs, drawings, or textures of a history, in a fixed order."""
-    paths = []
-    for package in PACKAGES:
-        patterns = package.textures if kind == package.history else getattr(package, kind, ())
-        paths += files_of(unpacked[package.name], package, patterns)
+def pictures(unpacked: dict[str, Path], kind: str, history: str | None = None) -> list[Picture]:
+    """The packages' "photographs", "drawings" or "textures", of packages of one history if so wished, in a fixed
+    order."""
+    paths = [
+        path
+        for package in PACKAGES
+        if history in (None, package.history)
+        for path in files_of(unpacked[package.name], package, getattr(package, kind))
+    ]
     return [Picture(path, "val" if i % VALIDATION == VALIDATION // 2 else "train") for i, path in enumerate(paths)]
 
 
@@ -75,7 +78,7 @@ def write_reals(unpacked: dict[str, Path], out: Path, *, seed: int) -> None:
     rng = np.random.default_rng([seed, 0])
 
     def textures(history: str) -> list[Picture]:
-        usable = [picture for picture in pictures(unpacked, history) if _is_texture(picture.path)]
+        usable = [picture for picture in pictures(unpacked, "textures", history) if _is_texture(picture.path)]
         return [usable[i] for i in rng.permutation(len(usable))[:TEXTURES]]
 
     plan: list[tuple[str, list[Picture], int, Callable[[Tensor, np.random.Generator], Tensor | None]]] = [

@@ -7,7 +7,7 @@ import warnings
 import pytest
 
 from detector.data import ImageError, decode
-from detector.data.formats import readable_formats
+from detector.image_formats import readable_formats
 from tests.fuzz import decode as target
 from tests.fuzz.corpus import KINDS, corpus, mutations
 

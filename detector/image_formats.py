@@ -10,7 +10,7 @@ import ctypes
 import functools
 import importlib
 import logging
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from PIL import Image
 
@@ -53,7 +53,7 @@ def readable_formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _import(module: str):
+def _import(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:

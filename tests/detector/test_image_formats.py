@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from detector import image_formats as module
 from detector.data import ImageError, decode
-from detector.data import formats as module
-from detector.data.formats import FORMATS, readable_formats
+from detector.image_formats import FORMATS, readable_formats
 
 Image.init()
 WRITABLE = sorted({name for name in Image.SAVE if name in Image.OPEN})
