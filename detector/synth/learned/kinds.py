@@ -31,7 +31,6 @@ class Autoencoder(nn.Module):
 
     def __init__(self, spec: LearnedSpec) -> None:
         super().__init__()
-        self.factor = spec.factor
         levels = spec.factor.bit_length() - 1
         widths = [spec.width, spec.width * 3 // 2 // 8 * 8, spec.width * 2, spec.width * 3][: levels + 1]
         block = (spec.norm, spec.activation)
@@ -53,8 +52,7 @@ class Autoencoder(nn.Module):
         self.codebook = nn.Parameter(torch.randn(spec.codes, spec.latent) * 0.5) if spec.codes else None
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        code = self.encoder(images).float()
-        code = torch.cat([code[:, :3] + F.avg_pool2d(images, self.factor), code[:, 3:]], 1)
+        code = with_colours(self.encoder(images).float(), images)
         if self.codebook is None:
             mean, log_variance = code.chunk(2, 1)
             log_variance = log_variance.clamp(-12, 4)
@@ -131,7 +129,6 @@ class StyleGenerator(nn.Module):
         for _ in range(levels):
             encoder += [activation("leaky"), conv(spec.width, spec.width, stride=2)]
         self.encoder = nn.Sequential(*encoder, activation("leaky"), conv(spec.width, spec.latent))
-        self.factor = spec.factor
         self.start = conv(spec.latent, self.widths[0])
         self.style = nn.Sequential(nn.Linear(spec.latent, 64), activation("leaky"), nn.Linear(64, 64))
         pairs = list(pairwise(self.widths))
@@ -143,8 +140,7 @@ class StyleGenerator(nn.Module):
         self.up_colours = Fir(3, stuffing=True)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        code = self.encoder(images)
-        code = torch.cat([code[:, :3] + F.avg_pool2d(images, self.factor), code[:, 3:]], 1)
+        code = with_colours(self.encoder(images), images)
         style = self.style(code.mean((2, 3)))
         x = F.leaky_relu(self.start(code), 0.2)
         colour: Tensor | None = None
@@ -219,6 +215,13 @@ class Denoiser(nn.Module):
             picture = self.denoised(x, deviation)
             x = picture + following / level * (x - picture)
         return x, images.new_zeros(())
+
+
+def with_colours(code: Tensor, images: Tensor) -> Tensor:
+    """A code [N, C, h, w], C at least 3, to whose first three channels the images [N, 3, H, W], shrunk to its size, are
+    added: it starts with the colours, which then need not be learned."""
+    shrunk = F.avg_pool2d(images, images.shape[2] // code.shape[2])
+    return torch.cat([code[:, :3] + shrunk, code[:, 3:]], 1)
 
 
 def changed_look(images: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ ALONE = 0.4
 
 SAVE_EVERY = 50
 
-FORMAT = "npr-kernels learned generator 1"
+FORMAT = "npr-kernels learned generator 2"
 
 
 @dataclass(frozen=True)
