@@ -120,7 +120,12 @@ def find_weights(path: str) -> Path:
     return weights / "best.safetensors" if weights.is_dir() else weights
 
 
+def count_cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def default_workers(device: torch.device) -> int:
     """Decoding processes: a GPU wants to be fed by the other cores; on the CPU the network itself needs them."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = count_cores()
     return min(8, cores - 1) if device.type == "cuda" else 0 if cores < 4 else 2

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from detector.commands.arguments import find_device, find_preprocessing
+from detector.commands.arguments import count_cores, find_device, find_preprocessing
 from detector.commands.measuring import Named, add_selection, count_workers, limit_collection, load_detectors
 
 if TYPE_CHECKING:
@@ -103,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     found = audit(
         collection,
         detectors=[_measure(args, detector, deliveries) for detector in detectors],
-        workers=_reading_workers() if args.workers is None else args.workers,
+        workers=count_cores() if args.workers is None else args.workers,  # to read images is all the work there is
         seed=args.seed,
         command=args.command_line,
         verbose=True,
@@ -144,8 +143,3 @@ def _measure(args: argparse.Namespace, detector: Named, deliveries: Sequence[Del
         )
 
     return measure
-
-
-def _reading_workers() -> int:
-    """A process for each core: reading and measuring images is all the work there is."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

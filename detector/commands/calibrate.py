@@ -75,7 +75,11 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--out", metavar="FILE", help="write the detector, calibrated, as .safetensors")
     parser.add_argument(
-        "--batch-size", metavar="N", type=positive_int, default=32, help="of equal sizes (default: %(default)s)"
+        "--batch-size",
+        metavar="N",
+        type=positive_int,
+        default=32,
+        help="of equal sizes, on a GPU (default: %(default)s)",
     )
     parser.add_argument("--workers", metavar="N", type=natural_int, help="processes that decode images")
     add_device(parser)

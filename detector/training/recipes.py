@@ -261,8 +261,8 @@ CNNDETECTION_SMALL = CNNDETECTION.changed(
     **AUGMENTATIONS["blur+jpeg-0.1"],
 )
 
-#: The detector in the box, trained on generators that were trained: the Haar residual, histories of both labels, and
-#: crops large enough for what JPEG leaves of a trace.
+#: The detector in the box, trained on generators that were trained: both residuals, histories of both labels, and crops
+#: large enough for what JPEG leaves of a trace. docs/choices.md has what was tried besides.
 BOX = Recipe(
     name="box",
     policy="native",

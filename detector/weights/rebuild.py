@@ -15,7 +15,6 @@ The same packages, versions and machine give the same weights; other machines ro
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ import torch
 from detector.console import say
 from detector.data import REAL, find_images
 from detector.evaluation import Scores, score_collection
+from detector.evaluation.calibration_cost import logits_of
 from detector.evaluation.formats import percent
 from detector.memory import keep_freed_memory
 from detector.models import load_checkpoint, read_metadata, save_checkpoint
@@ -104,8 +104,10 @@ def choose_threshold(scores: Scores) -> tuple[float, list[list[str]]]:
         The logit, and rows of history, number of reals and percent of them above it.
     """
     reals = [
-        (category, math.log(max(score, 1e-300)) - math.log1p(-min(score, 1 - 1e-16)))
-        for category, score, label in zip(scores.categories, scores.scores, scores.labels, strict=True)
+        (category, logit)
+        for category, logit, label in zip(
+            scores.categories, logits_of(scores.scores).tolist(), scores.labels, strict=True
+        )
         if label == REAL
     ]
     names = np.array([name for name, _ in reals])
