@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import torch
@@ -71,9 +72,34 @@ class Detector(nn.Module):
         """Images cut at multiples of it have the features of the uncut image, wherever the cut is out of reach."""
         return self.feature_stride
 
+    def stem(self, images: Tensor) -> Tensor:
+        """What the first residual block reads: [N, 3, H, W] -> [N, 64, h, w]."""
+        raise NotImplementedError
+
+    @property
+    def blocks(self) -> Iterable[nn.Module]:
+        """The residual blocks, in their order; none in a detector of another kind, which brings features of its own."""
+        return ()
+
     def features(self, images: Tensor) -> Tensor:
         """What is averaged and classified: [N, 3, H, W] -> [N, C, h, w]."""
-        raise NotImplementedError
+        x = self.stem(images)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+    def for_inference(self) -> Detector:
+        """The same detector, faster and without gradients: on the CPU, float32, its batch norms folded into fused
+        residual blocks, see :class:`detector.models.folded.FoldedDetector`; elsewhere this model itself.
+
+        It keeps the weights of the moment: call it again after training on.
+
+        Raises:
+            ValueError: in training mode, where batch norms depend on the batch and cannot be folded.
+        """
+        from detector.models.folded import fold_detector  # which knows this class
+
+        return fold_detector(self)
 
     def classify(self, mean_features: Tensor) -> Tensor:
         """Logits [..., 1] of features [..., C], or of their means."""

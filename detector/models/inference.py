@@ -47,6 +47,7 @@ def logits(model: Detector, images: Tensor, *, max_pixels: int = MAX_PIXELS) -> 
         float64 [N] on the CPU. Those of images cut into tiles differ from the uncut ones' by rounding alone. Those of a
         model on the CPU depend on nothing but each image's own pixels, bit for bit.
     """
+    model = model.for_inference()
     _, _, height, width = images.shape
     device = _device_of(model)
     if device.type == "cpu" or height * width > max_pixels:
@@ -72,7 +73,7 @@ def score_stream(model: Detector, views: Iterable[tuple[Key, Tensor]], batch_siz
         batches fill.
     """
     stream = _one_by_one if _device_of(model).type == "cpu" else _in_batches
-    yield from stream(model, views, batch_size)
+    yield from stream(model.for_inference(), views, batch_size)
 
 
 def _one_by_one(model: Detector, views: Iterable[tuple[Key, Tensor]], _: int) -> Iterator[tuple[Key, float]]:
