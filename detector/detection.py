@@ -5,18 +5,22 @@ from __future__ import annotations
 import glob
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
-from detector.data import ImageError, Preprocessing, decode, list_images
+from detector.data import Admit, ImageError, Preprocessing, decode, iterate_images, read_ahead
 from detector.evaluation import llr_of, threshold_of
 from detector.files import sha256_of_stream
 from detector.models import Detector
 from detector.models.inference import score_stream
 from detector.verdicts import THRESHOLD, verdict
+
+MOST_HELD_BACK = 256
+"""Results that wait for that of an image before them, which is then scored without waiting for others of its size."""
 
 
 @dataclass(frozen=True)
@@ -77,19 +81,25 @@ def find_files(arguments: Iterable[str]) -> Iterator[str | Detection]:
     """
     for argument in arguments:
         if os.path.isdir(argument):
-            try:
-                files, _ = list_images(argument)
-            except OSError as error:
-                yield Detection(argument, error=f"cannot be read ({error.strerror})")
-                continue
-            yield from map(str, files)
-            if not files:
-                yield Detection(argument, error="is a folder without images")
+            yield from _images_in(argument)
         elif not os.path.lexists(argument) and glob.has_magic(argument):
             matches = sorted(glob.glob(argument, recursive=True))
             yield from find_files(matches) if matches else [Detection(argument, error="matches no file")]
         else:
             yield argument
+
+
+def _images_in(folder: str) -> Iterator[str | Detection]:
+    empty = True
+    try:
+        for image in iterate_images(folder):
+            empty = False
+            yield str(image)
+    except OSError as error:
+        yield Detection(folder, error=f"cannot be read ({error.strerror})")
+        return
+    if empty:
+        yield Detection(folder, error="is a folder without images")
 
 
 def detect(
@@ -99,12 +109,15 @@ def detect(
     preprocessing: Preprocessing | None = None,
     threshold: float | None = None,
     batch_size: int = 16,
-) -> Iterator[Detection]:
+    workers: int = 0,
+    ordered: bool = True,
+) -> Generator[Detection, None, None]:
     """Scores image files.
 
     On the CPU each image is scored by itself, so that its score does not depend on the others, see
     :mod:`detector.models.inference`; on a GPU those of one size together. Those of more than a megapixel go in tiles,
-    so that an image of 50 megapixels needs little more memory than its pixels.
+    so that an image of 50 megapixels needs little more memory than its pixels. Files are drawn, read and decoded a
+    bounded number ahead, see :func:`detector.data.read_ahead`, so that a million of them take no more memory than some.
 
     Args:
         model: the detector; in evaluation mode afterwards.
@@ -113,9 +126,11 @@ def detect(
             ratio, because scores are then not those that it was learnt from.
         threshold: the score above which an image is called generated, by default the model's own.
         batch_size: on a GPU, images of one size that are scored together.
+        workers: threads that read and decode; results do not depend on their number.
+        ordered: yield in the order of the files; otherwise as results are there.
 
     Yields:
-        One Detection a file, in the order of the files. A file that cannot be decoded gives one with an error.
+        One Detection a file. A file that cannot be decoded gives one with an error.
     """
     model.eval()
     preprocessing = preprocessing or model.preprocessing
@@ -124,32 +139,49 @@ def detect(
     waiting: dict[int, Detection] = {}  # by position, until all before them are known
     decoded: dict[int, Detection] = {}  # by position, but for the score
     following = 0
+    ended = False
+
+    def load(file: str | Detection, admit: Admit) -> tuple[Detection, Tensor | None]:
+        if isinstance(file, Detection):
+            return file, None
+        try:
+            image, digest = _read(file, admit)
+        except ImageError as error:
+            return Detection(file, error=error.reason), None
+        _, height, width = image.shape
+        detection = Detection(file, None, width, height, threshold=threshold, sha256=digest)
+        return detection, preprocessing.test_view(image)
 
     def views() -> Iterator[tuple[int, Tensor]]:
-        for position, file in enumerate(files):
-            if isinstance(file, Detection):
-                waiting[position] = file
-                continue
-            try:
-                image, digest = _read(file)
-            except ImageError as error:
-                waiting[position] = Detection(file, error=error.reason)
-                continue
-            _, height, width = image.shape
-            decoded[position] = Detection(file, None, width, height, threshold=threshold, sha256=digest)
-            yield position, preprocessing.test_view(image)
+        """Until the files end, or until so many results wait that all that has begun is to be scored."""
+        nonlocal ended
+        for position, (_, (detection, view)) in numbered:
+            if view is None:
+                waiting[position] = detection
+            else:
+                decoded[position] = detection
+                yield position, view
+            if len(waiting) >= MOST_HELD_BACK:
+                return
+        ended = True
 
-    for position, score in score_stream(model, views(), batch_size):
-        evidence = None if llr is None else float(llr(score))
-        waiting[position] = replace(decoded.pop(position), score=score, llr=evidence)
-        while following in waiting:
-            yield waiting.pop(following)
+    def known() -> Iterator[Detection]:
+        nonlocal following
+        while waiting and (following in waiting or not ordered):
+            yield waiting.pop(following if ordered else next(iter(waiting)))
             following += 1
-    for position in sorted(waiting):
-        yield waiting.pop(position)
+
+    with closing(read_ahead(files, load, workers=workers, ordered=ordered)) as reading:
+        numbered = enumerate(reading)
+        while not ended:
+            for position, score in score_stream(model, views(), batch_size):
+                evidence = None if llr is None else float(llr(score))
+                waiting[position] = replace(decoded.pop(position), score=score, llr=evidence)
+                yield from known()
+            yield from known()
 
 
-def _read(path: str) -> tuple[Tensor, str]:
+def _read(path: str, admit: Admit) -> tuple[Tensor, str]:
     """A file's image and the SHA-256 of its content: of one opening, so that they belong together.
 
     Raises:
@@ -160,6 +192,6 @@ def _read(path: str) -> tuple[Tensor, str]:
             stream = file if file.seekable() else io.BytesIO(file.read())
             digest = sha256_of_stream(stream)
             stream.seek(0)
-            return decode(stream), digest
+            return decode(stream, admit=admit), digest
     except OSError as error:
         raise ImageError(path, f"cannot be read ({error.strerror or error})") from error

@@ -125,6 +125,20 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def add_readers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        type=natural_int,
+        help="threads that read and decode ahead, 0 for none (default: the cores, at most 8); results do not depend",
+    )
+
+
+def count_readers(args: argparse.Namespace) -> int:
+    """Of --workers."""
+    return min(8, count_cores()) if args.workers is None else args.workers
+
+
 def default_workers(device: torch.device) -> int:
     """Decoding processes: a GPU wants to be fed by the other cores; on the CPU the network itself needs them."""
     cores = count_cores()
