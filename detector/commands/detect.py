@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from detector.commands.arguments import (
     add_device,
     add_policy,
+    add_unsure,
     add_weights,
     find_device,
     find_preprocessing,
@@ -31,6 +32,11 @@ _DESCRIPTION = """\
 Say of every image how likely it is generated: a score from 0 (real) to 1 (fake), and the verdict, fake above the
 detector's threshold; for detectors that `npr calibrate` has learnt it for, also the log10 likelihood ratio of fake over
 real. A file that cannot be read gets a line with its error, the others go on, and the exit status is 1.
+
+The verdict is unsure, and lines below say why, where the file gives reason to doubt it (fewer pixels a side than the
+detector was trained on, JPEG of a lower quality than it was calibrated or trained on, signs of resizing, hardly any
+texture), or where the score is too near the threshold or no evidence for its side. --no-unsure leaves that out; scores
+are the same either way.
 
 With --facts, what each file itself says of its making stands beside the score: format, size, compression, camera,
 software, C2PA and IPTC provenance, texts of generators. Score and verdict do not depend on it: such facts are easily
@@ -59,6 +65,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--threshold", metavar="X", type=fraction, help="call fake what scores above X (default: the detector's own)"
     )
+    add_unsure(parser)
     add_policy(parser)
     parser.add_argument(
         "--batch-size",
@@ -99,14 +106,20 @@ def run(args: argparse.Namespace) -> int:
     if not args.json:
         print(f"{'score':>6}  {'verdict':7}  {'log LR  ' * with_llr}{'size':>11}  path")
     for detection in detect(
-        model, files, preprocessing=preprocessing, threshold=args.threshold, batch_size=args.batch_size
+        model,
+        files,
+        preprocessing=preprocessing,
+        threshold=args.threshold,
+        batch_size=args.batch_size,
+        unsure=not args.no_unsure,
     ):
         failed |= detection.error is not None
         facts = _facts(detection) if args.facts else None
         if args.json:
             print(json.dumps(_object(detection, identity, facts)), flush=True)
         else:
-            print("\n".join([_row(detection, with_llr), *_fact_lines(facts)]), flush=True)
+            lines = [_row(detection, with_llr), *_reason_lines(detection), *_fact_lines(facts)]
+            print("\n".join(lines), flush=True)
     return int(failed)
 
 
@@ -143,6 +156,10 @@ def _identity(weights: Path) -> dict[str, Any]:
 def _object(detection: Detection, identity: dict[str, Any], facts: Facts | None) -> dict[str, Any]:
     found = detection.to_dict() | (identity if detection.error is None else {})
     return found if facts is None else found | {"facts": facts.to_dict()}
+
+
+def _reason_lines(detection: Detection) -> list[str]:
+    return [f"{'':8}unsure: {reason.text}" for reason in detection.reasons or ()]
 
 
 def _fact_lines(facts: Facts | None) -> list[str]:
