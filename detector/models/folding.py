@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from detector.models.npr_detector import NPRDetector
 from detector.models.pooling import share_of
 from detector.models.resnet import Bottleneck
+from npr_kernels.bottleneck import fold_batch_norm
 from npr_kernels.residuals import HAAR, RESIDUALS
 
 
@@ -142,13 +143,6 @@ def stem_on_pixels(model: NPRDetector) -> Convolution:
         else:
             parts.append(F.pad(_through_npr(weight, conv.anchor, conv.mode), (0, after, 0, after)))
     return Convolution(torch.stack(parts).sum(dim=0), on_residual.bias, stride=2, before=2, after=after)
-
-
-def fold_batch_norm(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """A convolution without a bias and its batch norm in evaluation: float64 weight [O, C, KH, KW] and bias [O]."""
-    mean, var = (_exact(cast(Tensor, value)) for value in (norm.running_mean, norm.running_var))
-    gain = _exact(norm.weight) / (var + norm.eps).sqrt()
-    return _exact(weight) * gain.view(-1, 1, 1, 1), _exact(norm.bias) - mean * gain
 
 
 def _through_npr(weight: Tensor, anchor: int, mode: str) -> Tensor:
