@@ -19,15 +19,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from detector.data import Preprocessing, check_decoder, find_decoder
-from detector.files import whole_file
 from detector.models.cnn_detector import CNNDetector
 from detector.models.detector import Detector
 from detector.models.npr_detector import NPRDetector
 from detector.models.safe_detector import SAFEDetector, has_two_outputs, one_logit
+from detector.tensors import write_tensors
 from detector.verdicts import THRESHOLD, check_threshold
 from detector.weights import find
 from npr_kernels import __version__
@@ -103,8 +102,7 @@ def save_calibrated(
 
 
 def _write(path: str | os.PathLike[str], tensors: dict[str, Tensor], values: Mapping[str, Any]) -> None:
-    with whole_file(path) as part:
-        save_file(tensors, part, {name: json.dumps(value) for name, value in values.items()})
+    write_tensors(path, tensors, {name: json.dumps(value) for name, value in values.items()})
 
 
 def _rounded(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:

@@ -269,11 +269,10 @@ def test_failed_write_leaves_the_old_file(tmp_path, model, monkeypatch):
     save_checkpoint(path, model)
     before = path.read_bytes()
 
-    def fail(tensors, part, metadata):
-        part.write_bytes(b"half")
+    def fail(descriptor):
         raise OSError("disk full")
 
-    monkeypatch.setattr("detector.models.checkpoint.save_file", fail)
+    monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(OSError, match="disk full"):
         save_checkpoint(path, model)
     assert path.read_bytes() == before
