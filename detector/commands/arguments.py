@@ -136,7 +136,7 @@ def add_readers(parser: argparse.ArgumentParser) -> None:
         "--workers",
         metavar="N",
         type=natural_int,
-        help="threads that read and decode ahead, 0 for none (default: the cores, at most 8); results do not depend",
+        help="images that are read and decoded at once, 0 for none ahead (default: the cores, at most 8)",
     )
 
 

@@ -6,11 +6,10 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from detector.commands.arguments import UsageError, find_device, find_preprocessing, natural_int
+from detector.commands.arguments import UsageError, count_readers, find_device, find_preprocessing, natural_int
 from detector.commands.measuring import (
     Named,
     add_measuring,
-    count_workers,
     find_collection,
     limit_collection,
     load_detectors,
@@ -161,7 +160,7 @@ def _evaluate(args: argparse.Namespace, detector: Named, collection: Collection,
         collection,
         preprocessing=find_preprocessing(args, preset.preprocessing(own) if preset else own),
         batch_size=args.batch_size,
-        workers=count_workers(args),
+        workers=count_readers(args),
         bootstrap=args.bootstrap,
         seed=args.seed,
         name=detector.name,

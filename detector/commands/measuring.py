@@ -11,8 +11,7 @@ from detector.commands.arguments import (
     UsageError,
     add_device,
     add_policy,
-    default_workers,
-    find_device,
+    add_readers,
     find_weights,
     names,
     natural_int,
@@ -60,7 +59,7 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
         default=32,
         help="of equal sizes, on a GPU (default: %(default)s)",
     )
-    parser.add_argument("--workers", metavar="N", type=natural_int, help="processes that decode images")
+    add_readers(parser)
     add_device(parser)
 
 
@@ -104,11 +103,6 @@ def limit_collection(args: argparse.Namespace, collection: Collection) -> Collec
 
     collection = collection.select(categories=args.classes, generators=args.generators)
     return collection if args.limit is None else draw_subset(collection, args.limit, args.seed)
-
-
-def count_workers(args: argparse.Namespace) -> int:
-    """Of --workers, by default what suits --device."""
-    return default_workers(find_device(args.device)) if args.workers is None else args.workers
 
 
 def _named(text: str) -> tuple[str, Path]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from detector.commands.arguments import find_device, find_preprocessing, names
+from detector.commands.arguments import count_readers, find_device, find_preprocessing, names
 from detector.commands.measuring import (
     add_measuring,
-    count_workers,
     find_collection,
     limit_collection,
     load_detectors,
@@ -79,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
             preprocessing=find_preprocessing(args, model.preprocessing),
             seed=args.seed,
             batch_size=args.batch_size,
-            workers=count_workers(args),
+            workers=count_readers(args),
             name=name,
             weights=str(weights),
             command=args.command_line,

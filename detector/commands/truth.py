@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detector.commands.arguments import find_device, find_preprocessing
-from detector.commands.measuring import Named, add_measuring, count_workers, find_collection, load_detectors
+from detector.commands.arguments import count_readers, find_device, find_preprocessing
+from detector.commands.measuring import Named, add_measuring, find_collection, load_detectors
 
 if TYPE_CHECKING:
     from detector.data import Collection, Delivery
@@ -191,7 +191,7 @@ def _measure(
         deliveries,
         preprocessing=find_preprocessing(args, detector.model.preprocessing),
         batch_size=args.batch_size,
-        workers=count_workers(args),
+        workers=count_readers(args),
         seed=args.seed,
         told_by_headers=told_by_headers,
         name=detector.name,

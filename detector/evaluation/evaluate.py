@@ -139,7 +139,7 @@ def evaluate(
         collection: the images. Those that cannot be decoded are listed and do not count.
         preprocessing: treatment of the images, by default the model's own.
         batch_size: on a GPU, images of one size that are scored together.
-        workers: processes that decode; results do not depend on their number.
+        workers: threads that decode; results do not depend on their number.
         bootstrap: resamples that intervals are computed of; 0 for no intervals.
         seed: of the resamples, which for each generator depend on nothing but its own images.
         name: of the detector in tables, by default its class's.

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from detector.console import Meter
-from detector.data import BadImage, Collection, ImageDataset, Preprocessing, Transform
+from detector.data import BadImage, Collection, ImageDataset, Preprocessing, Transform, read_ahead
 from detector.models import Detector
 from detector.models.inference import score_stream
 
@@ -54,19 +53,17 @@ def score_collection(
         preprocessing: treatment of the images, by default the model's own.
         transform: what befalls each decoded image before that treatment, see :class:`detector.data.ImageDataset`.
         batch_size: on a GPU, images of one size that are scored together.
-        workers: processes that decode; results do not depend on their number.
+        workers: threads that decode; results do not depend on their number.
         verbose: show progress.
         task: what the progress is called.
     """
     model.eval()
     dataset = ImageDataset(collection, preprocessing or model.preprocessing, training=False, transform=transform)
-    # One item at a time: the images' sizes differ, and score_stream puts together what goes together.
-    loader = DataLoader(dataset, batch_size=None, num_workers=workers, collate_fn=_unchanged)
     scores: dict[int, float] = {}
     bad: list[BadImage] = []
 
     def views() -> Iterator[tuple[int, Tensor]]:
-        for item in loader:
+        for _, item in reading:
             if isinstance(item, BadImage):
                 bad.append(item)
                 meter.advance(1)
@@ -74,7 +71,10 @@ def score_collection(
                 image, _, index = item
                 yield index, image
 
-    with Meter(task, len(collection), verbose=verbose) as meter:
+    with (
+        Meter(task, len(collection), verbose=verbose) as meter,
+        closing(read_ahead(range(len(dataset)), dataset.load, workers=workers)) as reading,
+    ):
         for index, score in score_stream(model, views(), batch_size):
             scores[index] = score
             meter.advance(1)
@@ -86,7 +86,3 @@ def score_collection(
         categories=[sample.category for sample in samples],
         bad=bad,
     )
-
-
-def _unchanged(item: Any) -> Any:
-    return item

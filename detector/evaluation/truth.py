@@ -270,7 +270,7 @@ def measure_truth(
         deliveries: that all images pass before the detector's own treatment; by default the files as they are.
         preprocessing: that treatment, by default the model's own.
         batch_size: on a GPU, images of one size that are scored together.
-        workers: processes that decode; results do not depend on their number.
+        workers: threads that decode; results do not depend on their number.
         seed: of what deliveries draw, which depends on nothing else but the image's place in the collection.
         told_by_headers: whether the pools were, for the record.
         name: of the detector in tables, by default its class's.
