@@ -13,11 +13,13 @@ from typing import Any
 from torch import Tensor
 
 from detector.data import Admit, ImageError, Preprocessing, decode, iterate_images, read_ahead
+from detector.doubt import Limits, Reason, limits_of, reasons_of_image, reasons_of_score
 from detector.evaluation import llr_of, threshold_of
+from detector.facts import read_compression
 from detector.files import sha256_of_stream
 from detector.models import Detector
 from detector.models.inference import score_stream
-from detector.verdicts import THRESHOLD, verdict
+from detector.verdicts import THRESHOLD, UNSURE, verdict
 
 MOST_HELD_BACK = 256
 """Results that wait for that of an image before them, which is then scored without waiting for others of its size."""
@@ -36,6 +38,7 @@ class Detection:
         llr: what the score is worth as evidence: the log-likelihood ratio of "fake" over "real", to base 10, within the
             bounds of the calibration; None for detectors without one, and with an error.
         sha256: of the file's content, in hexadecimal; None with an error.
+        reasons: why the verdict is withheld, none where it is not; None where nobody asked, and with an error.
     """
 
     path: str
@@ -46,15 +49,19 @@ class Detection:
     threshold: float = THRESHOLD
     llr: float | None = None
     sha256: str | None = None
+    reasons: tuple[Reason, ...] | None = None
 
     @property
     def verdict(self) -> str | None:
-        """ "fake" for scores above the threshold, otherwise "real"; None with an error."""
-        return None if self.score is None else verdict(self.score, self.threshold)
+        """ "unsure" where there are reasons, else "fake" for scores above the threshold, otherwise "real"; None with an
+        error."""
+        if self.score is None:
+            return None
+        return UNSURE if self.reasons else verdict(self.score, self.threshold)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able: path and either score, verdict, width, height, threshold, llr where there is one, and sha256, or
-        error."""
+        """JSON-able: path and either score, verdict, width, height, threshold, llr where there is one, sha256, and
+        reasons (a list of code and text) where they were asked for, or error."""
         if self.error is not None:
             return {"path": self.path, "error": self.error}
         return {
@@ -66,6 +73,7 @@ class Detection:
             "threshold": self.threshold,
             **({} if self.llr is None else {"llr": self.llr}),
             "sha256": self.sha256,
+            **({} if self.reasons is None else {"reasons": [reason.to_dict() for reason in self.reasons]}),
         }
 
 
@@ -111,6 +119,7 @@ def detect(
     batch_size: int = 16,
     workers: int = 0,
     ordered: bool = True,
+    unsure: bool = True,
 ) -> Generator[Detection, None, None]:
     """Scores image files.
 
@@ -128,6 +137,8 @@ def detect(
         batch_size: on a GPU, images of one size that are scored together.
         workers: threads that read and decode; results do not depend on their number.
         ordered: yield in the order of the files; otherwise as results are there.
+        unsure: withhold verdicts that the file or the score gives reason to doubt, see :mod:`detector.doubt`; scores do
+            not depend on it.
 
     Yields:
         One Detection a file. A file that cannot be decoded gives one with an error.
@@ -136,6 +147,7 @@ def detect(
     preprocessing = preprocessing or model.preprocessing
     threshold = threshold_of(model) if threshold is None else threshold
     llr = llr_of(model) if preprocessing == model.preprocessing else None
+    limits = limits_of(model, preprocessing) if unsure else None
     waiting: dict[int, Detection] = {}  # by position, until all before them are known
     decoded: dict[int, Detection] = {}  # by position, but for the score
     following = 0
@@ -145,11 +157,11 @@ def detect(
         if isinstance(file, Detection):
             return file, None
         try:
-            image, digest = _read(file, admit)
+            image, digest, reasons = _read(file, admit, limits)
         except ImageError as error:
             return Detection(file, error=error.reason), None
         _, height, width = image.shape
-        detection = Detection(file, None, width, height, threshold=threshold, sha256=digest)
+        detection = Detection(file, None, width, height, threshold=threshold, sha256=digest, reasons=reasons)
         return detection, preprocessing.test_view(image)
 
     def views() -> Iterator[tuple[int, Tensor]]:
@@ -176,13 +188,17 @@ def detect(
         while not ended:
             for position, score in score_stream(model, views(), batch_size):
                 evidence = None if llr is None else float(llr(score))
-                waiting[position] = replace(decoded.pop(position), score=score, llr=evidence)
+                found = replace(decoded.pop(position), score=score, llr=evidence)
+                if limits is not None and found.reasons is not None:
+                    found = replace(found, reasons=found.reasons + reasons_of_score(score, threshold, evidence, limits))
+                waiting[position] = found
                 yield from known()
             yield from known()
 
 
-def _read(path: str, admit: Admit) -> tuple[Tensor, str]:
-    """A file's image and the SHA-256 of its content: of one opening, so that they belong together.
+def _read(path: str, admit: Admit, limits: Limits | None) -> tuple[Tensor, str, tuple[Reason, ...] | None]:
+    """A file's image, the SHA-256 of its content, and what in it is reason to doubt, where there are limits: of one
+    opening, so that they belong together.
 
     Raises:
         ImageError: as :func:`detector.data.decode`.
@@ -192,6 +208,10 @@ def _read(path: str, admit: Admit) -> tuple[Tensor, str]:
             stream = file if file.seekable() else io.BytesIO(file.read())
             digest = sha256_of_stream(stream)
             stream.seek(0)
-            return decode(stream, admit=admit), digest
+            image = decode(stream, admit=admit)
+            if limits is None:
+                return image, digest, None
+            pixels = image.permute(1, 2, 0).numpy()
+            return image, digest, reasons_of_image(pixels, read_compression(stream), limits)
     except OSError as error:
         raise ImageError(path, f"cannot be read ({error.strerror or error})") from error

@@ -15,6 +15,7 @@ from detector.commands.arguments import (
     add_device,
     add_policy,
     add_readers,
+    add_unsure,
     add_weights,
     count_readers,
     find_device,
@@ -38,6 +39,11 @@ _DESCRIPTION = """\
 Say of every image how likely it is generated: a score from 0 (real) to 1 (fake), and the verdict, fake above the
 detector's threshold; for detectors that `npr calibrate` has learnt it for, also the log10 likelihood ratio of fake over
 real. A file that cannot be read gets a line with its error, the others go on, and the exit status is 1.
+
+The verdict is unsure, and lines below say why, where the file gives reason to doubt it (fewer pixels a side than the
+detector was trained on, JPEG of a lower quality than it was calibrated or trained on, signs of resizing, hardly any
+texture), or where the score is too near the threshold or no evidence for its side. --no-unsure leaves that out; scores
+are the same either way.
 
 With --facts, what each file itself says of its making stands beside the score: format, size, compression, camera,
 software, C2PA and IPTC provenance, texts of generators. Score and verdict do not depend on it: such facts are easily
@@ -71,6 +77,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--threshold", metavar="X", type=fraction, help="call fake what scores above X (default: the detector's own)"
     )
+    add_unsure(parser)
     add_policy(parser)
     parser.add_argument(
         "--batch-size",
@@ -137,6 +144,7 @@ def run(args: argparse.Namespace) -> int:
             batch_size=args.batch_size,
             workers=count_readers(args),
             ordered=not args.unordered,
+            unsure=not args.no_unsure,
         )
         for detection in stack.enter_context(closing(detections)):
             failed |= detection.error is not None
@@ -147,7 +155,8 @@ def run(args: argparse.Namespace) -> int:
                 elif args.json:
                     print(json.dumps(_object(detection, identity, facts)), flush=True)
                 else:
-                    print("\n".join([_row(detection, with_llr), *_fact_lines(facts)]), flush=True)
+                    lines = [_row(detection, with_llr), *_reason_lines(detection), *_fact_lines(facts)]
+                    print("\n".join(lines), flush=True)
             meter.advance(1)
     return int(failed if journal is None else journal.failed > 0)
 
@@ -170,7 +179,8 @@ def _count(meter: Meter, paths: list[str]) -> None:
 def _journal(args: argparse.Namespace, identity: dict[str, Any], threshold: float) -> Journal:
     from detector.journal import Journal
 
-    return Journal(args.resume, _settings, _settings({"threshold": threshold} | identity, args.facts))
+    line = {"threshold": threshold} | ({} if args.no_unsure else {"reasons": []}) | identity
+    return Journal(args.resume, _settings, _settings(line, args.facts))
 
 
 def _settings(line: dict[str, Any], facts: bool | None = None) -> dict[str, str]:
@@ -182,6 +192,7 @@ def _settings(line: dict[str, Any], facts: bool | None = None) -> dict[str, str]
         "versions": ", ".join(" ".join(pair) for pair in versions.items()) if isinstance(versions, dict) else "unknown",
         "policy": str(line.get("policy", "none")),
         "threshold": str(line.get("threshold")),
+        "unsure": str("reasons" in line).lower(),
         "facts": str("facts" in line if facts is None else facts).lower(),
     }
 
@@ -225,6 +236,10 @@ def _identity(weights: Path, policy: str | None) -> dict[str, Any]:
 def _object(detection: Detection, identity: dict[str, Any], facts: Facts | None) -> dict[str, Any]:
     found = detection.to_dict() | (identity if detection.error is None else {})
     return found if facts is None else found | {"facts": facts.to_dict()}
+
+
+def _reason_lines(detection: Detection) -> list[str]:
+    return [f"{'':8}unsure: {reason.text}" for reason in detection.reasons or ()]
 
 
 def _fact_lines(facts: Facts | None) -> list[str]:

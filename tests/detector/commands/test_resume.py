@@ -154,6 +154,7 @@ def test_a_path_given_twice_gets_one_line(pictures, weights, tmp_path):
         (["--threshold", "0.25"], "its results are of another threshold, 0.5, not 0.25; name another file"),
         (["--policy", "centre"], "its results are of another policy, none, not centre; name another file"),
         (["--facts"], "its results are of another facts, false, not true; name another file"),
+        (["--no-unsure"], "its results are of another unsure, true, not false; name another file"),
     ],
 )
 def test_other_settings_are_refused(pictures, weights, tmp_path, capsys, options, message):
