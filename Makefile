@@ -5,7 +5,8 @@
 #   PYTHON  the interpreter that makes .venv, that `make install` installs into, that `make gpu` runs   (python3)
 #   TORCH   what pip is asked for as torch, with options if need be                          (torch==2.13.0)
 #   JOBS    processes that the tests run in, a thread each                                   (2; gpu: as many as CPUs)
-#   SECONDS that fuzz goes on                                                                 (60)
+#   SECONDS that fuzz feeds the decoder                                                       (60)
+#   FILES   that fuzz feeds npr detect                                                        (1000)
 #   STEP    one step of gpu, each shorter than nine minutes                                  (build test sanitize bench)
 
 PYTHON ?= python3
@@ -24,7 +25,7 @@ SOURCES := setup.py pyproject.toml $(wildcard csrc/*.* csrc/*/*.*)
 help:
 	@echo 'make demo      everything from nothing: install, make images, train, evaluate, detect'
 	@echo 'make test      install and run all tests'
-	@echo 'make fuzz      feed broken image files to the decoder for SECONDS=60'
+	@echo 'make fuzz      feed damaged image files to the decoder for SECONDS=60, and FILES=1000 to npr detect'
 	@echo 'make sanitize-cpu  test the CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make lint      ruff, mypy and clang-format, without changing files'
 	@echo 'make format    ruff and clang-format, in place'
@@ -69,8 +70,10 @@ test: .venv/installed-dev
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
 SECONDS ?= 60
+FILES ?= 1000
 fuzz: .venv/installed-dev
 	$(BIN)/python -m tests.fuzz.decode --seconds $(SECONDS)
+	$(BIN)/python -m tests.fuzz.detect --count $(FILES)
 
 sanitize-cpu: .venv/installed-dev
 	$(BIN)/python -m tests.npr_kernels.sanitize_cpu

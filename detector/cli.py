@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from importlib import metadata
 
 from detector.commands.arguments import UsageError
+from detector.signals import Terminated, as_exceptions, status_of
 
 COMMANDS = {
     "detect": "say of image files whether they are generated",
@@ -33,6 +34,7 @@ COMMANDS = {
     "study": "from photographs to a report: 28 simulated generators, NPR and CNNDetection",
     "synth": "make a data set from photographs and simulated generators",
     "bench": "measure speed on this machine, beside other implementations",
+    "export": "write a detector for ONNX Runtime, OpenVINO or AOTInductor",
     "info": "show versions, backends and the machine",
 }
 
@@ -43,7 +45,8 @@ from nothing to a verdict:
   npr eval data/test --weights runs/data
   npr detect photo.jpg --weights runs/data
 
-`npr COMMAND --help` explains a command. Exit status: 0 done, 1 bad input, 2 wrong usage.
+`npr COMMAND --help` explains a command. Exit status: 0 done, 1 bad input, 2 wrong usage,
+130 interrupted (Ctrl-C), 143 terminated (SIGTERM).
 """
 
 
@@ -57,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.command is None:
             parser.error("which command? See npr --help")
         args.command_line = shlex.join(["npr", *arguments])  # for results, which say how they were made
-        with _plain_warnings():
+        with _plain_warnings(), as_exceptions():
             status = args.run(args)
         sys.stdout.flush()
         return status
@@ -70,9 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"npr: error: {_one_line(error)}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("npr: interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
+    except KeyboardInterrupt as error:
+        print("npr: terminated" if isinstance(error, Terminated) else "npr: interrupted", file=sys.stderr)
+        return status_of(error)
 
 
 def _parser(command: str | None) -> argparse.ArgumentParser:

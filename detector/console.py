@@ -24,12 +24,12 @@ class Meter:
 
     Args:
         name: what is being done.
-        total: number of images.
+        total: number of images, None as long as it is not known; may be set later.
         done: images done before, which do not count for the rate.
         verbose: False shows nothing.
     """
 
-    def __init__(self, name: str, total: int, *, done: int = 0, verbose: bool = True) -> None:
+    def __init__(self, name: str, total: int | None, *, done: int = 0, verbose: bool = True) -> None:
         self.name, self.total, self.done = name, total, done
         self._new = 0
         self._verbose = verbose
@@ -48,6 +48,7 @@ class Meter:
                 TimeRemainingColumn(),
                 console=messages,
                 transient=True,
+                redirect_stdout=False,  # results are not for the terminal that shows the bar
             )
             self._task = self._bar.add_task(self.name, total=self.total, completed=self.done, note="")
             self._bar.start()
@@ -62,11 +63,18 @@ class Meter:
         self.done += images
         self._new += images
         if self._bar is not None:
-            self._bar.update(self._task, completed=self.done, note=self._line())
+            self._bar.update(self._task, completed=self.done, total=self.total, note=self._line())
         elif self._verbose and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            left = (self.total - self.done) / max(self.rate, 1e-9)
-            say(f"{self.name} {self.done}/{self.total}  {self._line()}  {_duration(left)} left")
+            if self.total is None:
+                say(f"{self.name} {self.done}  {self._line()}")
+            else:
+                left = (self.total - self.done) / max(self.rate, 1e-9)
+                say(f"{self.name} {self.done}/{self.total}  {self._line()}  {_duration(left)} left")
+
+    def skip(self, images: int) -> None:
+        """More images turn out to be done before; they do not count for the rate."""
+        self.done += images
 
     @property
     def rate(self) -> float:

@@ -5,18 +5,24 @@ from __future__ import annotations
 import glob
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
-from detector.data import ImageError, Preprocessing, decode, list_images
+from detector.data import Admit, ImageError, Preprocessing, decode, iterate_images, read_ahead
+from detector.doubt import Limits, Reason, limits_of, reasons_of_image, reasons_of_score
 from detector.evaluation import llr_of, threshold_of
+from detector.facts import read_compression
 from detector.files import sha256_of_stream
 from detector.models import Detector
 from detector.models.inference import score_stream
-from detector.verdicts import THRESHOLD, verdict
+from detector.verdicts import THRESHOLD, UNSURE, verdict
+
+MOST_HELD_BACK = 256
+"""Results that wait for that of an image before them, which is then scored without waiting for others of its size."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,7 @@ class Detection:
         llr: what the score is worth as evidence: the log-likelihood ratio of "fake" over "real", to base 10, within the
             bounds of the calibration; None for detectors without one, and with an error.
         sha256: of the file's content, in hexadecimal; None with an error.
+        reasons: why the verdict is withheld, none where it is not; None where nobody asked, and with an error.
     """
 
     path: str
@@ -42,15 +49,19 @@ class Detection:
     threshold: float = THRESHOLD
     llr: float | None = None
     sha256: str | None = None
+    reasons: tuple[Reason, ...] | None = None
 
     @property
     def verdict(self) -> str | None:
-        """ "fake" for scores above the threshold, otherwise "real"; None with an error."""
-        return None if self.score is None else verdict(self.score, self.threshold)
+        """ "unsure" where there are reasons, else "fake" for scores above the threshold, otherwise "real"; None with an
+        error."""
+        if self.score is None:
+            return None
+        return UNSURE if self.reasons else verdict(self.score, self.threshold)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able: path and either score, verdict, width, height, threshold, llr where there is one, and sha256, or
-        error."""
+        """JSON-able: path and either score, verdict, width, height, threshold, llr where there is one, sha256, and
+        reasons (a list of code and text) where they were asked for, or error."""
         if self.error is not None:
             return {"path": self.path, "error": self.error}
         return {
@@ -62,6 +73,7 @@ class Detection:
             "threshold": self.threshold,
             **({} if self.llr is None else {"llr": self.llr}),
             "sha256": self.sha256,
+            **({} if self.reasons is None else {"reasons": [reason.to_dict() for reason in self.reasons]}),
         }
 
 
@@ -77,19 +89,25 @@ def find_files(arguments: Iterable[str]) -> Iterator[str | Detection]:
     """
     for argument in arguments:
         if os.path.isdir(argument):
-            try:
-                files, _ = list_images(argument)
-            except OSError as error:
-                yield Detection(argument, error=f"cannot be read ({error.strerror})")
-                continue
-            yield from map(str, files)
-            if not files:
-                yield Detection(argument, error="is a folder without images")
+            yield from _images_in(argument)
         elif not os.path.lexists(argument) and glob.has_magic(argument):
             matches = sorted(glob.glob(argument, recursive=True))
             yield from find_files(matches) if matches else [Detection(argument, error="matches no file")]
         else:
             yield argument
+
+
+def _images_in(folder: str) -> Iterator[str | Detection]:
+    empty = True
+    try:
+        for image in iterate_images(folder):
+            empty = False
+            yield str(image)
+    except OSError as error:
+        yield Detection(folder, error=f"cannot be read ({error.strerror})")
+        return
+    if empty:
+        yield Detection(folder, error="is a folder without images")
 
 
 def detect(
@@ -99,12 +117,16 @@ def detect(
     preprocessing: Preprocessing | None = None,
     threshold: float | None = None,
     batch_size: int = 16,
-) -> Iterator[Detection]:
+    workers: int = 0,
+    ordered: bool = True,
+    unsure: bool = True,
+) -> Generator[Detection, None, None]:
     """Scores image files.
 
     On the CPU each image is scored by itself, so that its score does not depend on the others, see
     :mod:`detector.models.inference`; on a GPU those of one size together. Those of more than a megapixel go in tiles,
-    so that an image of 50 megapixels needs little more memory than its pixels.
+    so that an image of 50 megapixels needs little more memory than its pixels. Files are drawn, read and decoded a
+    bounded number ahead, see :func:`detector.data.read_ahead`, so that a million of them take no more memory than some.
 
     Args:
         model: the detector; in evaluation mode afterwards.
@@ -113,44 +135,71 @@ def detect(
             ratio, because scores are then not those that it was learnt from.
         threshold: the score above which an image is called generated, by default the model's own.
         batch_size: on a GPU, images of one size that are scored together.
+        workers: threads that read and decode; results do not depend on their number.
+        ordered: yield in the order of the files; otherwise as results are there.
+        unsure: withhold verdicts that the file or the score gives reason to doubt, see :mod:`detector.doubt`; scores do
+            not depend on it.
 
     Yields:
-        One Detection a file, in the order of the files. A file that cannot be decoded gives one with an error.
+        One Detection a file. A file that cannot be decoded gives one with an error.
     """
     model.eval()
     preprocessing = preprocessing or model.preprocessing
     threshold = threshold_of(model) if threshold is None else threshold
     llr = llr_of(model) if preprocessing == model.preprocessing else None
+    limits = limits_of(model, preprocessing) if unsure else None
     waiting: dict[int, Detection] = {}  # by position, until all before them are known
     decoded: dict[int, Detection] = {}  # by position, but for the score
     following = 0
+    ended = False
+
+    def load(file: str | Detection, admit: Admit) -> tuple[Detection, Tensor | None]:
+        if isinstance(file, Detection):
+            return file, None
+        try:
+            image, digest, reasons = _read(file, admit, limits)
+        except ImageError as error:
+            return Detection(file, error=error.reason), None
+        _, height, width = image.shape
+        detection = Detection(file, None, width, height, threshold=threshold, sha256=digest, reasons=reasons)
+        return detection, preprocessing.test_view(image)
 
     def views() -> Iterator[tuple[int, Tensor]]:
-        for position, file in enumerate(files):
-            if isinstance(file, Detection):
-                waiting[position] = file
-                continue
-            try:
-                image, digest = _read(file)
-            except ImageError as error:
-                waiting[position] = Detection(file, error=error.reason)
-                continue
-            _, height, width = image.shape
-            decoded[position] = Detection(file, None, width, height, threshold=threshold, sha256=digest)
-            yield position, preprocessing.test_view(image)
+        """Until the files end, or until so many results wait that all that has begun is to be scored."""
+        nonlocal ended
+        for position, (_, (detection, view)) in numbered:
+            if view is None:
+                waiting[position] = detection
+            else:
+                decoded[position] = detection
+                yield position, view
+            if len(waiting) >= MOST_HELD_BACK:
+                return
+        ended = True
 
-    for position, score in score_stream(model, views(), batch_size):
-        evidence = None if llr is None else float(llr(score))
-        waiting[position] = replace(decoded.pop(position), score=score, llr=evidence)
-        while following in waiting:
-            yield waiting.pop(following)
+    def known() -> Iterator[Detection]:
+        nonlocal following
+        while waiting and (following in waiting or not ordered):
+            yield waiting.pop(following if ordered else next(iter(waiting)))
             following += 1
-    for position in sorted(waiting):
-        yield waiting.pop(position)
+
+    with closing(read_ahead(files, load, workers=workers, ordered=ordered)) as reading:
+        numbered = enumerate(reading)
+        while not ended:
+            for position, score in score_stream(model, views(), batch_size):
+                evidence = None if llr is None else float(llr(score))
+                found = decoded.pop(position)
+                reasons = found.reasons
+                if limits is not None and reasons is not None:
+                    reasons += reasons_of_score(score, threshold, evidence, limits)
+                waiting[position] = replace(found, score=score, llr=evidence, reasons=reasons)
+                yield from known()
+            yield from known()
 
 
-def _read(path: str) -> tuple[Tensor, str]:
-    """A file's image and the SHA-256 of its content: of one opening, so that they belong together.
+def _read(path: str, admit: Admit, limits: Limits | None) -> tuple[Tensor, str, tuple[Reason, ...] | None]:
+    """A file's image, the SHA-256 of its content, and what in it is reason to doubt, where there are limits: of one
+    opening, so that they belong together.
 
     Raises:
         ImageError: as :func:`detector.data.decode`.
@@ -160,6 +209,10 @@ def _read(path: str) -> tuple[Tensor, str]:
             stream = file if file.seekable() else io.BytesIO(file.read())
             digest = sha256_of_stream(stream)
             stream.seek(0)
-            return decode(stream), digest
+            image = decode(stream, admit=admit)
+            if limits is None:
+                return image, digest, None
+            pixels = image.permute(1, 2, 0).numpy()
+            return image, digest, reasons_of_image(pixels, read_compression(stream), limits)
     except OSError as error:
         raise ImageError(path, f"cannot be read ({error.strerror or error})") from error

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+UNSURE = "unsure"
+"""The verdict that is neither "real" nor "fake"; :mod:`detector.doubt` says when."""
+
 THRESHOLD = 0.5
 """Of detectors that were given no other, and of accuracies as the papers report them."""
 

@@ -33,13 +33,15 @@ _WINOGRAD = (
 )
 
 
-def fold(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """A convolution and the batch norm behind it, with its running statistics, as one: float64 [O, I, k, k] and [O]."""
-    assert bn.running_mean is not None
-    assert bn.running_var is not None
-    scale = bn.weight.double() / (bn.running_var.double() + bn.eps).sqrt()
-    bias = -bn.running_mean.double() if conv.bias is None else conv.bias.double() - bn.running_mean.double()
-    return conv.weight.double() * scale[:, None, None, None], bias * scale + bn.bias.double()
+def fold_batch_norm(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """A convolution without a bias and its batch norm in evaluation: float64 weight [O, C, KH, KW] and bias [O]."""
+    if norm.running_mean is None or norm.running_var is None:
+        raise ValueError("a batch norm without running statistics cannot be folded")
+    mean, var, gamma, beta = (
+        value.detach().double() for value in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    )
+    gain = gamma / (var + norm.eps).sqrt()
+    return weight.detach().double() * gain[:, None, None, None], beta - mean * gain
 
 
 def panels(weight: Tensor) -> Tensor:
@@ -73,16 +75,16 @@ class FoldedBottleneck:
     @classmethod
     def of(cls, block: Any) -> FoldedBottleneck:
         """Of a block in evaluation mode with the attributes of torchvision's and of this project's Bottleneck."""
-        folded = [fold(block.conv1, block.bn1), fold(block.conv2, block.bn2), fold(block.conv3, block.bn3)]
+        pairs = [(block.conv1, block.bn1), (block.conv2, block.bn2), (block.conv3, block.bn3)]
         if block.downsample is not None:
-            folded.append(fold(*block.downsample))
-        with torch.no_grad():
-            weights = tuple(weight.detach() for weight, _ in folded)
-            biases = [bias.detach() for _, bias in folded]
-            if len(biases) == 4:
-                biases[2] = biases[2] + biases.pop()
-            stride = block.conv2.stride[0]
-            return cls(weights, tuple(biases), stride, _pack(weights, biases, stride))
+            pairs.append(tuple(block.downsample))
+        folded = [fold_batch_norm(conv.weight, norm) for conv, norm in pairs]
+        weights = tuple(weight for weight, _ in folded)
+        biases = [bias for _, bias in folded]
+        if len(biases) == 4:
+            biases[2] = biases[2] + biases.pop()
+        stride = block.conv2.stride[0]
+        return cls(weights, tuple(biases), stride, _pack(weights, biases, stride))
 
     def __call__(self, x: Tensor) -> Tensor:
         """float32 [N, C, H, W] -> float32 [N, outputs, ceil(H / stride), ceil(W / stride)], both in channels_last."""

@@ -85,6 +85,12 @@ def add_policy(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_unsure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--no-unsure", action="store_true", help="two verdicts, real or fake, however doubtful; scores are the same"
+    )
+
+
 def find_preprocessing(args: argparse.Namespace, own: Preprocessing) -> Preprocessing:
     """A detector's own treatment of images, with the policy of --policy where it is given."""
     from dataclasses import replace
@@ -123,6 +129,20 @@ def find_weights(path: str) -> Path:
 def count_cores() -> int:
     """Those that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def add_readers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        type=natural_int,
+        help="threads that read and decode ahead, 0 for none (default: the cores, at most 8); results do not depend",
+    )
+
+
+def count_readers(args: argparse.Namespace) -> int:
+    """Of --workers."""
+    return min(8, count_cores()) if args.workers is None else args.workers
 
 
 def default_workers(device: torch.device) -> int:

@@ -6,13 +6,18 @@ import argparse
 import json
 import os
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
 from detector.commands.arguments import (
     add_device,
     add_policy,
+    add_readers,
+    add_unsure,
     add_weights,
+    count_readers,
     find_device,
     find_preprocessing,
     find_weights,
@@ -20,27 +25,40 @@ from detector.commands.arguments import (
     positive_int,
 )
 from detector.printable import printable
+from detector.signals import held_back
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from detector.console import Meter
     from detector.detection import Detection
     from detector.facts import Facts
+    from detector.journal import Journal
 
 _DESCRIPTION = """\
 Say of every image how likely it is generated: a score from 0 (real) to 1 (fake), and the verdict, fake above the
 detector's threshold; for detectors that `npr calibrate` has learnt it for, also the log10 likelihood ratio of fake over
 real. A file that cannot be read gets a line with its error, the others go on, and the exit status is 1.
 
+The verdict is unsure, and lines below say why, where the file gives reason to doubt it (fewer pixels a side than the
+detector was trained on, JPEG of a lower quality than it was calibrated or trained on, signs of resizing, hardly any
+texture), or where the score is too near the threshold or no evidence for its side. --no-unsure leaves that out; scores
+are the same either way.
+
 With --facts, what each file itself says of its making stands beside the score: format, size, compression, camera,
 software, C2PA and IPTC provenance, texts of generators. Score and verdict do not depend on it: such facts are easily
-removed and easily forged."""
+removed and easily forged.
+
+With --resume FILE, results go to FILE in place of standard output, as lines of JSON. However the command ended, it goes
+on where it was when it is given again: paths that have a line in FILE are skipped, whatever became of the file there,
+and a path given twice gets one line. A FILE of another model, decoder, version or setting is refused."""
 
 _EPILOG = """\
 examples:
   npr detect photo.jpg
   npr detect holiday/ 'downloads/**/*.png' --weights best.safetensors --facts
   find . -name '*.webp' | npr detect - --weights best.safetensors --json
+  npr detect archive/ --resume archive.jsonl --unordered
 """
 
 
@@ -59,6 +77,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--threshold", metavar="X", type=fraction, help="call fake what scores above X (default: the detector's own)"
     )
+    add_unsure(parser)
     add_policy(parser)
     parser.add_argument(
         "--batch-size",
@@ -67,11 +86,18 @@ def add_parser(subparsers: Any) -> None:
         default=16,
         help="of equal sizes, on a GPU (default: %(default)s)",
     )
+    add_readers(parser)
+    parser.add_argument("--unordered", action="store_true", help="results as they are there, in any order")
     add_device(parser)
     parser.add_argument(
         "--json",
         action="store_true",
         help="a JSON object on each line, with what gave the score: file and model by SHA-256, decoder, versions",
+    )
+    parser.add_argument(
+        "--resume",
+        metavar="FILE",
+        help="add lines of JSON to FILE, .jsonl by custom, and skip the paths that are in it",
     )
     parser.add_argument(
         "--facts",
@@ -83,31 +109,56 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit status: 1 where a file could not be read."""
+    from detector.console import Meter, messages
     from detector.detection import detect, find_files
-    from detector.evaluation import llr_of
+    from detector.evaluation import llr_of, threshold_of
     from detector.memory import keep_freed_memory
     from detector.models import load_checkpoint
 
     keep_freed_memory()
     weights = find_weights(args.weights)
     model = load_checkpoint(weights, find_device(args.device))
-    identity = _identity(weights) if args.json else {}
     preprocessing = find_preprocessing(args, model.preprocessing)
+    own = preprocessing == model.preprocessing
+    threshold = threshold_of(model) if args.threshold is None else args.threshold
+    identity = _identity(weights, None if own else args.policy) if args.json or args.resume is not None else {}
+    with_llr = own and llr_of(model) is not None
     files = find_files(_arguments(args.paths))
     failed = False
-    with_llr = preprocessing == model.preprocessing and llr_of(model) is not None
-    if not args.json:
-        print(f"{'score':>6}  {'verdict':7}  {'log LR  ' * with_llr}{'size':>11}  path")
-    for detection in detect(
-        model, files, preprocessing=preprocessing, threshold=args.threshold, batch_size=args.batch_size
-    ):
-        failed |= detection.error is not None
-        facts = _facts(detection) if args.facts else None
-        if args.json:
-            print(json.dumps(_object(detection, identity, facts)), flush=True)
-        else:
-            print("\n".join([_row(detection, with_llr), *_fact_lines(facts)]), flush=True)
-    return int(failed)
+    with ExitStack() as stack:
+        journal = None if args.resume is None else stack.enter_context(_journal(args, identity, threshold))
+        # Lines on a terminal are progress enough, and a bar would come between them.
+        verbose = messages.is_terminal and (journal is not None or not sys.stdout.isatty())
+        meter = stack.enter_context(Meter("detect", None, verbose=verbose))
+        if verbose and "-" not in args.paths:
+            threading.Thread(target=_count, args=(meter, args.paths), daemon=True).start()
+        if journal is not None:
+            files = _not_done(files, journal, meter)
+        elif not args.json:
+            print(f"{'score':>6}  {'verdict':7}  {'log LR  ' * with_llr}{'size':>11}  path")
+        detections = detect(
+            model,
+            files,
+            preprocessing=preprocessing,
+            threshold=threshold,
+            batch_size=args.batch_size,
+            workers=count_readers(args),
+            ordered=not args.unordered,
+            unsure=not args.no_unsure,
+        )
+        for detection in stack.enter_context(closing(detections)):
+            failed |= detection.error is not None
+            facts = _facts(detection) if args.facts else None
+            with held_back():
+                if journal is not None:
+                    journal.append(_object(detection, identity, facts))
+                elif args.json:
+                    print(json.dumps(_object(detection, identity, facts)), flush=True)
+                else:
+                    lines = [_row(detection, with_llr), *_reason_lines(detection), *_fact_lines(facts)]
+                    print("\n".join(lines), flush=True)
+            meter.advance(1)
+    return int(failed if journal is None else journal.failed > 0)
 
 
 def _arguments(paths: list[str]) -> Iterator[str]:
@@ -118,6 +169,44 @@ def _arguments(paths: list[str]) -> Iterator[str]:
             yield path
 
 
+def _count(meter: Meter, paths: list[str]) -> None:
+    """Tells the meter, beside the work, how many files there are: finding them takes long where there are many."""
+    from detector.detection import find_files
+
+    meter.total = sum(1 for _ in find_files(paths))
+
+
+def _journal(args: argparse.Namespace, identity: dict[str, Any], threshold: float) -> Journal:
+    from detector.journal import Journal
+
+    expected: dict[str, Any] = {"threshold": threshold} | identity
+    expected |= {name: None for name, wanted in {"facts": args.facts, "reasons": not args.no_unsure}.items() if wanted}
+    return Journal(args.resume, _settings, _settings(expected))
+
+
+def _settings(line: dict[str, Any]) -> dict[str, str]:
+    """What a line with a score rests on, but for the file."""
+    versions = line.get("versions")
+    return {
+        "model": str(line.get("model")),
+        "decoder": str(line.get("decoder")),
+        "versions": ", ".join(" ".join(pair) for pair in versions.items()) if isinstance(versions, dict) else "unknown",
+        "policy": str(line.get("policy", "none")),
+        "threshold": str(line.get("threshold")),
+        "facts": str("facts" in line).lower(),
+        "unsure": str("reasons" in line).lower(),
+    }
+
+
+def _not_done(files: Iterator[str | Detection], journal: Journal, meter: Meter) -> Iterator[str | Detection]:
+    """Those that have no line, each path once."""
+    for file in files:
+        if journal.begin(file if isinstance(file, str) else file.path):
+            yield file
+        else:
+            meter.skip(1)
+
+
 def _facts(detection: Detection) -> Facts | None:
     """Of the file, decodable or not; None where the argument means no file."""
     from detector.facts import read_facts
@@ -125,8 +214,12 @@ def _facts(detection: Detection) -> Facts | None:
     return read_facts(detection.path) if os.path.isfile(detection.path) else None
 
 
-def _identity(weights: Path) -> dict[str, Any]:
-    """What gave the scores: enough to tell two stored lines apart, each by itself, and to get either again."""
+def _identity(weights: Path, policy: str | None) -> dict[str, Any]:
+    """What gave the scores: enough to tell two stored lines apart, each by itself, and to get either again.
+
+    Args:
+        policy: where it is not the detector's own.
+    """
     import torch
 
     from detector.data import find_decoder
@@ -137,12 +230,17 @@ def _identity(weights: Path) -> dict[str, Any]:
         "model": sha256_of(weights),
         "decoder": str(find_decoder()),
         "versions": {"npr-kernels": __version__, "torch": torch.__version__},
+        **({} if policy is None else {"policy": policy}),
     }
 
 
 def _object(detection: Detection, identity: dict[str, Any], facts: Facts | None) -> dict[str, Any]:
     found = detection.to_dict() | (identity if detection.error is None else {})
     return found if facts is None else found | {"facts": facts.to_dict()}
+
+
+def _reason_lines(detection: Detection) -> list[str]:
+    return [f"{'':8}unsure: {reason.text}" for reason in detection.reasons or ()]
 
 
 def _fact_lines(facts: Facts | None) -> list[str]:

@@ -2,7 +2,7 @@
 
 from detector.data.augment import Augmentation, BlurJpeg, RandomDelivery
 from detector.data.dataset import BadImage, Batch, EpochSampler, ImageDataset, Transform, collate
-from detector.data.decode import MAX_PIXELS, ImageError, decode
+from detector.data.decode import MAX_PIXELS, Admit, ImageError, decode
 from detector.data.decoder import Decoder, DecoderWarning, check_decoder, find_decoder
 from detector.data.delivery import Delivery
 from detector.data.layouts import (
@@ -15,10 +15,12 @@ from detector.data.layouts import (
     Sample,
     find_images,
     has_split,
+    iterate_images,
     label_of,
     list_images,
 )
 from detector.data.preprocessing import Preprocessing
+from detector.data.reading import read_ahead
 
 __all__ = [
     "FAKE",
@@ -26,6 +28,7 @@ __all__ = [
     "MAX_PIXELS",
     "REAL",
     "SPLITS",
+    "Admit",
     "Augmentation",
     "BadImage",
     "Batch",
@@ -48,6 +51,8 @@ __all__ = [
     "find_decoder",
     "find_images",
     "has_split",
+    "iterate_images",
     "label_of",
     "list_images",
+    "read_ahead",
 ]

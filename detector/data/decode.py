@@ -17,6 +17,7 @@ import io
 import os
 import threading
 import warnings
+from collections.abc import Callable
 from typing import BinaryIO
 
 import numpy as np
@@ -30,6 +31,9 @@ from detector.printable import printable
 
 MAX_PIXELS = 2**27
 """Largest image that is decoded, 134 megapixels (403 MB as RGB). Anything larger is taken for a decompression bomb."""
+
+Admit = Callable[[int], None]
+"""Is told how many bytes an image takes before any of them is decoded, and may make it wait."""
 
 Source = str | os.PathLike[str] | bytes | BinaryIO
 
@@ -60,11 +64,12 @@ class ImageError(ValueError):
         return f"{self.source}: {self.reason}"
 
 
-def decode(source: Source) -> Tensor:
+def decode(source: Source, *, admit: Admit | None = None) -> Tensor:
     """Decodes an image file.
 
     Args:
         source: a path, the bytes of a file, or a binary file object positioned at the file's start.
+        admit: called once, with the bytes of the result, when the size is known and accepted and nothing is decoded.
 
     Returns:
         uint8 [3, H, W], RGB, H and W at least 2, with channels_last strides: the decoder's HWC buffer, permuted.
@@ -82,9 +87,9 @@ def decode(source: Source) -> Tensor:
     try:
         if isinstance(source, (str, os.PathLike)):
             with open(source, "rb") as file:
-                image = _decode_stream(file, name)
+                image = _decode_stream(file, name, admit)
         else:
-            image = _decode_stream(source, name)
+            image = _decode_stream(source, name, admit)
     except ImageError:
         raise
     except OSError as error:
@@ -103,7 +108,7 @@ def _name(source: Source) -> str:
     raise TypeError(f"source must be a path, bytes or a binary file object, got {type(source).__name__}")
 
 
-def _decode_stream(stream: BinaryIO, name: str) -> np.ndarray:
+def _decode_stream(stream: BinaryIO, name: str, admit: Admit | None) -> np.ndarray:
     """HWC uint8 array of the stream's image."""
     if not stream.seekable():
         stream = io.BytesIO(stream.read())
@@ -115,6 +120,8 @@ def _decode_stream(stream: BinaryIO, name: str) -> np.ndarray:
     try:
         with _open(stream) as image:
             _check_size(image, name)
+            if admit is not None:
+                admit(3 * image.width * image.height)
             image.load()
             rgb = _to_rgb(_upright(image), name)
             return np.array(rgb)

@@ -186,18 +186,61 @@ def label_of(folder: str) -> int | None:
 
 
 def list_images(folder: str | os.PathLike[str]) -> tuple[list[Path], int]:
-    """Image files below a folder, told by their extension in any case and sorted, and the number of other files.
-
-    Links are followed, each folder once; hidden files and folders do not count.
-    """
+    """Image files below a folder, as :func:`iterate_images` gives them, and the number of other files."""
     images, others = [], 0
-    for path, _, files in _walk(Path(folder)):
-        for name in files:
-            if Path(name).suffix.lower() in IMAGE_SUFFIXES:
-                images.append(path / name)
-            else:
-                others += 1
-    return sorted(images), others
+    for path in _files(Path(folder), set()):
+        if _is_image(path):
+            images.append(path)
+        else:
+            others += 1
+    return images, others
+
+
+def iterate_images(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """Image files below a folder, told by their extension in any case, in sorted order.
+
+    Found as they are drawn, with no more in memory than the names in one folder and in those above it. Links are
+    followed, each folder once; hidden files and folders do not count, nor do subfolders that cannot be read.
+
+    Raises:
+        OSError: the folder itself cannot be read.
+    """
+    return filter(_is_image, _files(Path(folder), set()))
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def _files(folder: Path, visited: set[str]) -> Iterator[Path]:
+    """All files below a folder but those hidden, sorted as paths are, part by part."""
+    real = os.path.realpath(folder)
+    if real in visited:
+        return
+    visited.add(real)
+    names, folders = [], set()
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if _is_hidden(entry.name):
+                continue
+            names.append(entry.name)
+            if _is_folder(entry):
+                folders.add(entry.name)
+    for name in sorted(names):
+        if name not in folders:
+            yield folder / name
+            continue
+        try:
+            yield from _files(folder / name, visited)
+        except OSError:
+            continue
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle, for one
+        return False
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from detector.evaluation.pools import (
 )
 from detector.evaluation.presets import PRESETS, Preset, find_preset
 from detector.evaluation.results import read_results, write_results
+from detector.evaluation.risk_coverage import RiskCoverage, aurc, balanced_weights, risk_coverage
 from detector.evaluation.robustness import SWEEPS, Condition, Robustness, robustness
 from detector.evaluation.scoring import Scores, score_collection
 from detector.evaluation.subset import draw_subset
@@ -65,6 +66,7 @@ __all__ = [
     "Metrics",
     "Pool",
     "Preset",
+    "RiskCoverage",
     "Robustness",
     "Row",
     "Scores",
@@ -81,8 +83,10 @@ __all__ = [
     "as_table",
     "as_truth_csv",
     "as_truth_tables",
+    "aurc",
     "average_precision",
     "balanced_average_precision",
+    "balanced_weights",
     "calibrate",
     "certified_threshold",
     "certified_thresholds",
@@ -108,6 +112,7 @@ __all__ = [
     "print_table",
     "ratio_reliability",
     "read_results",
+    "risk_coverage",
     "robustness",
     "roc_auc",
     "score_collection",

@@ -260,7 +260,7 @@ def _original(tensors: dict[str, Tensor]) -> tuple[Detector, dict[str, Tensor]]:
 
 
 def _build(path: Path, metadata: dict[str, Any]) -> Detector:
-    """A fresh model of the architecture, preprocessing, threshold and calibration that the metadata name."""
+    """A fresh model of the architecture, preprocessing, threshold, calibration and recipe that the metadata name."""
     try:
         arguments = dict(metadata["architecture"])
         name = arguments.pop("name")
@@ -268,16 +268,17 @@ def _build(path: Path, metadata: dict[str, Any]) -> Detector:
             raise ValueError(f"unknown model {name!r}; known are {', '.join(MODELS)}")
         model = MODELS[name](Preprocessing.from_dict(metadata["preprocessing"]), **arguments)
         model.threshold = check_threshold(metadata.get("threshold", THRESHOLD))
-        model.calibration = _checked_calibration(metadata.get("calibration"))
+        model.calibration = _checked_object("calibration", metadata.get("calibration"))
+        model.recipe = _checked_object("recipe", metadata.get("recipe"))
         return model
     except (KeyError, TypeError, ValueError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise CheckpointError(f"{path}: its metadata do not describe a model ({reason})") from error
 
 
-def _checked_calibration(value: Any) -> dict[str, Any] | None:
+def _checked_object(name: str, value: Any) -> dict[str, Any] | None:
     if value is not None and not isinstance(value, dict):
-        raise ValueError(f"calibration must be an object, got {value!r}")
+        raise ValueError(f"{name} must be an object, got {value!r}")
     return value
 
 

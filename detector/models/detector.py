@@ -28,6 +28,7 @@ class Detector(nn.Module):
         threshold: the score, in (0, 1), above which an image is called generated. Written to checkpoints.
         calibration: what the threshold was certified by, as :mod:`detector.evaluation.calibration` records it,
             JSON-able; None for a detector that was not calibrated. Written to checkpoints.
+        recipe: of the training, as the checkpoint tells it; None where it does not.
     """
 
     preprocessing: Preprocessing
@@ -35,6 +36,7 @@ class Detector(nn.Module):
     pooling: str = "mean"
     threshold: float = THRESHOLD
     calibration: dict[str, Any] | None = None
+    recipe: dict[str, Any] | None = None
 
     @staticmethod
     def from_pretrained(name: str | os.PathLike[str] = DEFAULT, device: torch.device | str = "cpu") -> Detector:

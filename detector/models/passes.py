@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -10,6 +9,8 @@ from types import TracebackType
 from typing import TypeVar
 
 import torch
+
+from detector.threads import undivided
 
 MAX_PIXELS_AT_ONCE = 2**23
 """Most pixels in all passes together that have started and not ended, unless one alone has more."""
@@ -71,21 +72,8 @@ def _without_gradients(function: Callable[[], T]) -> T:
 
 def _pool(threads: int) -> ThreadPoolExecutor:
     """A pool in whose threads torch uses one thread."""
-    everyone = threading.Barrier(threads + 1)
-
-    def begin() -> None:
-        torch.get_num_threads()  # a thread takes on the setting of the process when it first asks, and keeps it
-        everyone.wait()
-
-    pool = ThreadPoolExecutor(threads, initializer=begin)
-    torch.set_num_threads(1)
-    try:
+    with undivided(threads) as begin:
+        pool = ThreadPoolExecutor(threads, initializer=begin)
         for _ in range(threads):  # threads begin as work comes, and none is idle before all have begun
             pool.submit(int)
-        everyone.wait()
-    except BaseException:
-        everyone.abort()
-        raise
-    finally:
-        torch.set_num_threads(threads)
     return pool

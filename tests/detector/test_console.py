@@ -23,6 +23,31 @@ def test_plain_lines_without_a_terminal(capsys, monkeypatch):
     assert second.endswith("0:00 left")
 
 
+def test_the_total_may_come_later(capsys, monkeypatch):
+    monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", 0.0)
+    with Meter("detect", None) as meter:
+        meter.advance(1)
+        meter.total = 9
+        meter.skip(6)
+        rate = meter.rate
+        meter.advance(1)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("detect 1  ")
+    assert first.endswith(" images/s")
+    assert second.startswith("detect 8/9  ")
+    assert meter.rate < 3 * rate  # what was skipped was not done
+
+
+def test_a_bar_leaves_standard_output_alone(capsys, monkeypatch):
+    monkeypatch.setattr(console, "messages", console.Console(force_terminal=True, stderr=True))
+    with Meter("detect", None) as meter:
+        print("a result")
+        meter.advance(1)
+    captured = capsys.readouterr()
+    assert captured.out == "a result\n"
+    assert "detect" in captured.err
+
+
 def test_lines_are_rare(capsys):
     with Meter("evaluate", 100) as meter:
         for _ in range(100):

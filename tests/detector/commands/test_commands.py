@@ -140,7 +140,7 @@ def test_info(capsys):
 def test_detect_keeps_the_order(pictures, weights, capsys):
     """A bad file in the middle, a size that waits for its batch, a folder and a file given twice."""
     files = [pictures / "a.png", pictures / "d.png", pictures / "deep", pictures / "b.jpg", pictures / "a.png"]
-    status, lines = detect_json(capsys, *files, "--weights", weights)
+    status, lines = detect_json(capsys, *files, "--weights", weights, "--no-unsure")
     assert status == 1
     assert [line["path"].removeprefix(f"{pictures}/") for line in lines] == [
         "a.png", "d.png", "deep/c.png", "b.jpg", "a.png",
@@ -248,7 +248,7 @@ def test_detect_names_what_is_not_there(pictures, weights, capsys, tmp_path):
 
 
 def test_detect_table(pictures, weights, capsys):
-    assert status_of("detect", pictures / "a.png", pictures / "d.png", "--weights", weights) == 1
+    assert status_of("detect", pictures / "a.png", pictures / "d.png", "--weights", weights, "--no-unsure") == 1
     head, good, bad = capsys.readouterr().out.splitlines()
     assert head.split() == ["score", "verdict", "size", "path"]
     assert good.split()[1:] == [good.split()[1], "20x30", f"{pictures}/a.png"]
@@ -325,17 +325,17 @@ def test_the_detectors_own_threshold(pictures, weights, tmp_path, capsys):
     own = tmp_path / "own.safetensors"
     save_checkpoint(own, model)
     for file, options in ((own, []), (weights, ["--threshold", repr(middle)])):
-        _, lines = detect_json(capsys, *paths, "--weights", file, *options)
+        _, lines = detect_json(capsys, *paths, "--weights", file, "--no-unsure", *options)
         assert {line["threshold"] for line in lines} == {middle}
         assert {line["verdict"] for line in lines} == {"real", "fake"}
         for line in lines:
             assert line["verdict"] == ("fake" if line["score"] > middle else "real")
             assert line["model"] == hashlib.sha256(file.read_bytes()).hexdigest()
-    status_of("rank", *paths, "--weights", own, "--json")
+    status_of("rank", *paths, "--weights", own, "--json", "--no-unsure")
     ranked = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["verdict"] for line in ranked] == ["fake", "real"]
     # The option outdoes the checkpoint: below the lowest score all are fake.
-    _, lines = detect_json(capsys, *paths, "--weights", own, "--threshold", repr(low / 2))
+    _, lines = detect_json(capsys, *paths, "--weights", own, "--threshold", repr(low / 2), "--no-unsure")
     assert [line["verdict"] for line in lines] == ["fake", "fake"]
 
 
@@ -370,5 +370,5 @@ def test_detect_facts_stand_beside_the_score(pictures, weights, capsys):
     table = capsys.readouterr().out.splitlines()
     status_of("detect", *arguments, "--facts")
     with_facts = capsys.readouterr().out.splitlines()
-    assert [line for line in with_facts if not line.startswith(" " * 8)] == table
+    assert [line for line in with_facts if not line.startswith(" " * 8) or "  unsure: " in line] == table
     assert f"        compression: quality 75, chroma 4:2:0, baseline, tables {facts[2]['jpeg']['tables']}" in with_facts

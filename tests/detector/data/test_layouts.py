@@ -1,8 +1,11 @@
 """find_images: which folders hold what, from whichever folder one starts."""
 
+import os
+from pathlib import Path
+
 import pytest
 
-from detector.data import FAKE, REAL, DataError, find_images, has_split, list_images
+from detector.data import FAKE, REAL, DataError, find_images, has_split, iterate_images, list_images
 
 
 def make(root, *paths):
@@ -231,3 +234,39 @@ def test_list_images(tmp_path):
     paths, others = list_images(root)
     assert [path.relative_to(root).as_posix() for path in paths] == ["a.png", "b.JPG", "sub/c.tiff"]
     assert others == 1
+
+
+def test_iterate_images_in_the_order_of_sorted_paths(tmp_path, rng):
+    """Folders among files, whatever stands before their slash in the alphabet; one with links in a circle."""
+    names = ["a", "a.png", "a-b", "a b", "B", "b", "0", "ä", "z"]
+    root = tmp_path / "root"
+    for _ in range(40):
+        folder = root.joinpath(*rng.choice([name for name in names if "." not in name], rng.integers(0, 4)))
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{rng.choice(names)}{rng.integers(3)}.png").touch()
+    (root / "z").mkdir(exist_ok=True)
+    (root / "z" / "circle").symlink_to(root)
+    (root / "z" / "itself.png").symlink_to("itself.png")
+    (root / "z" / ".hidden").mkdir()
+    (root / "z" / ".hidden" / "x.png").touch()
+    expected = [path for path in root.rglob("*.png") if ".hidden" not in path.parts and "circle" not in path.parts]
+    found = list(iterate_images(root))
+    assert found == sorted({*expected, root / "z" / "itself.png"})
+    assert list_images(root) == (found, 0)
+
+
+def test_iterate_images_looks_no_further_than_it_is_asked(tmp_path, monkeypatch):
+    root = make(tmp_path, "a/1.png", "b/2.png", "c/3.png")
+    looked = []
+    scandir = os.scandir
+    monkeypatch.setattr("os.scandir", lambda path: looked.append(Path(path).name) or scandir(path))
+    images = iterate_images(root)
+    assert next(images) == root / "a/1.png"
+    assert looked == [root.name, "a"]
+    assert next(images) == root / "b/2.png"
+    assert looked == [root.name, "a", "b"]
+
+
+def test_a_folder_that_cannot_be_read(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        next(iterate_images(tmp_path / "gone"))
