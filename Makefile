@@ -32,7 +32,7 @@ help:
 	@echo 'make lint      ruff, mypy and clang-format, without changing files'
 	@echo 'make format    ruff and clang-format, in place'
 	@echo 'make weights   make the detector in the box anew, in weights/: hours of two cores, on Debian'
-	@echo 'make bench     measure speed on this machine and print the table'
+	@echo 'make bench     measure speed on this machine, and draw the plots of it in docs/images: up to 45 minutes'
 	@echo 'make gpu       build, test, sanitize and measure on a CUDA device; STEP=... for one of them'
 	@echo 'make install   pip install into the environment of $(PYTHON), without .venv'
 	@echo 'make clean     remove what was built'
