@@ -7,7 +7,7 @@ engines that take the residual themselves (:func:`stem_on_residual`) and for tho
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import cast
 
@@ -58,7 +58,7 @@ class PlainDetector:
     """A detector as an engine runs it: stem, ReLU, 3x3 max-pooling of stride 2 and padding 1, blocks, classifier.
 
     Attributes:
-        stem: on raw pixels, see :func:`stem_on_pixels`.
+        stem: on raw pixels, see :func:`stem_on_pixels`; its weights are those of :func:`balanced`.
         blocks: named as in the state dict, in their order: layer1.0 to layer2.3.
         weight: float64 [C], from a feature's channels to its local logit.
         bias: float64 [], likewise.
@@ -84,7 +84,9 @@ def fold(model: NPRDetector) -> PlainDetector:
         for number, block in enumerate(layer)
     }
     weight, bias = (_exact(value) for value in (model.fc1.weight, model.fc1.bias))
-    return PlainDetector(stem_on_pixels(model), blocks, weight[0], bias[0], share_of(model.pooling))
+    stem = stem_on_pixels(model)
+    stem = replace(stem, weight=balanced(stem.weight))
+    return PlainDetector(stem, blocks, weight[0], bias[0], share_of(model.pooling))
 
 
 def stem_on_residual(model: NPRDetector) -> Convolution:
@@ -143,6 +145,29 @@ def stem_on_pixels(model: NPRDetector) -> Convolution:
         else:
             parts.append(F.pad(_through_npr(weight, conv.anchor, conv.mode), (0, after, 0, after)))
     return Convolution(torch.stack(parts).sum(dim=0), on_residual.bias, stride=2, before=2, after=after)
+
+
+def balanced(weight: Tensor) -> Tensor:
+    """Weights on raw pixels, rounded to float32 so that those of each cell still sum to zero.
+
+    Rounded each by itself, they leave a sum of some 1e-9, which the grey of the image multiplies, everywhere and in
+    the same direction: logits are then off by five times as much. So all weights of a cell are multiples of one unit,
+    twice float32's step at the largest of them, and the largest takes what rounding left.
+
+    Args:
+        weight: float64 [O, C, K, K], K even, of cells that sum to zero, as :func:`stem_on_pixels` gives them.
+
+    Returns:
+        float64 of the same shape: numbers that float32 has, within 3 units of the weights.
+    """
+    cells = weight.unfold(2, 2, 2).unfold(3, 2, 2)  # [O, C, cell, cell, row, column]
+    pixels = cells.flatten(4)
+    largest = pixels.abs().amax(dim=4, keepdim=True).clamp(min=2.0**-100)
+    unit = 2.0 ** (largest.log2().ceil() - 23)
+    counts = (pixels / unit).round()
+    place = counts.abs().argmax(dim=4, keepdim=True)
+    counts = counts.scatter_add(4, place, -counts.sum(dim=4, keepdim=True))
+    return (counts * unit).view(cells.shape).transpose(3, 4).flatten(4, 5).flatten(2, 3)
 
 
 def _through_npr(weight: Tensor, anchor: int, mode: str) -> Tensor:

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from detector.data import Preprocessing
 from detector.models import NPRDetector
-from detector.models.folding import fold, fold_batch_norm, stem_on_pixels, stem_on_residual
+from detector.models.folding import balanced, fold, fold_batch_norm, stem_on_pixels, stem_on_residual
 from npr_kernels import reference
 from tests.detector.models.original import randomise
 
@@ -108,6 +108,27 @@ def test_what_is_no_convolution_is_refused(arguments, reason):
     for function in (stem_on_pixels, fold):
         with pytest.raises(ValueError, match=reason):
             function(NPRDetector(**arguments))
+
+
+@pytest.mark.parametrize("arguments", PLAIN, ids=str)
+def test_balanced_weights_pass_no_grey_in_float32(rng, arguments):
+    exact = stem_on_pixels(double_model(**arguments)).weight
+    exact[0] *= 1e-9
+    exact[1] = 0
+    exact[2, 0, :2, :2] = torch.tensor([[0.75, 0.0], [0.0, -0.75]])
+    weight = balanced(exact)
+    assert torch.equal(weight.float().double(), weight)
+    assert (weight.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).sum(dim=(3, 5)) == 0).all()
+    largest = exact.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).abs().amax(dim=(3, 5), keepdim=True)
+    step = (largest * 3 * 2.0**-22).expand(-1, -1, -1, 2, -1, 2).flatten(4, 5).flatten(2, 3)
+    assert ((weight - exact).abs() <= step).all()
+    assert (weight[1] == 0).all()
+    assert torch.equal(weight[2, 0, :2, :2], exact[2, 0, :2, :2])
+
+
+def test_the_plain_detector_is_balanced(rng):
+    model = randomise(NPRDetector(residual="npr+haar"))
+    assert torch.equal(fold(model).stem.weight, balanced(stem_on_pixels(model).weight))
 
 
 @torch.no_grad()
