@@ -15,8 +15,8 @@ from detector.data import ImageError, Preprocessing, decode, list_images
 from detector.evaluation import llr_of, threshold_of
 from detector.files import sha256_of_stream
 from detector.models import Detector
-from detector.models.inference import score_stream
-from detector.verdicts import THRESHOLD, verdict
+from detector.models.sampling import reading_stream
+from detector.verdicts import INTERVAL_CONFIDENCE, THRESHOLD, verdict
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class Detection:
         llr: what the score is worth as evidence: the log-likelihood ratio of "fake" over "real", to base 10, within the
             bounds of the calibration; None for detectors without one, and with an error.
         sha256: of the file's content, in hexadecimal; None with an error.
+        read, interval: how much of the image the score rests on, and where the whole image's lies, see
+            :class:`detector.models.sampling.Reading`.
     """
 
     path: str
@@ -42,15 +44,22 @@ class Detection:
     threshold: float = THRESHOLD
     llr: float | None = None
     sha256: str | None = None
+    read: float = 1.0
+    interval: tuple[float, float] | None = None
 
     @property
     def verdict(self) -> str | None:
         """ "fake" for scores above the threshold, otherwise "real"; None with an error."""
         return None if self.score is None else verdict(self.score, self.threshold)
 
+    @property
+    def exact(self) -> bool:
+        """Whether the score is the whole image's, not an estimate of it."""
+        return self.interval is None
+
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able: path and either score, verdict, width, height, threshold, llr where there is one, and sha256, or
-        error."""
+        """JSON-able: path and either score, verdict, width, height, threshold, llr where there is one, sha256, read,
+        interval (around an exact score of no width) and exact, or error."""
         if self.error is not None:
             return {"path": self.path, "error": self.error}
         return {
@@ -62,6 +71,9 @@ class Detection:
             "threshold": self.threshold,
             **({} if self.llr is None else {"llr": self.llr}),
             "sha256": self.sha256,
+            "read": self.read,
+            "interval": [self.score, self.score] if self.interval is None else list(self.interval),
+            "exact": self.exact,
         }
 
 
@@ -99,12 +111,16 @@ def detect(
     preprocessing: Preprocessing | None = None,
     threshold: float | None = None,
     batch_size: int = 16,
+    exact: bool = False,
+    confidence: float = INTERVAL_CONFIDENCE,
 ) -> Iterator[Detection]:
     """Scores image files.
 
     On the CPU each image is scored by itself, so that its score does not depend on the others, see
     :mod:`detector.models.inference`; on a GPU those of one size together. Those of more than a megapixel go in tiles,
-    so that an image of 50 megapixels needs little more memory than its pixels.
+    so that an image of 50 megapixels needs little more memory than its pixels; and where the score is a mean over the
+    image, of no more windows than the verdict takes, see :mod:`detector.models.sampling`. What is estimated is the
+    whole image's score, so thresholds and likelihood ratios that were learnt from whole images hold for it.
 
     Args:
         model: the detector; in evaluation mode afterwards.
@@ -113,6 +129,9 @@ def detect(
             ratio, because scores are then not those that it was learnt from.
         threshold: the score above which an image is called generated, by default the model's own.
         batch_size: on a GPU, images of one size that are scored together.
+        exact: read all of every image.
+        confidence: otherwise, that the interval of an image that is read in part holds the whole image's score; in
+            0..1, both ends excluded.
 
     Yields:
         One Detection a file, in the order of the files. A file that cannot be decoded gives one with an error.
@@ -139,9 +158,10 @@ def detect(
             decoded[position] = Detection(file, None, width, height, threshold=threshold, sha256=digest)
             yield position, preprocessing.test_view(image)
 
-    for position, score in score_stream(model, views(), batch_size):
-        evidence = None if llr is None else float(llr(score))
-        waiting[position] = replace(decoded.pop(position), score=score, llr=evidence)
+    wanted = None if exact else confidence
+    for position, reading in reading_stream(model, views(), batch_size, threshold=threshold, confidence=wanted):
+        evidence = None if llr is None else float(llr(reading.score))
+        waiting[position] = replace(decoded.pop(position), **reading._asdict(), llr=evidence)
         while following in waiting:
             yield waiting.pop(following)
             following += 1

@@ -20,6 +20,7 @@ from detector.commands.arguments import (
     positive_int,
 )
 from detector.printable import printable
+from detector.verdicts import INTERVAL_CONFIDENCE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,6 +32,10 @@ _DESCRIPTION = """\
 Say of every image how likely it is generated: a score from 0 (real) to 1 (fake), and the verdict, fake above the
 detector's threshold; for detectors that `npr calibrate` has learnt it for, also the log10 likelihood ratio of fake over
 real. A file that cannot be read gets a line with its error, the others go on, and the exit status is 1.
+
+Of an image of more than a megapixel, windows are read until its verdict is certain, with the confidence of
+--confidence, or half of it is read; then, and with --exact at once, all of it is. A line below tells how much of an
+image was read, where that is not all, and where the whole image's score lies.
 
 With --facts, what each file itself says of its making stands beside the score: format, size, compression, camera,
 software, C2PA and IPTC provenance, texts of generators. Score and verdict do not depend on it: such facts are easily
@@ -60,6 +65,15 @@ def add_parser(subparsers: Any) -> None:
         "--threshold", metavar="X", type=fraction, help="call fake what scores above X (default: the detector's own)"
     )
     add_policy(parser)
+    reading = parser.add_mutually_exclusive_group()
+    reading.add_argument("--exact", action="store_true", help="read all of large images, not just what a verdict takes")
+    reading.add_argument(
+        "--confidence",
+        metavar="C",
+        type=fraction,
+        default=INTERVAL_CONFIDENCE,
+        help="that the score of all of an image lies in the interval found from a part (default: %(default)s)",
+    )
     parser.add_argument(
         "--batch-size",
         metavar="N",
@@ -99,14 +113,21 @@ def run(args: argparse.Namespace) -> int:
     if not args.json:
         print(f"{'score':>6}  {'verdict':7}  {'log LR  ' * with_llr}{'size':>11}  path")
     for detection in detect(
-        model, files, preprocessing=preprocessing, threshold=args.threshold, batch_size=args.batch_size
+        model,
+        files,
+        preprocessing=preprocessing,
+        threshold=args.threshold,
+        batch_size=args.batch_size,
+        exact=args.exact,
+        confidence=args.confidence,
     ):
         failed |= detection.error is not None
         facts = _facts(detection) if args.facts else None
         if args.json:
             print(json.dumps(_object(detection, identity, facts)), flush=True)
         else:
-            print("\n".join([_row(detection, with_llr), *_fact_lines(facts)]), flush=True)
+            lines = [_row(detection, with_llr), *_reading_lines(detection), *_fact_lines(facts)]
+            print("\n".join(lines), flush=True)
     return int(failed)
 
 
@@ -143,6 +164,13 @@ def _identity(weights: Path) -> dict[str, Any]:
 def _object(detection: Detection, identity: dict[str, Any], facts: Facts | None) -> dict[str, Any]:
     found = detection.to_dict() | (identity if detection.error is None else {})
     return found if facts is None else found | {"facts": facts.to_dict()}
+
+
+def _reading_lines(detection: Detection) -> list[str]:
+    if detection.interval is None:
+        return []
+    low, high = detection.interval
+    return [f"{'':8}read: {100 * detection.read:.2g} %, which gives the whole a score of {low:.4f} to {high:.4f}"]
 
 
 def _fact_lines(facts: Facts | None) -> list[str]:

@@ -74,7 +74,8 @@ def run(args: argparse.Namespace) -> int:
     ranked: list[Detection] = []
     failed: list[Detection] = []
     with Meter("rank", len(files)) as meter:
-        for detection in detect(model, files, preprocessing=preprocessing, batch_size=args.batch_size):
+        detections = detect(model, files, preprocessing=preprocessing, batch_size=args.batch_size, exact=True)
+        for detection in detections:
             (ranked if detection.error is None else failed).append(detection)
             meter.advance(1)
     ranked.sort(key=lambda detection: -(detection.score or 0.0))
