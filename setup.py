@@ -163,7 +163,8 @@ class BuildWithNinja(build_ext):
         ))  # fmt: skip
         file.rule("cxx", "$cxx $common $flags -MMD -MF $out.d -c $in -o $out", depfile=True)
         x86 = " -DNPR_X86" if X86 else ""
-        file.compile("cxx", CSRC / "bindings.cpp", "bindings.o", "$bindings")
+        for source in sorted(CSRC.glob("bindings*.cpp")):
+            file.compile("cxx", source, f"{source.stem}.o", "$bindings")
         file.compile("cxx", CSRC / "cpu" / "dispatch.cpp", "cpu_dispatch.o", f"-I{CSRC}{x86}")
         for name, flags in INSTRUCTION_SETS.items():
             for source in CPU_KERNELS:

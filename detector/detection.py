@@ -13,11 +13,13 @@ from typing import Any
 from torch import Tensor
 
 from detector.data import Admit, ImageError, Preprocessing, decode, iterate_images, read_ahead
+from detector.doubt import Limits, Reason, limits_of, reasons_of_image, reasons_of_score
 from detector.evaluation import llr_of, threshold_of
+from detector.facts import read_compression
 from detector.files import sha256_of_stream
 from detector.models import Detector
-from detector.models.inference import score_stream
-from detector.verdicts import THRESHOLD, verdict
+from detector.models.sampling import reading_stream
+from detector.verdicts import INTERVAL_CONFIDENCE, THRESHOLD, UNSURE, verdict
 
 MOST_HELD_BACK = 256
 """Results that wait for that of an image before them, which is then scored without waiting for others of its size."""
@@ -36,6 +38,9 @@ class Detection:
         llr: what the score is worth as evidence: the log-likelihood ratio of "fake" over "real", to base 10, within the
             bounds of the calibration; None for detectors without one, and with an error.
         sha256: of the file's content, in hexadecimal; None with an error.
+        reasons: why the verdict is withheld, none where it is not; None where nobody asked, and with an error.
+        read, interval: how much of the image the score rests on, and where the whole image's lies, see
+            :class:`detector.models.sampling.Reading`.
     """
 
     path: str
@@ -46,15 +51,27 @@ class Detection:
     threshold: float = THRESHOLD
     llr: float | None = None
     sha256: str | None = None
+    reasons: tuple[Reason, ...] | None = None
+    read: float = 1.0
+    interval: tuple[float, float] | None = None
 
     @property
     def verdict(self) -> str | None:
-        """ "fake" for scores above the threshold, otherwise "real"; None with an error."""
-        return None if self.score is None else verdict(self.score, self.threshold)
+        """ "unsure" where there are reasons, else "fake" for scores above the threshold, otherwise "real"; None with an
+        error."""
+        if self.score is None:
+            return None
+        return UNSURE if self.reasons else verdict(self.score, self.threshold)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the score is the whole image's, not an estimate of it."""
+        return self.interval is None
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able: path and either score, verdict, width, height, threshold, llr where there is one, and sha256, or
-        error."""
+        """JSON-able: path and either score, verdict, width, height, threshold, llr where there is one, sha256, read,
+        interval (around an exact score of no width), exact and reasons (a list of code and text) where they were asked
+        for, or error."""
         if self.error is not None:
             return {"path": self.path, "error": self.error}
         return {
@@ -66,6 +83,10 @@ class Detection:
             "threshold": self.threshold,
             **({} if self.llr is None else {"llr": self.llr}),
             "sha256": self.sha256,
+            "read": self.read,
+            "interval": [self.score, self.score] if self.interval is None else list(self.interval),
+            "exact": self.exact,
+            **({} if self.reasons is None else {"reasons": [reason.to_dict() for reason in self.reasons]}),
         }
 
 
@@ -111,13 +132,19 @@ def detect(
     batch_size: int = 16,
     workers: int = 0,
     ordered: bool = True,
+    unsure: bool = True,
+    exact: bool = False,
+    confidence: float = INTERVAL_CONFIDENCE,
 ) -> Generator[Detection, None, None]:
     """Scores image files.
 
     On the CPU each image is scored by itself, so that its score does not depend on the others, see
     :mod:`detector.models.inference`; on a GPU those of one size together. Those of more than a megapixel go in tiles,
-    so that an image of 50 megapixels needs little more memory than its pixels. Files are drawn, read and decoded a
-    bounded number ahead, see :func:`detector.data.read_ahead`, so that a million of them take no more memory than some.
+    so that an image of 50 megapixels needs little more memory than its pixels; and where the score is a mean over the
+    image, of no more windows than the verdict takes, see :mod:`detector.models.sampling`. What is estimated is the
+    whole image's score, so thresholds and likelihood ratios that were learnt from whole images hold for it.
+    Files are drawn, read and decoded a bounded number ahead, see :func:`detector.data.read_ahead`, so that a million of
+    them take no more memory than some.
 
     Args:
         model: the detector; in evaluation mode afterwards.
@@ -128,6 +155,11 @@ def detect(
         batch_size: on a GPU, images of one size that are scored together.
         workers: threads that read and decode; results do not depend on their number.
         ordered: yield in the order of the files; otherwise as results are there.
+        unsure: withhold verdicts that the file or the score gives reason to doubt, see :mod:`detector.doubt`; scores do
+            not depend on it.
+        exact: read all of every image.
+        confidence: otherwise, that the interval of an image that is read in part holds the whole image's score; in
+            0..1, both ends excluded.
 
     Yields:
         One Detection a file. A file that cannot be decoded gives one with an error.
@@ -136,20 +168,22 @@ def detect(
     preprocessing = preprocessing or model.preprocessing
     threshold = threshold_of(model) if threshold is None else threshold
     llr = llr_of(model) if preprocessing == model.preprocessing else None
+    limits = limits_of(model, preprocessing) if unsure else None
     waiting: dict[int, Detection] = {}  # by position, until all before them are known
     decoded: dict[int, Detection] = {}  # by position, but for the score
     following = 0
     ended = False
+    wanted = None if exact else confidence
 
     def load(file: str | Detection, admit: Admit) -> tuple[Detection, Tensor | None]:
         if isinstance(file, Detection):
             return file, None
         try:
-            image, digest = _read(file, admit)
+            image, digest, reasons = _read(file, admit, limits)
         except ImageError as error:
             return Detection(file, error=error.reason), None
         _, height, width = image.shape
-        detection = Detection(file, None, width, height, threshold=threshold, sha256=digest)
+        detection = Detection(file, None, width, height, threshold=threshold, sha256=digest, reasons=reasons)
         return detection, preprocessing.test_view(image)
 
     def views() -> Iterator[tuple[int, Tensor]]:
@@ -174,15 +208,21 @@ def detect(
     with closing(read_ahead(files, load, workers=workers, ordered=ordered)) as reading:
         numbered = enumerate(reading)
         while not ended:
-            for position, score in score_stream(model, views(), batch_size):
-                evidence = None if llr is None else float(llr(score))
-                waiting[position] = replace(decoded.pop(position), score=score, llr=evidence)
+            scored = reading_stream(model, views(), batch_size, threshold=threshold, confidence=wanted)
+            for position, result in scored:
+                evidence = None if llr is None else float(llr(result.score))
+                found = replace(decoded.pop(position), **result._asdict(), llr=evidence)
+                if limits is not None and found.reasons is not None:
+                    reasons = reasons_of_score(result.score, threshold, evidence, limits)
+                    found = replace(found, reasons=found.reasons + reasons)
+                waiting[position] = found
                 yield from known()
             yield from known()
 
 
-def _read(path: str, admit: Admit) -> tuple[Tensor, str]:
-    """A file's image and the SHA-256 of its content: of one opening, so that they belong together.
+def _read(path: str, admit: Admit, limits: Limits | None) -> tuple[Tensor, str, tuple[Reason, ...] | None]:
+    """A file's image, the SHA-256 of its content, and what in it is reason to doubt, where there are limits: of one
+    opening, so that they belong together.
 
     Raises:
         ImageError: as :func:`detector.data.decode`.
@@ -192,6 +232,10 @@ def _read(path: str, admit: Admit) -> tuple[Tensor, str]:
             stream = file if file.seekable() else io.BytesIO(file.read())
             digest = sha256_of_stream(stream)
             stream.seek(0)
-            return decode(stream, admit=admit), digest
+            image = decode(stream, admit=admit)
+            if limits is None:
+                return image, digest, None
+            pixels = image.permute(1, 2, 0).numpy()
+            return image, digest, reasons_of_image(pixels, read_compression(stream), limits)
     except OSError as error:
         raise ImageError(path, f"cannot be read ({error.strerror or error})") from error

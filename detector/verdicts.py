@@ -5,11 +5,17 @@ from __future__ import annotations
 import math
 from typing import Any
 
+UNSURE = "unsure"
+"""The verdict that is neither "real" nor "fake"; :mod:`detector.doubt` says when."""
+
 THRESHOLD = 0.5
 """Of detectors that were given no other, and of accuracies as the papers report them."""
 
 ALPHA, CONFIDENCE = 0.01, 0.95
 """Of a calibration, unless others are asked for: the share of reals that may be called fake, and how sure that is."""
+
+INTERVAL_CONFIDENCE = 0.99
+"""That the whole image's score lies in the interval of one that was read in part, unless another is asked for."""
 
 
 def verdict(score: float, threshold: float) -> str:

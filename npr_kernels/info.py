@@ -29,8 +29,8 @@ def info() -> dict[str, Any]:
 
     Keys: ``version``; ``versions`` of python, torch, numpy, pillow and triton; ``backends``, each with ``available``
     and, when it is not, the ``reason``; ``chosen``, the backend that runs on each device; ``build``, facts of the
-    extension or None; ``cpu`` with its ``machine``, the instruction set in use and those that could be; ``threads``;
-    ``devices``, the CUDA devices that torch sees.
+    extension or None; ``cpu`` with its ``machine``, the instruction set in use, why, and those that could be;
+    ``threads``; ``devices``, the CUDA devices that torch sees.
     """
     extension = native.extension
     devices = [torch.device("cpu"), *(torch.device("cuda", i) for i in range(torch.cuda.device_count()))]
@@ -51,6 +51,7 @@ def info() -> dict[str, Any]:
         "cpu": {
             "machine": platform.machine(),
             "instruction_set": extension.instruction_set() if extension else None,
+            "instruction_set_reason": native.instruction_set_reason(),
             "instruction_sets": extension.instruction_sets() if extension else [],
         },
         "threads": torch.get_num_threads(),

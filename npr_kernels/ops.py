@@ -1,6 +1,6 @@
 """The ops ``torch.ops.npr``: fake kernels and autograd of what the extension implements.
 
-``csrc/bindings.cpp`` defines the schemas and registers the kernels of each device:
+``csrc/bindings.cpp`` and ``csrc/bindings_body.cpp`` define the schemas and register the kernels of each device:
 
     npr::conv2d(Tensor images, Tensor weight, Tensor? bias, float[] channel_scale,
                 ScalarType out_dtype, bool channels_last, bool fast, *, str residual="npr") -> Tensor
@@ -13,6 +13,8 @@
     npr::stem_backward(Tensor grad, Tensor images, Tensor code, Tensor? moments, Tensor weight, Tensor? bn_weight,
                        Tensor mean, Tensor var, float eps, float[] channel_scale, *, str residual="npr")
                        -> (Tensor, Tensor, Tensor)
+    npr::bottleneck(Tensor x, Tensor reduce, Tensor reduce_bias, Tensor spatial, Tensor spatial_bias, Tensor expand,
+                    Tensor expand_bias, Tensor? project, int stride) -> Tensor
 
 ``images`` is uint8 [N, C, H, W] of any strides. ``weight`` is [O, Q, 3, 3], Q = C for the residuals "npr" and "haar",
 2 C for "npr+haar", and ``channel_scale[q]`` multiplies the integers that its channel q reads: scale / (255 std_c), half
@@ -24,6 +26,7 @@ and d d^T: int64 [1 + K + K^2], exact.
 ``stem`` normalises with the statistics that follow from them or, without them, with ``mean`` and ``var``, and returns
 the float64 statistics that it used. If ``save``, it returns one byte for each output, the arg-max position 0..8 or 9
 where ReLU's gate is closed: all that ``stem_backward`` needs beside the images. docs/stem.md has the derivation.
+``bottleneck`` is for inference alone and for the CPU; :mod:`npr_kernels.bottleneck` packs its weights.
 """
 
 from __future__ import annotations
@@ -162,6 +165,14 @@ def fake_stem_backward(
     return weight.new_empty(weight.shape), vector, torch.empty_like(vector)
 
 
+def fake_bottleneck(
+    x, reduce, reduce_bias, spatial, spatial_bias, expand, expand_bias, project, stride
+):  # fmt: skip
+    rows, columns = ((size + stride - 1) // stride for size in x.shape[2:])
+    out = x.new_empty((x.shape[0], expand_bias.shape[0], rows, columns))
+    return out.to(memory_format=torch.channels_last)
+
+
 def register(prefix: str = "") -> None:
     """Fake kernels and autograd of the ops ``npr::{prefix}conv2d`` and so on, each differentiated by its own kind."""
     op = f"npr::{prefix}{{}}".format
@@ -181,3 +192,4 @@ def register(prefix: str = "") -> None:
 
 if native.extension is not None:
     register()
+    torch.library.register_fake("npr::bottleneck", fake_bottleneck)

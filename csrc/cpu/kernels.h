@@ -90,6 +90,40 @@ struct StemBackward : Source {
   int64_t units() const { return (rows() + kUnitRows - 1) / kUnitRows; }
 };
 
+// A residual block of ResNet-50, batch norms folded in, on maps [N, rows, cols, channels] of float:
+// relu(expand(relu(spatial(relu(reduce(x))))) + shortcut), where reduce and expand are 1x1, spatial is 3x3 with
+// padding 1 and the block's stride, and the shortcut is x or, if it changes shape, a 1x1 convolution of it.
+//
+// Weights are panels, [outputs / kPanel][depth][kPanel]. The depth of spatial is 9 taps of `width` channels or, for
+// stride 1, the 36 points of Winograd's F(4x4, 3x3).
+struct Bottleneck {
+  int64_t batch, rows, cols;  // of x
+  int64_t inputs, width, outputs, stride;
+  const float* x;
+  const float *reduce, *reduce_bias;
+  const float *spatial, *spatial_bias;
+  const float *expand, *expand_bias;
+  const float* project;  // the shortcut's, of the same bias; null if it is x
+  bool winograd;
+  float* out;  // [N, out_rows, out_cols, outputs]
+
+  static constexpr int64_t kPanel = 32;
+  static constexpr int kPoints = 36, kTile = 4;
+
+  int64_t out_rows() const { return (rows + stride - 1) / stride; }
+  int64_t out_cols() const { return (cols + stride - 1) / stride; }
+  // A unit is a strip of output rows whose intermediate maps stay in the second-level cache.
+  int64_t strip() const {
+    const int64_t wanted = (kStripPositions + out_cols() - 1) / out_cols();
+    return ((wanted < out_rows() ? wanted : out_rows()) + kTile - 1) / kTile * kTile;
+  }
+  int64_t strips() const { return (out_rows() + strip() - 1) / strip(); }
+  int64_t units() const { return batch * strips(); }
+
+ private:
+  static constexpr int64_t kStripPositions = 256;
+};
+
 struct Kernels {
   const char* name;
   void (*conv_forward)(const ConvForward&, int64_t first, int64_t last);
@@ -97,6 +131,8 @@ struct Kernels {
   void (*patch_moments)(const PatchMoments&, int64_t first, int64_t last);
   void (*stem_forward)(const StemForward&, int64_t first, int64_t last);
   void (*stem_backward)(const StemBackward&, int64_t first, int64_t last);
+  void (*bottleneck)(const Bottleneck&, int64_t first, int64_t last);
+  int64_t (*multiply_adds)(int64_t steps);  // does so many steps of float's at full speed; returns their number
 };
 
 // The tables in this binary that the processor supports, from the plainest to the best.

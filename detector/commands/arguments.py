@@ -85,6 +85,12 @@ def add_policy(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_unsure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--no-unsure", action="store_true", help="two verdicts, real or fake, however doubtful; scores are the same"
+    )
+
+
 def find_preprocessing(args: argparse.Namespace, own: Preprocessing) -> Preprocessing:
     """A detector's own treatment of images, with the policy of --policy where it is given."""
     from dataclasses import replace

@@ -14,9 +14,9 @@ def add_parser(subparsers: Any) -> None:
     """Adds `info` to the command line's sub-parsers."""
     parser = subparsers.add_parser(
         "info",
-        description="Show versions, the kernels' backends with the reason where one is off, compiled GPU targets, "
-        "CPU features, threads and the decoder of images; or, with --model, what a detector was made of, how it does "
-        "and where it fails.",
+        description="Show versions, the kernels' backends with the reason where one is off, compiled GPU targets, the "
+        "instruction set that the CPU kernels use (NPR_CPU in the environment forces one), threads and the decoder of "
+        "images; or, with --model, what a detector was made of, how it does and where it fails.",
     )
     parser.add_argument(
         "--model",
@@ -79,4 +79,5 @@ def _print_installation(as_json: bool) -> int:
 def _cpu(cpu: dict[str, Any]) -> str:
     if cpu["instruction_set"] is None:
         return str(cpu["machine"])
-    return f"{cpu['machine']}, {cpu['instruction_set']} in use of {', '.join(cpu['instruction_sets'])}"
+    choice = f"{cpu['instruction_set']} in use of {', '.join(cpu['instruction_sets'])}"
+    return f"{cpu['machine']}, {choice} ({cpu['instruction_set_reason']})"

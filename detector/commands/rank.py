@@ -11,6 +11,7 @@ from detector.commands.arguments import (
     add_device,
     add_policy,
     add_readers,
+    add_unsure,
     add_weights,
     count_readers,
     find_device,
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Score images and list them from the most fake to the least. With --sheet, also draw thumbnails of both ends: what the
-detector takes for generated and what for real is seen at a glance. Files that cannot be read come last, with their
-error, and the exit status is 1."""
+detector takes for generated and what for real is seen at a glance. Verdicts are those of `npr detect`, which says why
+one is unsure. Files that cannot be read come last, with their error, and the exit status is 1."""
 
 _EPILOG = """\
 examples:
@@ -46,6 +47,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--count", metavar="N", type=positive_int, default=16, help="images of either end (default: %(default)s)"
     )
+    add_unsure(parser)
     add_policy(parser)
     parser.add_argument(
         "--batch-size",
@@ -78,7 +80,13 @@ def run(args: argparse.Namespace) -> int:
     failed: list[Detection] = []
     with Meter("rank", len(files)) as meter:
         for detection in detect(
-            model, files, preprocessing=preprocessing, batch_size=args.batch_size, workers=count_readers(args)
+            model,
+            files,
+            preprocessing=preprocessing,
+            batch_size=args.batch_size,
+            workers=count_readers(args),
+            exact=True,
+            unsure=not args.no_unsure,
         ):
             (ranked if detection.error is None else failed).append(detection)
             meter.advance(1)

@@ -1,11 +1,11 @@
 """Evaluation of detectors: metrics with intervals, a row for each generator, robustness curves, and tables of them."""
 
 from detector.evaluation.binomial import clopper_pearson
-from detector.evaluation.calibration import Calibration, calibrate, llr_of
+from detector.evaluation.calibration import Calibration, calibrate
 from detector.evaluation.calibration_cost import cllr, cllr_min
 from detector.evaluation.calibration_curves import ratio_reliability, tippett
 from detector.evaluation.calibration_elub import elub
-from detector.evaluation.calibration_llr import Llr, fit_llr
+from detector.evaluation.calibration_llr import Llr, fit_llr, llr_of
 from detector.evaluation.calibration_tables import as_calibration_tables
 from detector.evaluation.calibration_threshold import (
     Certified,
@@ -35,6 +35,7 @@ from detector.evaluation.pools import (
 )
 from detector.evaluation.presets import PRESETS, Preset, find_preset
 from detector.evaluation.results import read_results, write_results
+from detector.evaluation.risk_coverage import RiskCoverage, aurc, balanced_weights, risk_coverage
 from detector.evaluation.robustness import SWEEPS, Condition, Robustness, robustness
 from detector.evaluation.scoring import Scores, score_collection
 from detector.evaluation.subset import draw_subset
@@ -65,6 +66,7 @@ __all__ = [
     "Metrics",
     "Pool",
     "Preset",
+    "RiskCoverage",
     "Robustness",
     "Row",
     "Scores",
@@ -81,8 +83,10 @@ __all__ = [
     "as_table",
     "as_truth_csv",
     "as_truth_tables",
+    "aurc",
     "average_precision",
     "balanced_average_precision",
+    "balanced_weights",
     "calibrate",
     "certified_threshold",
     "certified_thresholds",
@@ -108,6 +112,7 @@ __all__ = [
     "print_table",
     "ratio_reliability",
     "read_results",
+    "risk_coverage",
     "robustness",
     "roc_auc",
     "score_collection",

@@ -11,10 +11,10 @@ import hashlib
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL
@@ -28,14 +28,43 @@ from detector.evaluation.pools import Pool, folder_name
 from detector.evaluation.provenance import Provenance, provenance, simulation_note
 from detector.evaluation.scoring import score_collection
 from detector.evaluation.truth import Share
+from detector.facts import read_compression
 from detector.files import sha256_of
 from detector.models import Detector
 from detector.verdicts import ALPHA, CONFIDENCE
 
 KIND = "calibration"
 
+DOUBTFUL = 5
+"""So many times the rate of reals that may be called fake may be doubted or called fake, where no fakes tell better."""
+
 # Logits are kept to draw curves with; more digits would only make files larger.
 _DIGITS = 6
+
+
+@dataclass(frozen=True)
+class JpegFiles:
+    """How strongly the images were compressed that are JPEGs.
+
+    Attributes:
+        files: how many are.
+        lowest, highest: of their qualities, 1..100, see :class:`detector.facts.jpeg.Jpeg`; None without any.
+    """
+
+    files: int
+    lowest: int | None
+    highest: int | None
+
+    @classmethod
+    def of(cls, paths: Iterable[Path]) -> JpegFiles:
+        """Of image files, by their headers."""
+        qualities = []
+        for path in paths:
+            with open(path, "rb") as file:
+                jpeg = read_compression(file)
+            if jpeg is not None and jpeg.quality is not None:
+                qualities.append(jpeg.quality)
+        return cls(len(qualities), min(qualities, default=None), max(qualities, default=None))
 
 
 @dataclass(frozen=True)
@@ -47,12 +76,21 @@ class Reference:
         copies: files that were left out because another of these images has the same bytes.
         digest: SHA-256 of the images' own SHA-256 digests, in hexadecimal, sorted, each ended by a newline.
         share: of the images, how many are called fake at the calibration's threshold.
+        jpeg: of reals; None of fakes, and in results of earlier releases.
     """
 
     folders: tuple[str, ...]
     copies: int
     digest: str
     share: Share
+    jpeg: JpegFiles | None = None
+
+
+class Doubtful(NamedTuple):
+    """A rate of reals, and the threshold that is certified for it."""
+
+    alpha: float
+    threshold: float
 
 
 @dataclass(frozen=True)
@@ -73,6 +111,8 @@ class Calibration:
         measures: None without fakes.
         real_logits, fake_logits: ln(score / (1 - score)) by group and by source, sorted, rounded to six digits.
         bad: images that could not be read and do not count.
+        doubtful: a lower threshold, certified like the other for DOUBTFUL times its rate, and that rate: without a
+            likelihood ratio, a score between the two is neither real nor fake. None in results of earlier releases.
     """
 
     provenance: Provenance
@@ -88,13 +128,15 @@ class Calibration:
     real_logits: dict[str, list[float]] = field(default_factory=dict)
     fake_logits: dict[str, list[float]] = field(default_factory=dict)
     bad: list[BadImage] = field(default_factory=list)
+    doubtful: Doubtful | None = None
 
     def record(self) -> dict[str, Any]:
         """What a checkpoint keeps of it, JSON-able; fractions in 0..1.
 
-        `date`, `alpha`, `confidence`, `threshold`; `reals` and `fakes`, lists of groups and sources with their
-        `folders`, `images`, `copies`, `digest`, `called_fake`, `rate` and `interval`, and for reals their own
-        `threshold`, its `rank` and `bound`; `llr`, see :class:`detector.evaluation.calibration_llr.Llr`, or null;
+        `date`, `alpha`, `confidence`, `threshold`; `doubtful`, its `alpha` and `threshold`, or null; `reals` and
+        `fakes`, lists of groups and sources with their `folders`, `images`, `copies`, `digest`, `called_fake`, `rate`
+        and `interval`, and for reals their own `threshold`, its `rank` and `bound`, and `jpeg` (`files`, `lowest`,
+        `highest`), or null; `llr`, see :class:`detector.evaluation.calibration_llr.Llr`, or null;
         `versions`.
         """
         return {
@@ -102,6 +144,7 @@ class Calibration:
             "alpha": self.alpha,
             "confidence": self.confidence,
             "threshold": self.threshold,
+            "doubtful": None if self.doubtful is None else self.doubtful._asdict(),
             "reals": [
                 {
                     "group": name,
@@ -110,6 +153,7 @@ class Calibration:
                     "rank": self.certified[name].rank,
                     "called_fake_at_own_threshold": self.certified[name].called,
                     "bound": self.certified[name].bound,
+                    "jpeg": None if part.jpeg is None else asdict(part.jpeg),
                 }
                 for name, part in self.reals.items()
             ],
@@ -167,6 +211,7 @@ class Calibration:
                 values["real_logits"],
                 values["fake_logits"],
                 [BadImage(bad["index"], Path(bad["path"]), bad["reason"]) for bad in values["bad"]],
+                None if values.get("doubtful") is None else Doubtful(**values["doubtful"]),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"a damaged calibration ({type(error).__name__}: {error})") from error
@@ -238,6 +283,8 @@ def calibrate(
             f"{highest}: too many reals have a score of 1, the highest there is, for any threshold to hold the rate"
         )
     threshold = max(threshold, math.ulp(0.0))  # above 0, so that something can be called real
+    doubtful = min(DOUBTFUL * alpha, max(alpha, 0.5))
+    lower, _ = certified_thresholds({group.name: group.scores(score_of) for group in groups}, doubtful, confidence)
     llr, measures = None, None
     if sources:
         every_real, every_fake = _scores_of_all(groups, score_of), _scores_of_all(sources, score_of)
@@ -253,7 +300,13 @@ def calibrate(
         alpha,
         confidence,
         threshold,
-        {group.name: group.reference(score_of, threshold) for group in groups},
+        {
+            group.name: replace(
+                group.reference(score_of, threshold),
+                jpeg=JpegFiles.of(paths[key] for key in group.keys if key in score_of),
+            )
+            for group in groups
+        },
         certified,
         {source.name: source.reference(score_of, threshold) for source in sources},
         llr,
@@ -261,17 +314,8 @@ def calibrate(
         {group.name: _kept(group.scores(score_of)) for group in groups},
         {source.name: _kept(source.scores(score_of)) for source in sources},
         bad,
+        Doubtful(doubtful, lower),
     )
-
-
-def llr_of(model: Detector) -> Llr | None:
-    """The likelihood ratio that the detector was calibrated with; None where it was not, or without fakes.
-
-    Raises:
-        ValueError: the calibration is damaged.
-    """
-    values = (model.calibration or {}).get("llr")
-    return None if values is None else Llr.from_dict(values)
 
 
 @dataclass(frozen=True)
@@ -405,4 +449,11 @@ def _reference_to_dict(part: Reference) -> dict[str, Any]:
 
 
 def _reference_from_dict(values: Mapping[str, Any]) -> Reference:
-    return Reference(tuple(values["folders"]), values["copies"], values["digest"], Share.from_dict(values))
+    jpeg = values.get("jpeg")
+    return Reference(
+        tuple(values["folders"]),
+        values["copies"],
+        values["digest"],
+        Share.from_dict(values),
+        None if jpeg is None else JpegFiles(**jpeg),
+    )

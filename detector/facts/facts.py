@@ -99,6 +99,26 @@ def read_facts(path: str | os.PathLike[str]) -> Facts:
         return Facts(problems=(f"it cannot be read ({clean(str(getattr(error, 'strerror', None) or error))})",))
 
 
+def read_compression(file: BinaryIO) -> Jpeg | None:
+    """How a JPEG was compressed; None for other files, and where it cannot be told. Never raises for what the file is.
+
+    Args:
+        file: can be sought, and is left anywhere.
+    """
+    contents = Contents()
+    try:
+        source = Source(file, file.seek(0, os.SEEK_END))
+        if source.read(0, len(jpeg.START)) != jpeg.START:
+            return None
+        jpeg.read_jpeg(source, contents)
+    except Exception:  # bytes that no reader expected; what came before them may tell all the same
+        pass
+    try:
+        return jpeg.describe(contents)
+    except Exception:
+        return None
+
+
 def _read(path: str | os.PathLike[str], file: BinaryIO) -> Facts:
     size = os.fstat(file.fileno()).st_size
     source, contents = Source(file, size), Contents()

@@ -6,6 +6,8 @@ Section 4.1.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 import torch
@@ -75,11 +77,14 @@ class CNNDetector(Detector):
         """
         return 213
 
-    def features(self, images: Tensor) -> Tensor:
-        """What is averaged and classified: [N, 3, H, W] -> [N, 2048, ceil(H / 32), ceil(W / 32)]."""
+    def stem(self, images: Tensor) -> Tensor:
+        """[N, 3, H, W] -> [N, 64, ceil(H / 4), ceil(W / 4)]."""
         x = F.relu(self.bn1(self.conv1(self._normalised(images))), inplace=True)
-        x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
-        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
+
+    @property
+    def blocks(self) -> Iterable[nn.Module]:
+        return chain(self.layer1, self.layer2, self.layer3, self.layer4)
 
     def _normalised(self, images: Tensor) -> Tensor:
         return (unit_range(images, self.conv1.weight.dtype) - self.mean) / self.std

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import torch
@@ -27,6 +28,7 @@ class Detector(nn.Module):
         threshold: the score, in (0, 1), above which an image is called generated. Written to checkpoints.
         calibration: what the threshold was certified by, as :mod:`detector.evaluation.calibration` records it,
             JSON-able; None for a detector that was not calibrated. Written to checkpoints.
+        recipe: of the training, as the checkpoint tells it; None where it does not.
     """
 
     preprocessing: Preprocessing
@@ -34,6 +36,7 @@ class Detector(nn.Module):
     pooling: str = "mean"
     threshold: float = THRESHOLD
     calibration: dict[str, Any] | None = None
+    recipe: dict[str, Any] | None = None
 
     @staticmethod
     def from_pretrained(name: str | os.PathLike[str] = DEFAULT, device: torch.device | str = "cpu") -> Detector:
@@ -71,9 +74,34 @@ class Detector(nn.Module):
         """Images cut at multiples of it have the features of the uncut image, wherever the cut is out of reach."""
         return self.feature_stride
 
+    def stem(self, images: Tensor) -> Tensor:
+        """What the first residual block reads: [N, 3, H, W] -> [N, 64, h, w]."""
+        raise NotImplementedError
+
+    @property
+    def blocks(self) -> Iterable[nn.Module]:
+        """The residual blocks, in their order; none in a detector of another kind, which brings features of its own."""
+        return ()
+
     def features(self, images: Tensor) -> Tensor:
         """What is averaged and classified: [N, 3, H, W] -> [N, C, h, w]."""
-        raise NotImplementedError
+        x = self.stem(images)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+    def for_inference(self) -> Detector:
+        """The same detector, faster and without gradients: on the CPU, float32, its batch norms folded into fused
+        residual blocks, see :class:`detector.models.folded.FoldedDetector`; elsewhere this model itself.
+
+        It keeps the weights of the moment: call it again after training on.
+
+        Raises:
+            ValueError: in training mode, where batch norms depend on the batch and cannot be folded.
+        """
+        from detector.models.folded import fold_detector  # which knows this class
+
+        return fold_detector(self)
 
     def classify(self, mean_features: Tensor) -> Tensor:
         """Logits [..., 1] of features [..., C], or of their means."""

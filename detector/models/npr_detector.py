@@ -8,6 +8,8 @@ Detection Towards Generalization: An Image Transformation Perspective" (SAFE), K
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 from torch import Tensor, nn
@@ -115,6 +117,6 @@ class NPRDetector(Detector):
         """uint8 or floating [N, 3, H, W] -> [N, 64, ceil(H // 2 / 2), ceil(W // 2 / 2)]."""
         return fused_stem(images, self.conv1, self.bn1)
 
-    def features(self, images: Tensor) -> Tensor:
-        """What is averaged and classified: [N, 3, H, W] -> [N, 512, ceil(H // 2 / 4), ceil(W // 2 / 4)]."""
-        return self.layer2(self.layer1(self.stem(images)))
+    @property
+    def blocks(self) -> Iterable[nn.Module]:
+        return chain(self.layer1, self.layer2)

@@ -7,7 +7,8 @@ border and the resize.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 import torch
@@ -76,15 +77,18 @@ class SAFEDetector(Detector):
         """More than any image has: features depend on the image's size, so no part of it gives them."""
         return 2**31
 
-    def features(self, images: Tensor) -> Tensor:
-        """What is averaged and classified: [N, 3, H, W] -> [N, 512, ceil(H / 8), ceil(W / 8)]."""
+    def stem(self, images: Tensor) -> Tensor:
+        """[N, 3, H, W] -> [N, 64, ceil(H / 4), ceil(W / 4)]."""
         x = unit_range(images, self.conv1.weight.dtype)
         band = diagonal_band(x) * self.gain
         # Antialiased as in the original, which matters for sides below 4 alone: those the band exceeds.
         x = F.interpolate(band, size=x.shape[2:], mode="bilinear", align_corners=False, antialias=True)
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
-        return self.layer2(self.layer1(x))
+        return F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
+
+    @property
+    def blocks(self) -> Iterable[nn.Module]:
+        return chain(self.layer1, self.layer2)
 
 
 def diagonal_band(images: Tensor) -> Tensor:

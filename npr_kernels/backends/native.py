@@ -1,9 +1,15 @@
-"""The compiled extension: its ops (``torch.ops.npr``) on the CPU and, where it was built with nvcc, on CUDA devices."""
+"""The compiled extension: its ops (``torch.ops.npr``) on the CPU and, where it was built with nvcc, on CUDA devices.
+
+The CPU kernels are compiled for several instruction sets, and the best one that the processor has runs. With
+NPR_CPU=baseline, avx2 or avx512 in the environment when this module is first imported, that one does; asking for one
+that cannot run is an error, since whoever asks wants that path and no other.
+"""
 
 from __future__ import annotations
 
 import functools
 import importlib
+import os
 from types import ModuleType
 
 import torch
@@ -17,6 +23,23 @@ except ModuleNotFoundError:
     extension, _import_error = None, "the extension npr_kernels._C was not built"
 except ImportError as error:
     extension, _import_error = None, f"the extension npr_kernels._C cannot be loaded: {error}"
+
+# The instruction set that NPR_CPU asks for; empty, like unset, asks for none.
+_asked = os.environ.get("NPR_CPU", "")
+if _asked:
+    if extension is None:
+        raise ValueError(f"NPR_CPU={_asked} asks for CPU kernels, but {_import_error}")
+    if _asked not in extension.instruction_sets():
+        available = ", ".join(extension.instruction_sets())
+        raise ValueError(f"NPR_CPU must be one of {available} on this processor, got {_asked!r}")
+    extension.select_instruction_set(_asked)
+
+
+def instruction_set_reason() -> str | None:
+    """Why the CPU kernels run on the instruction set in use; None without kernels."""
+    if extension is None:
+        return None
+    return "NPR_CPU asks for it" if _asked else "the best that runs here"
 
 
 @functools.cache

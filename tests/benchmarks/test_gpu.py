@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks import gpu, machine, record, table, targets, timing, works
+from benchmarks import gpu, record, table, targets
+from detector.bench import machine, timing, works
 
 SMALL = ["--device", "cpu", "--batch", "2", "--size", "16"]
 

@@ -8,7 +8,7 @@ import atheris
 
 with atheris.instrument_imports(include=["PIL", "detector.data"]):
     from tests.fuzz.corpus import corpus
-    from tests.fuzz.decode import FOLDER, one_input, prepare
+    from tests.fuzz.decode import FOLDER, MAX_SECONDS, one_input, prepare
 
 
 def main(seconds: str, seed: str) -> None:
@@ -18,7 +18,8 @@ def main(seconds: str, seed: str) -> None:
     start.mkdir(parents=True, exist_ok=True)
     for data in corpus(int(seed)):
         (start / hashlib.sha256(data).hexdigest()[:16]).write_bytes(data)
-    options = [f"-max_total_time={seconds}", f"-seed={seed}", f"-artifact_prefix={FOLDER}/", str(start)]
+    options = [f"-max_total_time={seconds}", f"-seed={seed}", f"-timeout={MAX_SECONDS:.0f}"]
+    options += [f"-artifact_prefix={FOLDER}/", str(start)]
     atheris.Setup([sys.argv[0], *options], one_input)
     atheris.Fuzz()
 

@@ -1,8 +1,12 @@
 """A few hundred inputs of the fuzzer, always the same ones; and that it finds what is planted."""
 
 import itertools
+import os
+import signal
+import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +14,8 @@ from detector.data import ImageError, decode
 from detector.image_formats import readable_formats
 from tests.fuzz import decode as target
 from tests.fuzz.corpus import KINDS, corpus, mutations
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +74,12 @@ def no_image():
     return decode(corpus(1)[0]).float()
 
 
-@pytest.mark.parametrize("fault", [escape, two_lines, no_image])
+def speak():
+    os.write(2, b"TIFFReadDirectory: Warning, Unknown field.\n")
+    raise ImageError("<bytes>", "is damaged")
+
+
+@pytest.mark.parametrize("fault", [escape, two_lines, no_image, speak])
 def test_what_is_planted_is_found_and_kept(fault, monkeypatch, tmp_path, capsys):
     plant(monkeypatch, fault)
     failed = target.loop(seconds=1.0, seed=3)
@@ -79,3 +90,32 @@ def test_what_is_planted_is_found_and_kept(fault, monkeypatch, tmp_path, capsys)
     assert f"{failed} failed" in capsys.readouterr().out
     with pytest.raises((KeyError, AssertionError)):
         target.one_input(kept[0].read_bytes())
+
+
+def test_a_count_of_inputs(tmp_path, capsys):
+    assert target.loop(seconds=600, seed=3, count=20) == 0
+    assert "20 inputs from seed 3, 0 failed" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+_HANGING = """
+import sys
+from pathlib import Path
+from tests.fuzz import decode as target
+
+def hang(data):
+    while True:
+        pass
+
+target.FOLDER, target.MAX_SECONDS, target.decode = Path(sys.argv[1]), 0.1, hang
+target.enable_reports()
+target.loop(seconds=600, seed=3)
+"""
+
+
+def test_an_input_that_does_not_end_is_kept_and_its_place_told(tmp_path):
+    command = [sys.executable, "-c", _HANGING, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == -signal.SIGALRM
+    assert " in hang\n" in done.stderr
+    assert (tmp_path / "last").read_bytes() == next(mutations(corpus(3), 3))

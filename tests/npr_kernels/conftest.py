@@ -22,6 +22,13 @@ def implementation(request: pytest.FixtureRequest) -> Iterator[implementations.I
         yield loaded
 
 
+@pytest.fixture(params=implementations.CPU_INSTRUCTION_SETS)
+def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Runs the test on each path of the CPU kernels, for tests of what public functions compute there."""
+    with implementations.instruction_set(request.param):
+        yield request.param
+
+
 @pytest.fixture(params=marked(places.PLACES))
 def place(request: pytest.FixtureRequest) -> Iterator[places.Place]:
     with places.at(request.param) as place:

@@ -27,13 +27,22 @@ def test_info_is_json_and_complete():
     assert facts["threads"] >= 1
 
 
-def test_instruction_set_in_use_is_the_best():
-    if native.extension is None:
-        assert nk.info()["build"] is None
-        return
-    cpu = nk.info()["cpu"]
-    assert cpu["instruction_set"] == cpu["instruction_sets"][-1]
-    assert cpu["instruction_sets"][0] == "baseline"
+@pytest.fixture
+def forgetful():
+    """What native found out is found out anew, in the test and after it."""
+    functions = (native.serves, native.unavailable_reason)
+    for function in functions:
+        function.cache_clear()
+    yield
+    for function in functions:
+        function.cache_clear()
+
+
+def test_without_the_extension_there_is_no_instruction_set(monkeypatch, forgetful):
+    monkeypatch.setattr(native, "extension", None)
+    cpu, build = nk.info()["cpu"], nk.info()["build"]
+    assert build is None
+    assert (cpu["instruction_set"], cpu["instruction_set_reason"], cpu["instruction_sets"]) == (None, None, [])
 
 
 def test_public_names_exist():
@@ -59,7 +68,7 @@ def test_devices_that_compiled_kernels_cover(target, capability, runs):
     assert native.covers(target, capability) == runs
 
 
-def test_a_device_that_the_compiled_kernels_do_not_cover(monkeypatch):
+def test_a_device_that_the_compiled_kernels_do_not_cover(monkeypatch, forgetful):
     """It is left to Triton, and the reason names it."""
     if native.extension is None:
         pytest.skip("the extension was not built")
@@ -73,15 +82,9 @@ def test_a_device_that_the_compiled_kernels_do_not_cover(monkeypatch):
     )
     monkeypatch.setattr(backends.triton, "unavailable_reason", lambda: None)
     monkeypatch.setattr(backends.triton, "serves", lambda device: device.type == "cuda")
-    for function in (native.serves, native.unavailable_reason):
-        function.cache_clear()
-    try:
-        assert backends.preferred(torch.device("cuda", 0)) == "triton"
-        assert backends.preferred(torch.device("cuda", 1)) == "cuda"
-        capabilities[1] = (7, 5)
-        for function in (native.serves, native.unavailable_reason):
-            function.cache_clear()
-        assert native.unavailable_reason("cuda") == "the device is sm_120, the kernels were compiled for sm_80, sm_90"
-    finally:
-        for function in (native.serves, native.unavailable_reason):
-            function.cache_clear()
+    assert backends.preferred(torch.device("cuda", 0)) == "triton"
+    assert backends.preferred(torch.device("cuda", 1)) == "cuda"
+    capabilities[1] = (7, 5)
+    native.serves.cache_clear()
+    native.unavailable_reason.cache_clear()
+    assert native.unavailable_reason("cuda") == "the device is sm_120, the kernels were compiled for sm_80, sm_90"

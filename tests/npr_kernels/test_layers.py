@@ -15,6 +15,7 @@ from tests.npr_kernels.accuracy import assert_relative
 from tests.npr_kernels.inputs import draw_images
 
 
+@pytest.mark.usefixtures("instruction_set")
 @pytest.mark.parametrize("bias", [False, True])
 def test_loads_the_state_dict_of_conv2d(rng, bias):
     conv = nn.Conv2d(3, 7, 3, stride=2, padding=1, bias=bias)

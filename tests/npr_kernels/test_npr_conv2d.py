@@ -24,6 +24,7 @@ def nothing_said(monkeypatch):
     monkeypatch.setattr(backends, "_said", set())
 
 
+@pytest.mark.usefixtures("instruction_set")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("has_bias", [False, True], ids=["no_bias", "bias"])
@@ -51,6 +52,7 @@ def test_equals_the_reference_in_float64(rng, dtype, layout, has_bias, residual)
         assert_relative(bias.grad, true_bias.grad, tolerance)
 
 
+@pytest.mark.usefixtures("instruction_set")
 def test_haar_is_a_convolution_of_the_residual_map(rng):
     """The map written out, half of the diagonal difference, and convolved by PyTorch."""
     images, weight = draw_images(rng, (3, 3, 17, 24)), draw_weight(rng, 6, 3, torch.float64)
@@ -61,6 +63,7 @@ def test_haar_is_a_convolution_of_the_residual_map(rng):
     assert_relative(out, F.conv2d(band * nk.NPR_SCALE, weight, padding=1), 1e-13)
 
 
+@pytest.mark.usefixtures("instruction_set")
 def test_both_residuals_add_up(rng):
     images, weight = draw_images(rng, (3, 3, 17, 24)), draw_weight(rng, 6, 3, torch.float64, "npr+haar")
     bias = torch.randn(6, dtype=torch.float64)
@@ -69,6 +72,7 @@ def test_both_residuals_add_up(rng):
     assert_relative(out, npr + haar + bias.view(-1, 1, 1), 1e-13)
 
 
+@pytest.mark.usefixtures("instruction_set")
 @pytest.mark.parametrize("out_dtype", DTYPES, ids=str)
 def test_out_dtype(rng, out_dtype, residual):
     images, weight = draw_images(rng, (2, 3, 9, 12)), draw_weight(rng, 8, 3, residual=residual).requires_grad_()
@@ -80,6 +84,7 @@ def test_out_dtype(rng, out_dtype, residual):
     assert_relative(out.detach(), truth, 1e-6 + unit_roundoff(out_dtype))
 
 
+@pytest.mark.usefixtures("instruction_set")
 @pytest.mark.parametrize("shape", [(0, 3, 8, 6), (1, 3, 2, 2), (2, 1, 3, 3), (3, 4, 2, 9)], ids=str)
 def test_small_and_empty_batches(rng, shape, residual):
     images, weight = draw_images(rng, shape), draw_weight(rng, 5, shape[1], residual=residual).requires_grad_()
@@ -189,6 +194,7 @@ def test_gradient_to_float_images(rng, options):
     assert gradgradcheck(run, (images, weight, bias))
 
 
+@pytest.mark.usefixtures("instruction_set")
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 def test_first_and_second_derivatives(rng, layout, residual):
     images = draw_images(rng, (2, 2, 5, 6), layout)
@@ -219,6 +225,7 @@ def test_backward_keeps_only_the_image(rng, residual):
     assert sum(t.numel() * t.element_size() for t in saved) <= images.numel() + weight.numel() * 4
 
 
+@pytest.mark.usefixtures("instruction_set")
 def test_autocast(rng):
     images, weight = draw_images(rng, (2, 3, 8, 8)), draw_weight(rng, 4, 3).requires_grad_()
     for dtype in (torch.bfloat16, torch.float16):
@@ -247,6 +254,7 @@ def test_asked_backend_runs_or_raises(rng):
     assert torch.equal(out, reference.npr_conv2d(images, weight))
 
 
+@pytest.mark.usefixtures("instruction_set")
 @pytest.mark.parametrize("size", [34, 257])
 def test_same_bits_for_any_number_of_threads(rng, size, residual):
     images, weight = draw_images(rng, (5, 3, size, size)), draw_weight(rng, 64, 3, residual=residual)

@@ -55,6 +55,7 @@ def unambiguous(images: Tensor, parameters: dict[str, Tensor], training: bool, r
     return clear.view(*z.shape[:2], (z.shape[2] + 1) // 2, (z.shape[3] + 1) // 2)
 
 
+@pytest.mark.usefixtures("instruction_set")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_equals_the_reference_in_float64(rng, dtype, layout, training, residual):
@@ -82,6 +83,7 @@ def test_equals_the_reference_in_float64(rng, dtype, layout, training, residual)
         assert_relative(parameters[name], truths[name].detach(), tolerance)
 
 
+@pytest.mark.usefixtures("instruction_set")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_autocast_and_out_dtype(rng, dtype, training):
     images, parameters = draw_images(rng, (3, 3, 14, 18)), draw_parameters(rng)
@@ -113,6 +115,7 @@ def test_float_images_run_on_the_reference(rng, training, monkeypatch, residual)
     assert floating.grad.shape == images.shape
 
 
+@pytest.mark.usefixtures("instruction_set")
 def test_empty_batch(rng, training, residual):
     images, parameters = draw_images(rng, (0, 3, 8, 12)), draw_parameters(rng, residual=residual)
     before = parameters["running_mean"].clone()
@@ -130,6 +133,7 @@ def test_one_value_per_channel_has_no_variance(rng):
     assert nk.npr_stem(images, **parameters).shape == (1, 8, 1, 1)
 
 
+@pytest.mark.usefixtures("instruction_set")
 def test_constant_images(rng, residual):
     """Zero variance: batch norm divides by sqrt(eps) alone, and what it divides is zero."""
     parameters, images = draw_parameters(rng, residual=residual), torch.full((2, 3, 8, 8), 9, dtype=torch.uint8)
@@ -139,6 +143,7 @@ def test_constant_images(rng, residual):
     assert all(parameters[name].grad.isfinite().all() for name in ("weight", "bn_weight", "bn_bias"))
 
 
+@pytest.mark.usefixtures("instruction_set")
 @pytest.mark.parametrize("size", [34, 257])
 def test_same_bits_for_any_number_of_threads(rng, size, training, residual):
     images, parameters = draw_images(rng, (5, 3, size, size)), draw_parameters(rng, 64, residual=residual)
@@ -169,6 +174,7 @@ def test_what_backward_keeps(rng, residual):
     assert size <= images.numel() + out.numel() + (36 << 10 if residual == "npr+haar" else 16 << 10)
 
 
+@pytest.mark.usefixtures("instruction_set")
 def test_nothing_of_the_size_of_the_convolution_is_allocated(rng, training, residual):
     images, parameters = draw_images(rng, (8, 3, 256, 256)), draw_parameters(rng, 64, residual=residual)
     options = {"training": training, "residual": residual}
@@ -181,6 +187,7 @@ def test_nothing_of_the_size_of_the_convolution_is_allocated(rng, training, resi
     assert sum(backward) <= images.numel()
 
 
+@pytest.mark.usefixtures("instruction_set")
 def test_strides_beyond_32_bits(rng, training):
     images, parameters = draw_images(rng, (2, 3, 16, 16)), draw_parameters(rng)
     far = copy_of(parameters)
@@ -226,6 +233,7 @@ class Original(nn.Module):
         return F.max_pool2d(F.relu(self.bn1(y)), 3, 2, 1)
 
 
+@pytest.mark.usefixtures("instruction_set")
 @pytest.mark.parametrize(
     "bn",
     [

@@ -26,6 +26,7 @@ def allocations(run) -> list[int]:
     return sorted((size for size in sizes if size > 0), reverse=True)
 
 
+@pytest.mark.usefixtures("instruction_set")
 @pytest.mark.parametrize("layout", ["nchw", "channels_last", "strided"])
 def test_no_temporary_is_larger_than_the_image(rng, layout, residual):
     images = draw_images(rng, (8, 3, 256, 256), layout)
@@ -67,6 +68,7 @@ def far_apart(tensor: torch.Tensor) -> torch.Tensor:
     return storage.as_strided(tensor.shape, (distance, *tensor.stride()[1:])).copy_(tensor)
 
 
+@pytest.mark.usefixtures("instruction_set")
 def test_strides_beyond_32_bits(rng):
     images, weight = draw_images(rng, (2, 3, 16, 16)), draw_weight(rng, 8, 3).requires_grad_()
     out, far_out = nk.npr_conv2d(images, weight), nk.npr_conv2d(far_apart(images), weight)

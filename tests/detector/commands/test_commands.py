@@ -73,6 +73,7 @@ def test_help_does_not_wait_for_torch():
         ["detect"],
         ["detect", "a.png", "--threshold", "1"],
         ["detect", "a.png", "--threshold", "nan"],
+        ["detect", "a.png", "--confidence", "1"],
         ["train", "data", "--crop", "0"],
         ["train", "data", "--lr", "-1"],
         ["train", "data", "--val-fraction", "2"],
@@ -140,7 +141,7 @@ def test_info(capsys):
 def test_detect_keeps_the_order(pictures, weights, capsys):
     """A bad file in the middle, a size that waits for its batch, a folder and a file given twice."""
     files = [pictures / "a.png", pictures / "d.png", pictures / "deep", pictures / "b.jpg", pictures / "a.png"]
-    status, lines = detect_json(capsys, *files, "--weights", weights)
+    status, lines = detect_json(capsys, *files, "--weights", weights, "--no-unsure")
     assert status == 1
     assert [line["path"].removeprefix(f"{pictures}/") for line in lines] == [
         "a.png", "d.png", "deep/c.png", "b.jpg", "a.png",
@@ -248,11 +249,41 @@ def test_detect_names_what_is_not_there(pictures, weights, capsys, tmp_path):
 
 
 def test_detect_table(pictures, weights, capsys):
-    assert status_of("detect", pictures / "a.png", pictures / "d.png", "--weights", weights) == 1
+    assert status_of("detect", pictures / "a.png", pictures / "d.png", "--weights", weights, "--no-unsure") == 1
     head, good, bad = capsys.readouterr().out.splitlines()
     assert head.split() == ["score", "verdict", "size", "path"]
     assert good.split()[1:] == [good.split()[1], "20x30", f"{pictures}/a.png"]
     assert bad.split()[:3] == ["-", "error", "-"]
+
+
+def test_detect_reads_large_images_in_part(tmp_path, weights, rng, capsys, monkeypatch):
+    """Large means more than one pass here, so that the image may be small; thin, so that windows are."""
+    monkeypatch.setattr("detector.models.inference.MAX_PIXELS", 2**14)
+    for name, size in {"large.png": (33, 12001), "small.png": (40, 30)}.items():
+        Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)).save(tmp_path / name)
+    arguments = (tmp_path / "large.png", tmp_path / "small.png", "--weights", weights, "--no-unsure")
+    _, (large, small) = detect_json(capsys, *arguments, "--exact")
+    for line in (large, small):
+        assert (line["read"], line["interval"], line["exact"]) == (1, [line["score"]] * 2, True)
+    sure = ("--threshold", "1e-9", "--confidence", "0.999999")
+    _, (part, whole) = detect_json(capsys, *arguments, *sure)
+    assert whole == small | {"threshold": 1e-9, "verdict": "fake", "confidence": 0.999999}
+    assert not part["exact"]
+    assert 0 < part["read"] < 0.5
+    low, high = part["interval"]
+    assert 1e-9 < low <= large["score"] <= high
+    assert low < part["score"] < high
+    status_of("detect", *arguments, *sure)
+    _, row, note, _ = capsys.readouterr().out.splitlines()
+    assert row.endswith("large.png")
+    assert note.strip() == f"read: {100 * part['read']:.2g} %, which gives the whole a score of {low:.4f} to {high:.4f}"
+    # Undecided: the threshold is the very score.
+    _, (line, _) = detect_json(capsys, *arguments, "--threshold", repr(large["score"]), "--confidence", "0.999999")
+    assert line == large | {"threshold": large["score"], "verdict": "real", "confidence": 0.999999}
+    assert status_of("rank", *arguments, "--json") == 0
+    ranked = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {line["score"] for line in ranked} == {large["score"], small["score"]}
+    assert status_of("detect", *arguments, "--exact", "--confidence", "0.9") == 2
 
 
 def test_detect_no_verdict_on_nothing(weights, capsys, monkeypatch):
@@ -325,17 +356,17 @@ def test_the_detectors_own_threshold(pictures, weights, tmp_path, capsys):
     own = tmp_path / "own.safetensors"
     save_checkpoint(own, model)
     for file, options in ((own, []), (weights, ["--threshold", repr(middle)])):
-        _, lines = detect_json(capsys, *paths, "--weights", file, *options)
+        _, lines = detect_json(capsys, *paths, "--weights", file, "--no-unsure", *options)
         assert {line["threshold"] for line in lines} == {middle}
         assert {line["verdict"] for line in lines} == {"real", "fake"}
         for line in lines:
             assert line["verdict"] == ("fake" if line["score"] > middle else "real")
             assert line["model"] == hashlib.sha256(file.read_bytes()).hexdigest()
-    status_of("rank", *paths, "--weights", own, "--json")
+    status_of("rank", *paths, "--weights", own, "--json", "--no-unsure")
     ranked = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["verdict"] for line in ranked] == ["fake", "real"]
     # The option outdoes the checkpoint: below the lowest score all are fake.
-    _, lines = detect_json(capsys, *paths, "--weights", own, "--threshold", repr(low / 2))
+    _, lines = detect_json(capsys, *paths, "--weights", own, "--threshold", repr(low / 2), "--no-unsure")
     assert [line["verdict"] for line in lines] == ["fake", "fake"]
 
 
@@ -370,5 +401,5 @@ def test_detect_facts_stand_beside_the_score(pictures, weights, capsys):
     table = capsys.readouterr().out.splitlines()
     status_of("detect", *arguments, "--facts")
     with_facts = capsys.readouterr().out.splitlines()
-    assert [line for line in with_facts if not line.startswith(" " * 8)] == table
+    assert [line for line in with_facts if not line.startswith(" " * 8) or "  unsure: " in line] == table
     assert f"        compression: quality 75, chroma 4:2:0, baseline, tables {facts[2]['jpeg']['tables']}" in with_facts

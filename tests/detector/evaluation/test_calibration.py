@@ -90,7 +90,7 @@ def test_survives_json(images, tmp_path):
     assert json.loads(json.dumps(found.record(), allow_nan=False)).items() <= values.items()
     assert str(tmp_path) not in json.dumps(found.record())
     for name in values:
-        if name in ("simulated", "kinds", "preset", "command"):
+        if name in ("simulated", "kinds", "preset", "command", "doubtful"):
             continue
         with pytest.raises(ValueError, match=r"calibration|does not say"):
             Calibration.from_dict({key: value for key, value in values.items() if key != name})

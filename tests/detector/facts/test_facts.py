@@ -1,5 +1,6 @@
 """read_facts: every fact against what was written, and hostile files that must neither raise nor take long."""
 
+import io
 import json
 import os
 import struct
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, features
 
-from detector.facts import Facts, as_lines, read_facts
+from detector.facts import Facts, as_lines, read_compression, read_facts
 from detector.facts.source import MAX_PIECE, clean
 from detector.facts.xmp import TERMS
 from tests.detector.facts.files import (
@@ -495,3 +496,16 @@ def test_the_tables_are_those_of_libjpeg(rng):
         rows = np.empty(64, int)
         rows[list(ZIGZAG)] = ijg_table(quality, chrominance=chrominance)
         assert rows.tolist() == list(tables[number])
+
+
+def test_compression_alone(rng):
+    """As the facts of the whole file tell it; of damaged files what comes first, and of others nothing."""
+    data = encode(picture(rng), "JPEG", quality=(quality := int(rng.integers(30, 96))))
+    found = read_compression(io.BytesIO(data))
+    assert (found.quality, found.exact) == (quality, True)
+    scan = data.index(b"\xff\xda")
+    assert read_compression(io.BytesIO(data[:scan])) == found
+    for length in range(0, scan, 7):
+        assert read_compression(io.BytesIO(data[:length])) in (None, found)
+    for other in (encode(picture(rng), "PNG"), b"", b"\xff\xd8\xff", rng.bytes(300)):
+        assert read_compression(io.BytesIO(other)) is None

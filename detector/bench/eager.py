@@ -1,4 +1,4 @@
-"""What the fused ops replace, as PyTorch users write it and as the original NPR code does."""
+"""What the fused ops and networks replace, as PyTorch users write it and as the original NPR code does."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detector.models import NPRDetector
+from detector.models.resnet import bottleneck_layer
 from npr_kernels import IMAGENET_MEAN, IMAGENET_STD, NPR_SCALE
 
 MEAN = torch.tensor(IMAGENET_MEAN).view(-1, 1, 1)
@@ -39,6 +41,9 @@ def stem(
 class Stem(nn.Module):
     """The first layers of the original network."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, outputs: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, outputs, 3, stride=2, padding=1, bias=False)
@@ -49,3 +54,25 @@ class Stem(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         y = conv2d(images, self.conv1.weight, self.mean, self.std)
         return F.max_pool2d(F.relu(self.bn1(y)), kernel_size=3, stride=2, padding=1)
+
+
+class Network(Stem):
+    """The original network, layer by layer: uint8 [N, 3, H, W], H and W even -> logits [N, 1]. Its state dict is
+    :class:`NPRDetector`'s."""
+
+    def __init__(self) -> None:
+        super().__init__(64)
+        self.layer1 = bottleneck_layer(64, 64, blocks=3)
+        self.layer2 = bottleneck_layer(256, 128, blocks=4, stride=2)
+        self.fc1 = nn.Linear(512, 1)
+
+    @classmethod
+    def of(cls, model: NPRDetector) -> Network:
+        """With a copy of the model's weights, and in its mode. Its normalisation is ImageNet's, its residual NPR's."""
+        network = cls().train(model.training)
+        network.load_state_dict(model.state_dict())
+        return network
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.layer2(self.layer1(super().forward(images)))
+        return self.fc1(F.adaptive_avg_pool2d(features, 1).flatten(1))

@@ -1,0 +1,164 @@
+// A residual block in one pass: 1x1, 3x3, 1x1, shortcut and ReLU for a strip of rows at a time.
+//
+// A strip's intermediate maps are made, used and forgotten in the cache; only the block's input and output are whole
+// maps. The 3x3 convolution reads one row more on either side than the strip has: a strip that follows another in the
+// same call takes the rows that both need from it.
+//
+// Multiply-adds for a position: inputs * width + 9 width^2 + width * outputs, the middle term by Winograd 2.25 width^2.
+#include "cpu/panels.h"
+#include "cpu/winograd.h"
+
+namespace npr::cpu::NPR_ISA {
+namespace {
+
+constexpr int kPoints = Bottleneck::kPoints;
+constexpr int64_t kLine = 16;  // floats of a cache line: points lie one line off a power of two, else they share sets
+
+// A strip of one image, and the maps in between.
+class Strip {
+ public:
+  explicit Strip(const Bottleneck& p)
+      : p_(p),
+        height_(p.strip()),
+        tile_cols_((p.out_cols() + p.kTile - 1) / p.kTile),
+        reduced_cols_(p.winograd ? tile_cols_ * p.kTile + 2 : p.cols + 2),
+        reduced_rows_((height_ - 1) * p.stride + 3),
+        tiles_(height_ / p.kTile * tile_cols_),
+        reduced_(reduced_rows_ * reduced_cols_ * p.width),
+        points_(p.winograd ? kPoints * point_stride() : 1),
+        products_(p.winograd ? kPoints * product_stride() : 1),
+        middle_(height_ * p.out_cols() * p.width) {
+    std::memset(reduced_.get(), 0, reduced_rows_ * reduced_cols_ * p.width * sizeof(float));
+  }
+
+  // Follows: whether the strip before it, of the same image, was the last one that run() did.
+  void run(int64_t n, int64_t strip, bool follows) {
+    first_ = strip * height_;
+    count_ = min(height_, p_.out_rows() - first_);
+    x_ = p_.x + n * p_.rows * p_.cols * p_.inputs;
+    out_ = p_.out + n * p_.out_rows() * p_.out_cols() * p_.outputs;
+    reduce(follows);
+    if (p_.winograd) {
+      spatial_by_winograd();
+    } else {
+      spatial();
+    }
+    expand();
+  }
+
+ private:
+  int64_t point_stride() const { return tiles_ * p_.width + kLine; }
+  int64_t product_stride() const { return tiles_ * kPanel + kLine; }
+  // The reduced map of the strip: row 0 is input row first * stride - 1, column 0 is left of the image.
+  float* reduced(int64_t row, int64_t col) { return reduced_.get() + (row * reduced_cols_ + col) * p_.width; }
+  float* middle(int64_t row) { return middle_.get() + row * p_.out_cols() * p_.width; }
+
+  // Rows that this strip reads and the next one too.
+  int64_t shared_rows() const { return 3 - p_.stride; }
+
+  void reduce(bool follows) {
+    const int64_t top = first_ * p_.stride - 1;
+    int64_t done = 0;
+    if (follows) {
+      done = shared_rows();
+      std::memcpy(reduced(0, 0), reduced(height_ * p_.stride, 0), done * reduced_cols_ * p_.width * sizeof(float));
+    }
+    const int64_t from = top + done < 0 ? 0 : top + done, until = min(p_.rows, top + reduced_rows_);
+    clear_rows(done, from - top);
+    clear_rows(until - top, reduced_rows_);
+    for (int64_t row = from; row < until; ++row) {
+      const Operand x = {x_ + row * p_.cols * p_.inputs, p_.inputs, p_.reduce, kPanel * p_.inputs, p_.inputs};
+      float* to = reduced(row - top, 1);
+      multiply_panels(p_.cols, &x, 1, p_.width, p_.reduce_bias, [&](int64_t at, int64_t output, Vec<float> value) {
+        store(to + at * p_.width + output, relu(value));
+      });
+    }
+  }
+
+  void clear_rows(int64_t from, int64_t until) {
+    if (from < until) std::memset(reduced(from, 0), 0, (until - from) * reduced_cols_ * p_.width * sizeof(float));
+  }
+
+  void spatial() {
+    for (int64_t row = 0; row < count_; ++row) {
+      Operand taps[9];
+      for (int t = 0; t < 9; ++t) {
+        taps[t] = {reduced(row * p_.stride + t / 3, t % 3), p_.stride * p_.width, p_.spatial + t * kPanel * p_.width,
+                   9 * kPanel * p_.width, p_.width};
+      }
+      float* to = middle(row);
+      multiply_panels(
+          p_.out_cols(), taps, 9, p_.width, p_.spatial_bias,
+          [&](int64_t at, int64_t output, Vec<float> value) { store(to + at * p_.width + output, relu(value)); });
+    }
+  }
+
+  void spatial_by_winograd() {
+    const int64_t tile_rows = (count_ + p_.kTile - 1) / p_.kTile, tiles = tile_rows * tile_cols_;
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+      const float* from = reduced(tile / tile_cols_ * p_.kTile, tile % tile_cols_ * p_.kTile);
+      float* to = points_.get() + tile * p_.width;
+      for (int64_t c = 0; c < p_.width; c += kLanes<float>) {
+        winograd_tile_in(from + c, reduced_cols_ * p_.width, p_.width, to + c, point_stride());
+      }
+    }
+    for (int64_t output = 0; output < p_.width; output += kPanel) {
+      for (int point = 0; point < kPoints; ++point) {
+        const Operand operand = {points_.get() + point * point_stride(), p_.width,
+                                 p_.spatial + (output * kPoints + point * kPanel) * p_.width, 0, p_.width};
+        float* to = products_.get() + point * product_stride();
+        multiply_panels(tiles, &operand, 1, kPanel, nullptr,
+                        [&](int64_t at, int64_t o, Vec<float> value) { store(to + at * kPanel + o, value); });
+      }
+      for (int64_t tile = 0; tile < tiles; ++tile) {
+        const int64_t row = tile / tile_cols_ * p_.kTile, col = tile % tile_cols_ * p_.kTile;
+        for (int64_t o = 0; o < kPanel; o += kLanes<float>) {
+          const Vec<float> bias = load(p_.spatial_bias + output + o);
+          winograd_tile_out(products_.get() + tile * kPanel + o, product_stride(), [&](int i, int j, Vec<float> value) {
+            if (row + i < count_ && col + j < p_.out_cols()) {
+              store(middle(row + i) + (col + j) * p_.width + output + o, relu(value + bias));
+            }
+          });
+        }
+      }
+    }
+  }
+
+  void expand() {
+    for (int64_t row = 0; row < count_; ++row) {
+      const float* x = x_ + (first_ + row) * p_.stride * p_.cols * p_.inputs;
+      float* to = out_ + (first_ + row) * p_.out_cols() * p_.outputs;
+      const Operand operands[2] = {{middle(row), p_.width, p_.expand, kPanel * p_.width, p_.width},
+                                   {x, p_.stride * p_.inputs, p_.project, kPanel * p_.inputs, p_.inputs}};
+      if (p_.project != nullptr) {
+        multiply_panels(
+            p_.out_cols(), operands, 2, p_.outputs, p_.expand_bias,
+            [&](int64_t at, int64_t output, Vec<float> value) { store(to + at * p_.outputs + output, relu(value)); });
+      } else {
+        multiply_panels(p_.out_cols(), operands, 1, p_.outputs, p_.expand_bias,
+                        [&](int64_t at, int64_t output, Vec<float> value) {
+                          store(to + at * p_.outputs + output, relu(value + load(x + at * p_.inputs + output)));
+                        });
+      }
+    }
+  }
+
+  const Bottleneck& p_;
+  const int64_t height_, tile_cols_, reduced_cols_, reduced_rows_, tiles_;
+  Scratch<float> reduced_, points_, products_, middle_;
+  int64_t first_ = 0, count_ = 0;
+  const float* x_ = nullptr;
+  float* out_ = nullptr;
+};
+
+}  // namespace
+
+void bottleneck(const Bottleneck& p, int64_t first, int64_t last) {
+  Strip strip(p);
+  for (int64_t unit = first; unit < last; ++unit) {
+    const int64_t index = unit % p.strips();
+    strip.run(unit / p.strips(), index, unit > first && index > 0);
+  }
+}
+
+}  // namespace npr::cpu::NPR_ISA

@@ -1,0 +1,70 @@
+"""Detectors as inference runs them on the CPU: batch norms folded in, residual blocks fused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detector.models.detector import Detector
+from npr_kernels.bottleneck import FoldedBottleneck
+
+
+class FoldedDetector(Detector):
+    """A detector whose residual blocks are :class:`npr_kernels.bottleneck.FoldedBottleneck`: the same logits but for
+    rounding, without gradients. An image's features do not depend, bit for bit, on those that come with it or on the
+    number of threads.
+
+    Args:
+        model: in evaluation mode, float32, on the CPU. Its stem and classifier are shared, its blocks are copied.
+    """
+
+    def __init__(self, model: Detector) -> None:
+        super().__init__()
+        self.model = model
+        self.preprocessing, self.pooling = model.preprocessing, model.pooling
+        self.threshold, self.calibration = model.threshold, model.calibration
+        self._blocks = [FoldedBottleneck.of(block) for block in model.blocks]
+        self.eval()
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        return self.model.architecture
+
+    @property
+    def classifier(self) -> nn.Linear:
+        return self.model.classifier
+
+    @property
+    def feature_stride(self) -> int:
+        return self.model.feature_stride
+
+    @property
+    def feature_reach(self) -> int:
+        return self.model.feature_reach
+
+    @property
+    def tile_alignment(self) -> int:
+        return self.model.tile_alignment
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        x = self.model.stem(images)
+        for block in self._blocks:
+            x = block(x)
+        return x
+
+    def classify(self, mean_features: Tensor) -> Tensor:
+        return self.model.classify(mean_features)
+
+
+def fold_detector(model: Detector) -> Detector:
+    """See :meth:`Detector.for_inference`."""
+    if isinstance(model, FoldedDetector):
+        return model
+    if model.training:
+        raise ValueError("a model in training mode cannot be folded for inference: call eval() first")
+    weight = next(model.parameters())
+    covered = weight.device.type == "cpu" and weight.dtype == torch.float32 and any(True for _ in model.blocks)
+    return FoldedDetector(model) if covered else model

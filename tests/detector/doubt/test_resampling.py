@@ -1,0 +1,79 @@
+"""Signs of resizing, on pictures whose history is known because it is made here."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detector.doubt import find_period
+from detector.doubt.resampling import SIDE, SMALLEST, STRENGTH
+from detector.synth.camera import develop
+from detector.synth.scenes import dead_leaves
+
+
+def photograph(rng, height=320, width=360):
+    """As a camera takes it: a procedural scene, demosaiced, with noise."""
+    return develop(dead_leaves(height, width, rng), rng).permute(1, 2, 0).numpy()
+
+
+def resized(pixels, height, width, filter=Image.Resampling.BICUBIC):
+    return np.asarray(Image.fromarray(pixels).resize((width, height), filter))
+
+
+def stored(pixels, quality):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality)
+    return np.asarray(Image.open(file))
+
+
+def test_photographs_have_none(rng):
+    """Nor JPEGs of them, for all their blocks."""
+    for _ in range(3):
+        pixels = photograph(rng)
+        assert find_period(pixels).strength < STRENGTH
+        assert find_period(stored(pixels, int(rng.integers(70, 100)))).strength < STRENGTH
+
+
+@pytest.mark.parametrize("filter", [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS])
+def test_enlarged_photographs_have_their_factors_period(filter, rng):
+    """The period is the factor, or the other one that its frequency is aliased to."""
+    pixels = photograph(rng)
+    for new in rng.choice([440, 450, 470, 540, 600, 640], 3, replace=False):
+        peak = find_period(resized(pixels, 320, int(new), filter))
+        frequency = 360 / new
+        harmonics = [abs(k * frequency - round(k * frequency)) for k in (1, 2, 3)]
+        assert peak.strength > STRENGTH
+        assert min(abs(1 / peak.period - harmonic) for harmonic in harmonics) < 2 / min(new, SIDE)
+
+
+def test_rows_and_columns_alike(rng):
+    pixels = photograph(rng)
+    wide, high = resized(pixels, 320, 470), resized(pixels, 430, 360)
+    for image in (wide, high):
+        assert find_period(image).strength > STRENGTH
+        assert find_period(np.ascontiguousarray(image.transpose(1, 0, 2))) == find_period(image)
+
+
+def test_generators_factors_leave_none(rng):
+    """What up-samples by 2, 4 and 8 is to be found by the detector, not hidden by this sign."""
+    small = photograph(rng)
+    for factor in (2, 4):
+        for filter in (Image.Resampling.NEAREST, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC):
+            pixels = resized(small[: 320 // factor * 2], 320 * 2, 360 * factor, filter)
+            noisy = pixels.astype(np.int16) + rng.normal(0, 1, pixels.shape).round().astype(np.int16)
+            assert find_period(np.clip(noisy, 0, 255).astype(np.uint8)).strength < STRENGTH
+
+
+def test_only_the_centre_counts(rng):
+    """What lies outside the centre changes nothing, so that large photographs cost no more."""
+    pixels = rng.integers(0, 256, (SIDE + 96, SIDE + 16, 3), dtype=np.uint8)
+    centre = pixels[48:-48, 8:-8]
+    assert find_period(pixels) == find_period(centre)
+    assert find_period(pixels[:, ::-1][:, ::-1]) == find_period(pixels)  # strided
+
+
+def test_small_and_flat_images():
+    assert find_period(np.zeros((SMALLEST - 1, 400, 3), np.uint8)) is None
+    assert find_period(np.zeros((400, SMALLEST - 1, 3), np.uint8)) is None
+    assert find_period(np.full((SMALLEST, SMALLEST + 5, 3), 200, np.uint8)).strength < 2
