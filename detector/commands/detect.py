@@ -24,6 +24,7 @@ from detector.commands.arguments import (
     fraction,
     positive_int,
 )
+from detector.importing import nothing_to_collect
 from detector.printable import printable
 from detector.signals import held_back
 from detector.verdicts import INTERVAL_CONFIDENCE
@@ -123,11 +124,12 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit status: 1 where a file could not be read."""
-    from detector.console import Meter, messages
-    from detector.detection import detect, find_files
-    from detector.evaluation import llr_of, threshold_of
-    from detector.memory import keep_freed_memory
-    from detector.models import load_checkpoint
+    with nothing_to_collect():
+        from detector.console import Meter, messages
+        from detector.detection import detect, find_files
+        from detector.evaluation import llr_of, threshold_of
+        from detector.memory import keep_freed_memory
+        from detector.models import load_checkpoint
 
     keep_freed_memory()
     weights = find_weights(args.weights)
