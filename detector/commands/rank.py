@@ -85,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
             preprocessing=preprocessing,
             batch_size=args.batch_size,
             workers=count_readers(args),
+            exact=True,
             unsure=not args.no_unsure,
         ):
             (ranked if detection.error is None else failed).append(detection)

@@ -48,6 +48,12 @@ def add_parser(subparsers: Any) -> None:
     )
     add_measuring(parser)
     add_delivery_and_reals(parser)
+    parser.add_argument(
+        "--abstain",
+        action="store_true",
+        help="also say how many of each folder npr detect is unsure of, what is wrong among the rest, and which signs "
+        "of doubt are worth more than the score's own, by the area under risk-coverage curves (in tables and --json)",
+    )
     parser.add_argument("--csv", metavar="FILE", help="write the tables, in percent; - for standard output")
     parser.add_argument("--json", metavar="FILE", help="write the results, as fractions; - for standard output")
     parser.add_argument("--html", metavar="FILE", help="write a report with tables and plots")
@@ -81,16 +87,24 @@ def run(args: argparse.Namespace) -> int:
         args,
         deliveries=args.delivery or deliveries or DELIVERIES,
         reals=parse_pools(args.reals) if args.reals else reals,
+        abstain=args.abstain,
     )
 
 
-def run_truth(args: argparse.Namespace, *, deliveries: Sequence[str], reals: Mapping[str, Sequence[str]] | None) -> int:
+def run_truth(
+    args: argparse.Namespace,
+    *,
+    deliveries: Sequence[str],
+    reals: Mapping[str, Sequence[str]] | None,
+    abstain: bool = False,
+) -> int:
     """Measures the detectors of the arguments, and shows and writes the results.
 
     Args:
         args: of :func:`detector.commands.measuring.add_measuring`, and csv, json and html.
         deliveries: as text.
         reals: items by the name of their pool; None for pools told by the files' headers.
+        abstain: also measure which verdicts are withheld.
 
     Returns:
         The exit status: 1 where no image could be read.
@@ -113,7 +127,8 @@ def run_truth(args: argparse.Namespace, *, deliveries: Sequence[str], reals: Map
     collection, pools = _images(args, reals)
     detectors = load_detectors(args.weights, find_device(args.device))
     truths = [
-        _measure(args, detector, collection, pools, parsed, told_by_headers=reals is None) for detector in detectors
+        _measure(args, detector, collection, pools, parsed, told_by_headers=reals is None, abstain=abstain)
+        for detector in detectors
     ]
     bad = {image.path: image.reason for truth in truths for image in truth.bad}
     for path, reason in bad.items():
@@ -181,6 +196,7 @@ def _measure(
     deliveries: Sequence[Delivery],
     *,
     told_by_headers: bool,
+    abstain: bool,
 ) -> Truth:
     from detector.evaluation import measure_truth
 
@@ -194,6 +210,7 @@ def _measure(
         workers=count_readers(args),
         seed=args.seed,
         told_by_headers=told_by_headers,
+        abstain=abstain,
         name=detector.name,
         weights=str(detector.weights),
         command=args.command_line,

@@ -1,11 +1,11 @@
 """Evaluation of detectors: metrics with intervals, a row for each generator, robustness curves, and tables of them."""
 
 from detector.evaluation.binomial import clopper_pearson
-from detector.evaluation.calibration import Calibration, calibrate, llr_of
+from detector.evaluation.calibration import Calibration, calibrate
 from detector.evaluation.calibration_cost import cllr, cllr_min
 from detector.evaluation.calibration_curves import ratio_reliability, tippett
 from detector.evaluation.calibration_elub import elub
-from detector.evaluation.calibration_llr import Llr, fit_llr
+from detector.evaluation.calibration_llr import Llr, fit_llr, llr_of
 from detector.evaluation.calibration_tables import as_calibration_tables
 from detector.evaluation.calibration_threshold import (
     Certified,

@@ -318,16 +318,6 @@ def calibrate(
     )
 
 
-def llr_of(model: Detector) -> Llr | None:
-    """The likelihood ratio that the detector was calibrated with; None where it was not, or without fakes.
-
-    Raises:
-        ValueError: the calibration is damaged.
-    """
-    values = (model.calibration or {}).get("llr")
-    return None if values is None else Llr.from_dict(values)
-
-
 @dataclass(frozen=True)
 class _Part:
     """A group or a source: its distinct images, by the digest of their bytes.

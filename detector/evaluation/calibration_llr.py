@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +18,9 @@ from numpy.typing import ArrayLike, NDArray
 from detector.evaluation.calibration_cost import cllr, logits_of
 from detector.evaluation.calibration_elub import elub
 from detector.evaluation.calibration_pav import pool_adjacent_violators
+
+if TYPE_CHECKING:
+    from detector.models import Detector
 
 FOLDS = 5
 """Of the cross-validation of Cllr."""
@@ -69,6 +72,16 @@ class Llr:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"a damaged likelihood ratio ({type(error).__name__}: {error})") from error
         return llr
+
+
+def llr_of(model: Detector) -> Llr | None:
+    """The likelihood ratio that the detector was calibrated with; None where it was not, or without fakes.
+
+    Raises:
+        ValueError: the calibration is damaged.
+    """
+    values = (model.calibration or {}).get("llr")
+    return None if values is None else Llr.from_dict(values)
 
 
 class Method(NamedTuple):

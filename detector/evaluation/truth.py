@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from detector.data import FAKE, REAL, BadImage, Collection, Delivery, Preprocessing
 from detector.data.dataset import seeded_generator
+from detector.evaluation.abstention import Abstention, measure_abstention
 from detector.evaluation.binomial import clopper_pearson
 from detector.evaluation.bootstrap import Interval
 from detector.evaluation.encodings import count_encodings
@@ -121,12 +122,14 @@ class Measurement:
         reals: false alarms by folder of reals: the data set's generators, then the parts of pools that are no
             generator's whole reals.
         pools: false alarms by pool.
+        abstention: which verdicts are withheld; None where nobody asked.
     """
 
     delivery: str
     sources: dict[str, Source]
     reals: dict[str, Share]
     pools: dict[str, Share]
+    abstention: Abstention | None = None
 
     def precisions(self, pool: str) -> dict[str, float]:
         """Balanced average precision against a pool, or OWN, of the sources that it is defined for."""
@@ -204,7 +207,8 @@ class Truth:
 
         `kind` "truth"; the provenance's fields; `threshold`, `seed`; `pools`, lists of folders by name;
         `told_by_headers`, `fake_encodings`, `real_encodings`; `measurements`, a list with `delivery`,
-        `sources`, `reals`, `pools`, `summaries` and `worst_false_alarms`; `bad`, a list of paths and reasons.
+        `sources`, `reals`, `pools`, `summaries`, `worst_false_alarms` and, where it was asked for, `abstention`, see
+        :class:`detector.evaluation.abstention.Abstention`; `bad`, a list of paths and reasons.
         """
         return {
             "kind": KIND,
@@ -255,6 +259,7 @@ def measure_truth(
     workers: int = 0,
     seed: int = 0,
     told_by_headers: bool = False,
+    abstain: bool = False,
     name: str | None = None,
     weights: str = "",
     command: str = "",
@@ -273,6 +278,7 @@ def measure_truth(
         workers: threads that decode; results do not depend on their number.
         seed: of what deliveries draw, which depends on nothing else but the image's place in the collection.
         told_by_headers: whether the pools were, for the record.
+        abstain: also measure which verdicts are withheld, for which every image is read once more a delivery.
         name: of the detector in tables, by default its class's.
         weights, command: where its weights come from, and what asked for this, for the record.
         verbose: show progress.
@@ -288,6 +294,7 @@ def measure_truth(
     origin = provenance(model, collection, preprocessing, name=name, weights=weights, command=command)
     groups = _Groups(collection, pools)
     measurements, bad = [], []
+    scores_of: dict[Delivery, dict[int, float]] = {}
     for delivery in deliveries:
         scores = score_collection(
             model,
@@ -299,8 +306,22 @@ def measure_truth(
             verbose=verbose,
             task=f"{origin.detector}, {delivery}",
         )
-        measurements.append(groups.measure(str(delivery), scores, threshold))
+        scores_of[delivery] = groups.by_index(scores)
+        measurements.append(groups.measure(str(delivery), scores_of[delivery], threshold))
         bad = scores.bad  # the same files each time
+    if abstain:
+        withheld = measure_abstention(
+            model,
+            collection,
+            groups.fakes,
+            groups.reals,
+            scores_of,
+            threshold,
+            preprocessing=preprocessing,
+            seed=seed,
+            verbose=verbose,
+        )
+        measurements = [replace(part, abstention=of) for part, of in zip(measurements, withheld, strict=True)]
     return Truth(
         origin,
         threshold,
@@ -359,11 +380,13 @@ class _Groups:
     def encodings(self, indices: Iterable[int]) -> dict[str, int]:
         return count_encodings(self._paths[index] for index in indices)
 
-    def measure(self, delivery: str, scores: Scores, threshold: float) -> Measurement:
+    def by_index(self, scores: Scores) -> dict[int, float]:
+        """Of the images that could be read."""
         bad = {image.index for image in scores.bad}
         readable = [index for index in range(len(self._paths)) if index not in bad]
-        score_of = dict(zip(readable, scores.scores, strict=True))
+        return dict(zip(readable, scores.scores, strict=True))
 
+    def measure(self, delivery: str, score_of: Mapping[int, float], threshold: float) -> Measurement:
         def of(indices: Iterable[int]) -> list[float]:
             return [score_of[index] for index in indices if index in score_of]
 
@@ -431,6 +454,7 @@ def _measurement_to_dict(part: Measurement, columns: Sequence[str]) -> dict[str,
             for name, summary in SUMMARIES.items()
         },
         "worst_false_alarms": part.worst_false_alarms,
+        **({} if part.abstention is None else {"abstention": part.abstention.to_dict()}),
     }
 
 
@@ -450,4 +474,5 @@ def _measurement_from_dict(values: Mapping[str, Any]) -> Measurement:
         },
         {row["reals"]: Share.from_dict(row) for row in values["reals"]},
         {row["pool"]: Share.from_dict(row) for row in values["pools"]},
+        None if values.get("abstention") is None else Abstention.from_dict(values["abstention"]),
     )

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 from rich.text import Text
 
+from detector.evaluation.abstention import YARDSTICK, Withheld
 from detector.evaluation.formats import percent, percent_cell
 from detector.evaluation.pools import OWN
 from detector.evaluation.truth import SUMMARIES, Measurement, Share, Truth
@@ -18,7 +19,8 @@ HEADERS_NOTE = "Pools are told by the files' headers, which do not say what an i
 
 
 def as_truth_tables(truth: Truth) -> list[Table]:
-    """Two tables for each delivery, in percent; a dash where a figure is undefined."""
+    """Two tables for each delivery, in percent, a dash where a figure is undefined; and two on verdicts that are
+    withheld, where that was asked for."""
     tables = [
         table
         for measurement in truth.measurements
@@ -27,6 +29,9 @@ def as_truth_tables(truth: Truth) -> list[Table]:
     if truth.told_by_headers:
         tables[-1].caption = Text(HEADERS_NOTE)
         tables[-1].caption_justify = "left"
+    for measurement in truth.measurements:
+        if measurement.abstention is not None:
+            tables += [_withheld_table(truth, measurement), _signs_table(truth, measurement)]
     return tables
 
 
@@ -104,6 +109,50 @@ def _reals_table(truth: Truth, part: Measurement) -> Table:
     for name, share in part.pools.items():
         table.add_row(Text(f"pool {name}"), str(share.images), "", "", *_share(share))
     table.add_row("worst folder", "", "", "", percent(part.worst_false_alarms), "")
+    return table
+
+
+def _withheld_table(truth: Truth, part: Measurement) -> Table:
+    assert part.abstention is not None
+    title = f"{truth.provenance.detector}, after {part.delivery}: verdicts withheld, and what is wrong"
+    table = Table(title=Text(title), title_justify="left", padding=(0, 1))
+    table.add_column("folder", no_wrap=True)
+    for head in ("images", "wrong", "unsure", "wrong\nof unsure", "wrong\nof the rest"):
+        table.add_column(head, justify="right")
+    table.add_column("why (images)")
+
+    def add(name: str, withheld: Withheld) -> None:
+        images = withheld.images
+        table.add_row(
+            Text(name),
+            str(images),
+            percent(withheld.wrong / images if images else None),
+            percent(withheld.unsure / images if images else None),
+            percent(withheld.wrong_of_unsure),
+            percent(withheld.wrong_of_rest),
+            ", ".join(f"{code} {count}" for code, count in withheld.reasons.items()),
+        )
+
+    for kind, folders in (("fakes", part.abstention.fakes), ("reals", part.abstention.reals)):
+        for name, withheld in folders.items():
+            add(f"{kind}: {name}", withheld)
+        add(f"all {kind}", part.abstention.totals[kind])
+        table.add_section()
+    return table
+
+
+def _signs_table(truth: Truth, part: Measurement) -> Table:
+    assert part.abstention is not None
+    title = (
+        f"{truth.provenance.detector}, after {part.delivery}: signs of doubt, by the area under the risk-coverage curve"
+    )
+    table = Table(title=Text(title), title_justify="left", padding=(0, 1))
+    table.add_column("doubted first", no_wrap=True)
+    table.add_column("AURC", justify="right")
+    table.add_column(f"less than {YARDSTICK}, 95 %", justify="right")
+    for name, sign in part.abstention.signs.items():
+        gain = "" if name == YARDSTICK else f"{100 * sign.gain[0]:+.2f}..{100 * sign.gain[1]:+.2f}"
+        table.add_row(Text(name), f"{100 * sign.aurc:.2f}", gain)
     return table
 
 

@@ -61,7 +61,8 @@ def check_folder(folder: Path, *, as_json: bool) -> int:
     if not as_json:
         _expect(lines[0].split() == ["score", "verdict", "size", "path"], f"no head: {lines[0]!r}")
         del lines[0]
-    _expect(not done.stderr, f"beside: {done.stderr[:2000]!r}")
+    beside = [line for line in done.stderr.splitlines() if not line.startswith(b"npr: warning: ")]
+    _expect(not beside, f"beside: {beside[:20]!r}")
     _expect(len(lines) == len(files), f"{len(lines)} lines for {len(files)} files, exit status {done.returncode}")
     scored = sum((_check_object if as_json else _check_row)(*pair) for pair in zip(lines, files, strict=True))
     _expect(done.returncode == int(scored < len(files)), f"exit status {done.returncode}")
