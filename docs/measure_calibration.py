@@ -79,7 +79,9 @@ def measure_halves(scores: Scores, alpha: float, splits: int, seed: int) -> None
 
 def measure_groups(scores: Scores, alpha: float) -> None:
     """Calibrates on all groups but one and counts on that one."""
-    print("| photographs of | images | threshold of the others | called fake | 95 % interval |\n|---|---:|---:|---:|---:|")
+    print(
+        "| photographs of | images | threshold of the others | called fake | 95 % interval |\n|---|---:|---:|---:|---:|"
+    )
     for name, values in scores.items():
         others = np.concatenate([other for key, other in scores.items() if key != name])
         found = certified_threshold(others, alpha)
