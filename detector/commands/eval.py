@@ -13,12 +13,13 @@ from detector.commands.measuring import (
     find_collection,
     limit_collection,
     load_detectors,
+    score_file,
 )
 from detector.commands.truth import add_delivery_and_reals, run_truth, write_result
 
 if TYPE_CHECKING:
     from detector.data import Collection
-    from detector.evaluation import Evaluation, Preset
+    from detector.evaluation import Evaluation, Preset, ScoreFile
 
 _DESCRIPTION = """\
 Measure detectors on every generator of a data set: images, accuracy at 0.5 (Acc), average precision (AP), accuracy on
@@ -103,7 +104,8 @@ def run(args: argparse.Namespace) -> int:
     preset = None if args.preset is None else find_preset(args.preset)
     detectors = load_detectors(args.weights, find_device(args.device))
     collection = _collection(args, preset)
-    evaluations = [_evaluate(args, detector, collection, preset) for detector in detectors]
+    with score_file(args, detectors) as scores:
+        evaluations = [_evaluate(args, detector, collection, preset, scores) for detector in detectors]
     bad = {image.path: image.reason for evaluation in evaluations for image in evaluation.bad}
     for path, reason in bad.items():
         say(f"skipped {path}: {reason}")
@@ -148,7 +150,13 @@ def _collection(args: argparse.Namespace, preset: Preset | None) -> Collection:
     return collection
 
 
-def _evaluate(args: argparse.Namespace, detector: Named, collection: Collection, preset: Preset | None) -> Evaluation:
+def _evaluate(
+    args: argparse.Namespace,
+    detector: Named,
+    collection: Collection,
+    preset: Preset | None,
+    scores: ScoreFile | None,
+) -> Evaluation:
     """By the preset's rule, its rows in the order of the paper's table."""
     from dataclasses import replace
 
@@ -166,6 +174,7 @@ def _evaluate(args: argparse.Namespace, detector: Named, collection: Collection,
         name=detector.name,
         weights=str(detector.weights),
         command=args.command_line,
+        resume=scores,
         verbose=True,
     )
     if preset is None:

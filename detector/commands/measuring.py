@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
     from detector.data import Collection
+    from detector.evaluation import ScoreFile
     from detector.models import Detector
 
 
@@ -39,6 +42,11 @@ def add_measuring(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--split", choices=("train", "val", "test"), help="of the data set (default: test if there is one, else all)"
+    )
+    parser.add_argument(
+        "--resume",
+        metavar="FILE",
+        help="add each score to FILE, a line of JSON, and take those that are in it: goes on where the command ended",
     )
     add_selection(parser)
 
@@ -87,6 +95,22 @@ def load_detectors(weights: list[str], device: torch.device) -> list[Named]:
             raise UsageError(f"argument --weights: two are called {name}; write NAME=FILE")
         paths[name] = path
     return [Named(name, path, load_checkpoint(path, device)) for name, path in paths.items()]
+
+
+@contextmanager
+def score_file(args: argparse.Namespace, detectors: Iterable[Named]) -> Iterator[ScoreFile | None]:
+    """That of --resume.
+
+    Raises:
+        ValueError, OSError: see :class:`detector.evaluation.ScoreFile`.
+    """
+    from detector.evaluation import ScoreFile
+
+    if args.resume is None:
+        yield None
+        return
+    with ScoreFile(args.resume, [detector.model for detector in detectors]) as scores:
+        yield scores
 
 
 def find_collection(args: argparse.Namespace, usual_split: str = "test") -> Collection:
