@@ -1,4 +1,4 @@
-# make demo | test | fuzz | sanitize-cpu | lint | bench | weights: each works from nothing; they share the virtual
+# make demo | test | fuzz | kills | sanitize-cpu | lint | bench | weights: each works from nothing; they share the virtual
 # environment .venv.
 # make gpu: builds in place and runs with $(PYTHON) as it is, which must have torch and pytest; nothing is downloaded.
 #
@@ -7,6 +7,7 @@
 #   JOBS    processes that the tests run in, a thread each                                   (2; gpu: as many as CPUs)
 #   SECONDS that fuzz feeds the decoder                                                       (60)
 #   FILES   that fuzz feeds npr detect                                                        (1000)
+#   KILLS   of each command that kills kills                                                  (25)
 #   STEP    one step of gpu, each shorter than nine minutes                                  (build test sanitize bench)
 
 PYTHON ?= python3
@@ -18,7 +19,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*.* csrc/*/*.*)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test fuzz sanitize-cpu lint format weights bench gpu gpu-build gpu-test gpu-sanitize \
+.PHONY: help install demo test fuzz kills sanitize-cpu lint format weights bench gpu gpu-build gpu-test gpu-sanitize \
 	gpu-bench clean
 .NOTPARALLEL:
 
@@ -26,11 +27,12 @@ help:
 	@echo 'make demo      everything from nothing: install, make images, train, evaluate, detect'
 	@echo 'make test      install and run all tests'
 	@echo 'make fuzz      feed damaged image files to the decoder for SECONDS=60, and FILES=1000 to npr detect'
+	@echo 'make kills     kill commands with SIGKILL, KILLS=25 times each, and compare what they come to'
 	@echo 'make sanitize-cpu  test the CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make lint      ruff, mypy and clang-format, without changing files'
 	@echo 'make format    ruff and clang-format, in place'
 	@echo 'make weights   make the detector in the box anew, in weights/: hours of two cores, on Debian'
-	@echo 'make bench     measure speed on this machine and print the table'
+	@echo 'make bench     measure speed on this machine, and draw the plots of it in docs/images: up to 45 minutes'
 	@echo 'make gpu       build, test, sanitize and measure on a CUDA device; STEP=... for one of them'
 	@echo 'make install   pip install into the environment of $(PYTHON), without .venv'
 	@echo 'make clean     remove what was built'
@@ -75,6 +77,10 @@ fuzz: .venv/installed-dev
 	$(BIN)/python -m tests.fuzz.decode --seconds $(SECONDS)
 	$(BIN)/python -m tests.fuzz.detect --count $(FILES)
 
+KILLS ?= 25
+kills: .venv/installed-dev
+	$(BIN)/python -m tests.kills.run --kills $(KILLS)
+
 sanitize-cpu: .venv/installed-dev
 	$(BIN)/python -m tests.npr_kernels.sanitize_cpu
 
@@ -95,6 +101,7 @@ weights: .venv/installed-dev
 	$(BIN)/python -m detector.weights.rebuild weights
 
 bench: .venv/installed-dev
+	$(PIP) install --no-build-isolation --editable '.[dev,openvino]'
 	$(BIN)/python -m benchmarks.run
 
 STEP ?= build test sanitize bench

@@ -24,7 +24,8 @@ from typing import Any
 
 import torch
 
-from benchmarks import floors, machine, record, table, targets, timing, works
+from benchmarks import record, table, targets
+from detector.bench import floors, machine, timing, works
 
 ROOT = Path(__file__).parents[1]
 SETTING = "warm"

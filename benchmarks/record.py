@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import machine
+from detector.bench import machine
 from detector.files import write_text
 
 FOLDER = Path(__file__).with_name("results")

@@ -13,6 +13,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from detector.bench import floors
+from detector.bench.results import SCHEMA
+from detector.bench.table import as_tables
+
 
 def markdown(results: dict[str, Any]) -> str:
     settings = list(dict.fromkeys(row["setting"] for row in results["results"]))
@@ -37,7 +41,7 @@ def unit(results: dict[str, Any]) -> tuple[str, float]:
 
 
 def heading(results: dict[str, Any]) -> str:
-    machine, floors = results["machine"], results["floors_per_second"]
+    machine, per_second = results["machine"], results["floors_per_second"]
     if gpu := machine.get("gpu"):
         where = f"{gpu['name']}, driver {gpu['state'].get('driver_version', 'unknown')}, CUDA {gpu['cuda']}"
         software = f"torch {machine['torch']}, Triton {gpu['triton']}"
@@ -49,10 +53,10 @@ def heading(results: dict[str, Any]) -> str:
     if load := results.get("load_average"):
         sentences.append(f"Load average {load['least']} to {load['most']}.")
     peaks = []
-    if "multiply_adds" in floors:
-        peak = floors["multiply_adds"]
+    if "multiply_adds" in per_second:
+        peak = per_second["multiply_adds"]
         peaks.append(f"{peak / 1e9:.0f} G multiply-adds/s" if peak else "not measured")
-    peaks.append(f"{floors['bytes'] / 1e9:.0f} GB/s copied" if floors["bytes"] else "copies not measured")
+    peaks.append(f"{per_second['bytes'] / 1e9:.0f} GB/s copied" if per_second["bytes"] else "copies not measured")
     return " ".join([*sentences, f"Floors: {', '.join(peaks)}."])
 
 
@@ -67,7 +71,7 @@ def group_table(title: str, rows: list[dict[str, Any]], settings: list[str], res
     names = sorted(
         {(row["implementation"], row["layout"]) for row in rows}, key=lambda name: (name[1] != "nchw", name[0])
     )
-    floor = floor_ms(rows[0], results["floors_per_second"])
+    floor = floors.floor_ms(rows[0], results["floors_per_second"])
     columns = [f"{setting}, {name_of_unit} | {base} is faster by | of the floor" for setting in settings]
     lines = [
         f"| {title} | {' | '.join(columns)} |",
@@ -84,11 +88,6 @@ def group_table(title: str, rows: list[dict[str, Any]], settings: list[str], res
             cells += [f"{time * factor:.2f}", ratio, f"{100 * floor / time:.0f} %" if floor else ""]
         lines.append(f"| {name}, {layout} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def floor_ms(row: dict[str, Any], floors: dict[str, float | None]) -> float:
-    """Least time of an image in ms, or 0 where no floor was measured."""
-    return 1e3 * max((row.get(cost, 0) / rate for cost, rate in floors.items() if rate), default=0)
 
 
 def failures(results: dict[str, Any]) -> str:
@@ -126,4 +125,5 @@ def sanitizer_table(results: dict[str, Any]) -> str:
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python -m benchmarks.table RESULTS.json")
-    print(markdown(json.loads(Path(sys.argv[1]).read_text())))
+    content = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    print(as_tables(content) if content.get("schema") == SCHEMA else markdown(content))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks import works
+from detector.bench import works
 
 LAYOUT = "channels_last"
 TRITON_AT_MOST = 1.3  # times the time of the CUDA kernels

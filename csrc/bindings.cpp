@@ -688,6 +688,13 @@ void select_instruction_set(const std::string& name) {
   throw py::value_error("instruction set must be one of " + known + "; got '" + name + "'");
 }
 
+// Of the widest vectors here, whichever are in use. Several threads may do it at once.
+int64_t multiply_adds(int64_t steps) {
+  const npr::cpu::Supported& found = npr::cpu::supported();
+  const py::gil_scoped_release others_may_run;
+  return found.tables[found.count - 1]->multiply_adds(steps);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -696,4 +703,6 @@ PYBIND11_MODULE(_C, m) {
   m.def("instruction_sets", &instruction_sets, "CPU instruction sets that run here, from the plainest to the best.");
   m.def("instruction_set", [] { return npr::cpu::kernels().name; }, "The CPU instruction set in use.");
   m.def("select_instruction_set", &select_instruction_set, "Uses another CPU instruction set; for tests.");
+  m.def("multiply_adds", &multiply_adds, py::arg("steps"),
+        "Does float32 multiply-adds as fast as the processor can; returns their number.");
 }

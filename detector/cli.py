@@ -33,6 +33,8 @@ COMMANDS = {
     "ablate": "train and test NPR with each residual of its Table 7",
     "study": "from photographs to a report: 28 simulated generators, NPR and CNNDetection",
     "synth": "make a data set from photographs and simulated generators",
+    "bench": "measure speed on this machine, beside other implementations",
+    "export": "write a detector for ONNX Runtime, OpenVINO or AOTInductor",
     "info": "show versions, backends and the machine",
 }
 

@@ -18,8 +18,8 @@ from detector.evaluation import llr_of, threshold_of
 from detector.facts import read_compression
 from detector.files import sha256_of_stream
 from detector.models import Detector
-from detector.models.inference import score_stream
-from detector.verdicts import THRESHOLD, UNSURE, verdict
+from detector.models.sampling import reading_stream
+from detector.verdicts import INTERVAL_CONFIDENCE, THRESHOLD, UNSURE, verdict
 
 MOST_HELD_BACK = 256
 """Results that wait for that of an image before them, which is then scored without waiting for others of its size."""
@@ -39,6 +39,8 @@ class Detection:
             bounds of the calibration; None for detectors without one, and with an error.
         sha256: of the file's content, in hexadecimal; None with an error.
         reasons: why the verdict is withheld, none where it is not; None where nobody asked, and with an error.
+        read, interval: how much of the image the score rests on, and where the whole image's lies, see
+            :class:`detector.models.sampling.Reading`.
     """
 
     path: str
@@ -50,6 +52,8 @@ class Detection:
     llr: float | None = None
     sha256: str | None = None
     reasons: tuple[Reason, ...] | None = None
+    read: float = 1.0
+    interval: tuple[float, float] | None = None
 
     @property
     def verdict(self) -> str | None:
@@ -59,9 +63,15 @@ class Detection:
             return None
         return UNSURE if self.reasons else verdict(self.score, self.threshold)
 
+    @property
+    def exact(self) -> bool:
+        """Whether the score is the whole image's, not an estimate of it."""
+        return self.interval is None
+
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able: path and either score, verdict, width, height, threshold, llr where there is one, sha256, and
-        reasons (a list of code and text) where they were asked for, or error."""
+        """JSON-able: path and either score, verdict, width, height, threshold, llr where there is one, sha256, read,
+        interval (around an exact score of no width), exact and reasons (a list of code and text) where they were asked
+        for, or error."""
         if self.error is not None:
             return {"path": self.path, "error": self.error}
         return {
@@ -73,6 +83,9 @@ class Detection:
             "threshold": self.threshold,
             **({} if self.llr is None else {"llr": self.llr}),
             "sha256": self.sha256,
+            "read": self.read,
+            "interval": [self.score, self.score] if self.interval is None else list(self.interval),
+            "exact": self.exact,
             **({} if self.reasons is None else {"reasons": [reason.to_dict() for reason in self.reasons]}),
         }
 
@@ -120,13 +133,18 @@ def detect(
     workers: int = 0,
     ordered: bool = True,
     unsure: bool = True,
+    exact: bool = False,
+    confidence: float = INTERVAL_CONFIDENCE,
 ) -> Generator[Detection, None, None]:
     """Scores image files.
 
     On the CPU each image is scored by itself, so that its score does not depend on the others, see
     :mod:`detector.models.inference`; on a GPU those of one size together. Those of more than a megapixel go in tiles,
-    so that an image of 50 megapixels needs little more memory than its pixels. Files are drawn, read and decoded a
-    bounded number ahead, see :func:`detector.data.read_ahead`, so that a million of them take no more memory than some.
+    so that an image of 50 megapixels needs little more memory than its pixels; and where the score is a mean over the
+    image, of no more windows than the verdict takes, see :mod:`detector.models.sampling`. What is estimated is the
+    whole image's score, so thresholds and likelihood ratios that were learnt from whole images hold for it.
+    Files are drawn, read and decoded a bounded number ahead, see :func:`detector.data.read_ahead`, so that a million of
+    them take no more memory than some.
 
     Args:
         model: the detector; in evaluation mode afterwards.
@@ -139,6 +157,9 @@ def detect(
         ordered: yield in the order of the files; otherwise as results are there.
         unsure: withhold verdicts that the file or the score gives reason to doubt, see :mod:`detector.doubt`; scores do
             not depend on it.
+        exact: read all of every image.
+        confidence: otherwise, that the interval of an image that is read in part holds the whole image's score; in
+            0..1, both ends excluded.
 
     Yields:
         One Detection a file. A file that cannot be decoded gives one with an error.
@@ -152,6 +173,7 @@ def detect(
     decoded: dict[int, Detection] = {}  # by position, but for the score
     following = 0
     ended = False
+    wanted = None if exact else confidence
 
     def load(file: str | Detection, admit: Admit) -> tuple[Detection, Tensor | None]:
         if isinstance(file, Detection):
@@ -186,11 +208,13 @@ def detect(
     with closing(read_ahead(files, load, workers=workers, ordered=ordered)) as reading:
         numbered = enumerate(reading)
         while not ended:
-            for position, score in score_stream(model, views(), batch_size):
-                evidence = None if llr is None else float(llr(score))
-                found = replace(decoded.pop(position), score=score, llr=evidence)
+            scored = reading_stream(model, views(), batch_size, threshold=threshold, confidence=wanted)
+            for position, result in scored:
+                evidence = None if llr is None else float(llr(result.score))
+                found = replace(decoded.pop(position), **result._asdict(), llr=evidence)
                 if limits is not None and found.reasons is not None:
-                    found = replace(found, reasons=found.reasons + reasons_of_score(score, threshold, evidence, limits))
+                    reasons = reasons_of_score(result.score, threshold, evidence, limits)
+                    found = replace(found, reasons=found.reasons + reasons)
                 waiting[position] = found
                 yield from known()
             yield from known()

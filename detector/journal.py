@@ -17,7 +17,7 @@ _START = b'{"path": "'
 
 
 class Journal:
-    """A file of results, one line of JSON for each path, that is appended to.
+    """A file of results, one line of JSON for each, that is appended to.
 
     Lines are written by one call each, so a process that is killed leaves whole lines and at most one that is cut off,
     which the next Journal of the file takes away. No second process writes to it meanwhile, where the system has locks.

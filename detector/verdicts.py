@@ -14,6 +14,9 @@ THRESHOLD = 0.5
 ALPHA, CONFIDENCE = 0.01, 0.95
 """Of a calibration, unless others are asked for: the share of reals that may be called fake, and how sure that is."""
 
+INTERVAL_CONFIDENCE = 0.99
+"""That the whole image's score lies in the interval of one that was read in part, unless another is asked for."""
+
 
 def verdict(score: float, threshold: float) -> str:
     """ "fake" for scores above the threshold, otherwise "real"."""

@@ -33,13 +33,15 @@ _WINOGRAD = (
 )
 
 
-def fold(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """A convolution and the batch norm behind it, with its running statistics, as one: float64 [O, I, k, k] and [O]."""
-    assert bn.running_mean is not None
-    assert bn.running_var is not None
-    scale = bn.weight.double() / (bn.running_var.double() + bn.eps).sqrt()
-    bias = -bn.running_mean.double() if conv.bias is None else conv.bias.double() - bn.running_mean.double()
-    return conv.weight.double() * scale[:, None, None, None], bias * scale + bn.bias.double()
+def fold_batch_norm(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """A convolution without a bias and its batch norm in evaluation: float64 weight [O, C, KH, KW] and bias [O]."""
+    if norm.running_mean is None or norm.running_var is None:
+        raise ValueError("a batch norm without running statistics cannot be folded")
+    mean, var, gamma, beta = (
+        value.detach().double() for value in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    )
+    gain = gamma / (var + norm.eps).sqrt()
+    return weight.detach().double() * gain[:, None, None, None], beta - mean * gain
 
 
 def panels(weight: Tensor) -> Tensor:
@@ -73,22 +75,35 @@ class FoldedBottleneck:
     @classmethod
     def of(cls, block: Any) -> FoldedBottleneck:
         """Of a block in evaluation mode with the attributes of torchvision's and of this project's Bottleneck."""
-        folded = [fold(block.conv1, block.bn1), fold(block.conv2, block.bn2), fold(block.conv3, block.bn3)]
+        pairs = [(block.conv1, block.bn1), (block.conv2, block.bn2), (block.conv3, block.bn3)]
         if block.downsample is not None:
-            folded.append(fold(*block.downsample))
-        with torch.no_grad():
-            weights = tuple(weight.detach() for weight, _ in folded)
-            biases = [bias.detach() for _, bias in folded]
-            if len(biases) == 4:
-                biases[2] = biases[2] + biases.pop()
-            stride = block.conv2.stride[0]
-            return cls(weights, tuple(biases), stride, _pack(weights, biases, stride))
+            pairs.append(tuple(block.downsample))
+        folded = [fold_batch_norm(conv.weight, norm) for conv, norm in pairs]
+        weights = tuple(weight for weight, _ in folded)
+        biases = [bias for _, bias in folded]
+        if len(biases) == 4:
+            biases[2] = biases[2] + biases.pop()
+        stride = block.conv2.stride[0]
+        return cls(weights, tuple(biases), stride, _pack(weights, biases, stride))
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """float32 [N, C, H, W] -> float32 [N, outputs, ceil(H / stride), ceil(W / stride)], both in channels_last."""
+    def shape(self, x: Tensor) -> tuple[int, int, int, int]:
+        """Of the result for an input."""
+        rows, columns = ((size + self.stride - 1) // self.stride for size in x.shape[2:])
+        return x.shape[0], self.weights[2].shape[0], rows, columns
+
+    def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """float32 [N, C, H, W] -> float32 [N, outputs, ceil(H / stride), ceil(W / stride)], both in channels_last.
+
+        Args:
+            out: what the result is written to and returned, of its shape and layout; it must not overlap x.
+        """
         if self.packed is not None and x.device.type == "cpu":
-            return torch.ops.npr.bottleneck(x.contiguous(memory_format=torch.channels_last), *self.packed, self.stride)
-        return self.reference(x)
+            x = x.contiguous(memory_format=torch.channels_last)
+            if out is None:
+                return torch.ops.npr.bottleneck(x, *self.packed, self.stride)
+            torch.ops.npr.bottleneck_out(x, *self.packed, self.stride, out)
+            return out
+        return self.reference(x) if out is None else out.copy_(self.reference(x))
 
     def reference(self, x: Tensor) -> Tensor:
         """The same in x's dtype, by PyTorch's convolutions."""

@@ -29,7 +29,7 @@ def info() -> dict[str, Any]:
 
     Keys: ``version``; ``versions`` of python, torch, numpy, pillow and triton; ``backends``, each with ``available``
     and, when it is not, the ``reason``; ``chosen``, the backend that runs on each device; ``build``, facts of the
-    extension or None; ``cpu`` with its ``machine``, the instruction set in use, the reason why, and those that could be;
+    extension or None; ``cpu`` with its ``machine``, the instruction set in use, why, and those that could be;
     ``threads``; ``devices``, the CUDA devices that torch sees.
     """
     extension = native.extension

@@ -132,6 +132,7 @@ struct Kernels {
   void (*stem_forward)(const StemForward&, int64_t first, int64_t last);
   void (*stem_backward)(const StemBackward&, int64_t first, int64_t last);
   void (*bottleneck)(const Bottleneck&, int64_t first, int64_t last);
+  int64_t (*multiply_adds)(int64_t steps);  // does so many steps of float's at full speed; returns their number
 };
 
 // The tables in this binary that the processor supports, from the plainest to the best.

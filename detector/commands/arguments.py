@@ -136,7 +136,7 @@ def add_readers(parser: argparse.ArgumentParser) -> None:
         "--workers",
         metavar="N",
         type=natural_int,
-        help="threads that read and decode ahead, 0 for none (default: the cores, at most 8); results do not depend",
+        help="images that are read and decoded at once, 0 for none ahead (default: the cores, at most 8)",
     )
 
 
@@ -146,6 +146,13 @@ def count_readers(args: argparse.Namespace) -> int:
 
 
 def default_workers(device: torch.device) -> int:
-    """Decoding processes: a GPU wants to be fed by the other cores; on the CPU the network itself needs them."""
+    """Decoding processes of a training, so many that its steps do not wait for their batches.
+
+    A GPU wants to be fed by the other cores. On two cores, with crops of 32 pixels and deliveries, steps on the CPU
+    waited 42 % of the time without a process, 8 % with one and 2 % with two. Threads would share the interpreter with
+    the step, which waited 16 % of the time for one and no less for two.
+    """
     cores = count_cores()
-    return min(8, cores - 1) if device.type == "cuda" else 0 if cores < 4 else 2
+    if cores == 1:
+        return 0
+    return min(8, cores - 1) if device.type == "cuda" else 2

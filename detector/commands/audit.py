@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from detector.commands.arguments import count_cores, find_device, find_preprocessing
-from detector.commands.measuring import Named, add_selection, count_workers, limit_collection, load_detectors
+from detector.commands.arguments import count_cores, count_readers, find_device, find_preprocessing
+from detector.commands.measuring import Named, add_selection, limit_collection, load_detectors
 
 if TYPE_CHECKING:
     from detector.audit import Bias
@@ -134,7 +134,7 @@ def _measure(args: argparse.Namespace, detector: Named, deliveries: Sequence[Del
             deliveries,
             preprocessing=find_preprocessing(args, detector.model.preprocessing),
             batch_size=args.batch_size,
-            workers=count_workers(args),
+            workers=count_readers(args),
             seed=args.seed,
             name=detector.name,
             weights=str(detector.weights),

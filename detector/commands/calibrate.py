@@ -8,11 +8,11 @@ from typing import Any
 from detector.commands.arguments import (
     UsageError,
     add_device,
+    add_readers,
     add_weights,
-    default_workers,
+    count_readers,
     find_device,
     fraction,
-    natural_int,
     positive_int,
 )
 from detector.commands.measuring import load_detectors
@@ -81,7 +81,7 @@ def add_parser(subparsers: Any) -> None:
         default=32,
         help="of equal sizes, on a GPU (default: %(default)s)",
     )
-    parser.add_argument("--workers", metavar="N", type=natural_int, help="processes that decode images")
+    add_readers(parser)
     add_device(parser)
     parser.add_argument("--json", metavar="FILE", help="write the result, rates as fractions; - for standard output")
     parser.add_argument("--html", metavar="FILE", help="write a report with tables and plots")
@@ -120,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
         confidence=args.confidence,
         method=args.llr or "logistic",
         batch_size=args.batch_size,
-        workers=default_workers(device) if args.workers is None else args.workers,
+        workers=count_readers(args),
         name=detector.name,
         weights=str(detector.weights),
         command=args.command_line,

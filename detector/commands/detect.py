@@ -24,8 +24,10 @@ from detector.commands.arguments import (
     fraction,
     positive_int,
 )
+from detector.importing import nothing_to_collect
 from detector.printable import printable
 from detector.signals import held_back
+from detector.verdicts import INTERVAL_CONFIDENCE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,6 +46,10 @@ The verdict is unsure, and lines below say why, where the file gives reason to d
 detector was trained on, JPEG of a lower quality than it was calibrated or trained on, signs of resizing, hardly any
 texture), or where the score is too near the threshold or no evidence for its side. --no-unsure leaves that out; scores
 are the same either way.
+
+Of an image of more than a megapixel, windows are read until its verdict is certain, with the confidence of
+--confidence, or half of it is read; then, and with --exact at once, all of it is. A line below tells how much of an
+image was read, where that is not all, and where the whole image's score lies.
 
 With --facts, what each file itself says of its making stands beside the score: format, size, compression, camera,
 software, C2PA and IPTC provenance, texts of generators. Score and verdict do not depend on it: such facts are easily
@@ -79,6 +85,15 @@ def add_parser(subparsers: Any) -> None:
     )
     add_unsure(parser)
     add_policy(parser)
+    reading = parser.add_mutually_exclusive_group()
+    reading.add_argument("--exact", action="store_true", help="read all of large images, not just what a verdict takes")
+    reading.add_argument(
+        "--confidence",
+        metavar="C",
+        type=fraction,
+        default=INTERVAL_CONFIDENCE,
+        help="that the score of all of an image lies in the interval found from a part (default: %(default)s)",
+    )
     parser.add_argument(
         "--batch-size",
         metavar="N",
@@ -109,11 +124,12 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit status: 1 where a file could not be read."""
-    from detector.console import Meter, messages
-    from detector.detection import detect, find_files
-    from detector.evaluation import llr_of, threshold_of
-    from detector.memory import keep_freed_memory
-    from detector.models import load_checkpoint
+    with nothing_to_collect():
+        from detector.console import Meter, messages
+        from detector.detection import detect, find_files
+        from detector.evaluation import llr_of, threshold_of
+        from detector.memory import keep_freed_memory
+        from detector.models import load_checkpoint
 
     keep_freed_memory()
     weights = find_weights(args.weights)
@@ -121,7 +137,9 @@ def run(args: argparse.Namespace) -> int:
     preprocessing = find_preprocessing(args, model.preprocessing)
     own = preprocessing == model.preprocessing
     threshold = threshold_of(model) if args.threshold is None else args.threshold
-    identity = _identity(weights, None if own else args.policy) if args.json or args.resume is not None else {}
+    identity = {}
+    if args.json or args.resume is not None:
+        identity = _identity(weights, None if own else args.policy, None if args.exact else args.confidence)
     with_llr = own and llr_of(model) is not None
     files = find_files(_arguments(args.paths))
     failed = False
@@ -145,6 +163,8 @@ def run(args: argparse.Namespace) -> int:
             workers=count_readers(args),
             ordered=not args.unordered,
             unsure=not args.no_unsure,
+            exact=args.exact,
+            confidence=args.confidence,
         )
         for detection in stack.enter_context(closing(detections)):
             failed |= detection.error is not None
@@ -155,7 +175,12 @@ def run(args: argparse.Namespace) -> int:
                 elif args.json:
                     print(json.dumps(_object(detection, identity, facts)), flush=True)
                 else:
-                    lines = [_row(detection, with_llr), *_reason_lines(detection), *_fact_lines(facts)]
+                    lines = [
+                        _row(detection, with_llr),
+                        *_reason_lines(detection),
+                        *_reading_lines(detection),
+                        *_fact_lines(facts),
+                    ]
                     print("\n".join(lines), flush=True)
             meter.advance(1)
     return int(failed if journal is None else journal.failed > 0)
@@ -179,11 +204,12 @@ def _count(meter: Meter, paths: list[str]) -> None:
 def _journal(args: argparse.Namespace, identity: dict[str, Any], threshold: float) -> Journal:
     from detector.journal import Journal
 
-    line = {"threshold": threshold} | ({} if args.no_unsure else {"reasons": []}) | identity
-    return Journal(args.resume, _settings, _settings(line, args.facts))
+    expected: dict[str, Any] = {"threshold": threshold} | identity
+    expected |= {name: None for name, wanted in {"facts": args.facts, "reasons": not args.no_unsure}.items() if wanted}
+    return Journal(args.resume, _settings, _settings(expected))
 
 
-def _settings(line: dict[str, Any], facts: bool | None = None) -> dict[str, str]:
+def _settings(line: dict[str, Any]) -> dict[str, str]:
     """What a line with a score rests on, but for the file."""
     versions = line.get("versions")
     return {
@@ -192,8 +218,9 @@ def _settings(line: dict[str, Any], facts: bool | None = None) -> dict[str, str]
         "versions": ", ".join(" ".join(pair) for pair in versions.items()) if isinstance(versions, dict) else "unknown",
         "policy": str(line.get("policy", "none")),
         "threshold": str(line.get("threshold")),
+        "confidence": str(line.get("confidence", "exact")),
+        "facts": str("facts" in line).lower(),
         "unsure": str("reasons" in line).lower(),
-        "facts": str("facts" in line if facts is None else facts).lower(),
     }
 
 
@@ -213,11 +240,12 @@ def _facts(detection: Detection) -> Facts | None:
     return read_facts(detection.path) if os.path.isfile(detection.path) else None
 
 
-def _identity(weights: Path, policy: str | None) -> dict[str, Any]:
+def _identity(weights: Path, policy: str | None, confidence: float | None) -> dict[str, Any]:
     """What gave the scores: enough to tell two stored lines apart, each by itself, and to get either again.
 
     Args:
         policy: where it is not the detector's own.
+        confidence: of large images' scores; None where all of them is read.
     """
     import torch
 
@@ -230,6 +258,7 @@ def _identity(weights: Path, policy: str | None) -> dict[str, Any]:
         "decoder": str(find_decoder()),
         "versions": {"npr-kernels": __version__, "torch": torch.__version__},
         **({} if policy is None else {"policy": policy}),
+        **({} if confidence is None else {"confidence": confidence}),
     }
 
 
@@ -240,6 +269,13 @@ def _object(detection: Detection, identity: dict[str, Any], facts: Facts | None)
 
 def _reason_lines(detection: Detection) -> list[str]:
     return [f"{'':8}unsure: {reason.text}" for reason in detection.reasons or ()]
+
+
+def _reading_lines(detection: Detection) -> list[str]:
+    if detection.interval is None:
+        return []
+    low, high = detection.interval
+    return [f"{'':8}read: {100 * detection.read:.2g} %, which gives the whole a score of {low:.4f} to {high:.4f}"]
 
 
 def _fact_lines(facts: Facts | None) -> list[str]:

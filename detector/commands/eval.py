@@ -6,20 +6,20 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from detector.commands.arguments import UsageError, find_device, find_preprocessing, natural_int
+from detector.commands.arguments import UsageError, count_readers, find_device, find_preprocessing, natural_int
 from detector.commands.measuring import (
     Named,
     add_measuring,
-    count_workers,
     find_collection,
     limit_collection,
     load_detectors,
+    score_file,
 )
 from detector.commands.truth import add_delivery_and_reals, run_truth, write_result
 
 if TYPE_CHECKING:
     from detector.data import Collection
-    from detector.evaluation import Evaluation, Preset
+    from detector.evaluation import Evaluation, Preset, ScoreFile
 
 _DESCRIPTION = """\
 Measure detectors on every generator of a data set: images, accuracy at 0.5 (Acc), average precision (AP), accuracy on
@@ -104,7 +104,8 @@ def run(args: argparse.Namespace) -> int:
     preset = None if args.preset is None else find_preset(args.preset)
     detectors = load_detectors(args.weights, find_device(args.device))
     collection = _collection(args, preset)
-    evaluations = [_evaluate(args, detector, collection, preset) for detector in detectors]
+    with score_file(args, detectors) as scores:
+        evaluations = [_evaluate(args, detector, collection, preset, scores) for detector in detectors]
     bad = {image.path: image.reason for evaluation in evaluations for image in evaluation.bad}
     for path, reason in bad.items():
         say(f"skipped {path}: {reason}")
@@ -149,7 +150,13 @@ def _collection(args: argparse.Namespace, preset: Preset | None) -> Collection:
     return collection
 
 
-def _evaluate(args: argparse.Namespace, detector: Named, collection: Collection, preset: Preset | None) -> Evaluation:
+def _evaluate(
+    args: argparse.Namespace,
+    detector: Named,
+    collection: Collection,
+    preset: Preset | None,
+    scores: ScoreFile | None,
+) -> Evaluation:
     """By the preset's rule, its rows in the order of the paper's table."""
     from dataclasses import replace
 
@@ -161,12 +168,13 @@ def _evaluate(args: argparse.Namespace, detector: Named, collection: Collection,
         collection,
         preprocessing=find_preprocessing(args, preset.preprocessing(own) if preset else own),
         batch_size=args.batch_size,
-        workers=count_workers(args),
+        workers=count_readers(args),
         bootstrap=args.bootstrap,
         seed=args.seed,
         name=detector.name,
         weights=str(detector.weights),
         command=args.command_line,
+        resume=scores,
         verbose=True,
     )
     if preset is None:

@@ -47,8 +47,7 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit status: 1 where a file could not be read."""
     from detector.data import ImageError, decode
-    from detector.detection import Detection, find_files
-    from detector.evaluation import threshold_of
+    from detector.detection import Detection, detect, find_files
     from detector.explain import explain
     from detector.explain.figures import explanation_figure, new_figure, save_figure
     from detector.memory import keep_freed_memory
@@ -62,22 +61,18 @@ def run(args: argparse.Namespace) -> int:
     out.mkdir(parents=True, exist_ok=True)
     used: set[str] = set()
     failed = False
-    for file in find_files(args.paths):
-        detection, picture = file if isinstance(file, Detection) else None, None
-        if isinstance(file, str):
+    # Scores are those of `npr detect`, bit for bit; what explains one passes other code, and rounds otherwise.
+    for detection in detect(model, find_files(args.paths), preprocessing=preprocessing):
+        picture = None
+        if detection.error is None:
             try:
-                decoded = decode(file)
-            except ImageError as error:
-                detection = Detection(file, error=error.reason)
+                image = preprocessing.test_view(decode(detection.path))
+            except ImageError as error:  # it was there a moment ago
+                detection = Detection(detection.path, error=error.reason)
             else:
-                image = preprocessing.test_view(decoded)
-                explanation = explain(model, image)
-                height, width = decoded.shape[1:]
-                detection = Detection(file, explanation.score, width, height, threshold=threshold_of(model))
-                picture = out / _unused(Path(file).stem, used)
-                title = f"{Path(file).name}: {detection.verdict}, score {explanation.score:.4f}"
-                save_figure(explanation_figure(image, explanation, title), picture)
-        assert detection is not None
+                picture = out / _unused(Path(detection.path).stem, used)
+                title = f"{Path(detection.path).name}: {detection.verdict}, score {detection.score:.4f}"
+                save_figure(explanation_figure(image, explain(model, image), title), picture)
         failed |= detection.error is not None
         _report(detection, picture, args.json)
     return int(failed)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,8 +13,7 @@ from detector.commands.arguments import (
     UsageError,
     add_device,
     add_policy,
-    default_workers,
-    find_device,
+    add_readers,
     find_weights,
     names,
     natural_int,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
     from detector.data import Collection
+    from detector.evaluation import ScoreFile
     from detector.models import Detector
 
 
@@ -40,6 +42,11 @@ def add_measuring(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--split", choices=("train", "val", "test"), help="of the data set (default: test if there is one, else all)"
+    )
+    parser.add_argument(
+        "--resume",
+        metavar="FILE",
+        help="add each score to FILE, a line of JSON, and take those that are in it: goes on where the command ended",
     )
     add_selection(parser)
 
@@ -60,7 +67,7 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
         default=32,
         help="of equal sizes, on a GPU (default: %(default)s)",
     )
-    parser.add_argument("--workers", metavar="N", type=natural_int, help="processes that decode images")
+    add_readers(parser)
     add_device(parser)
 
 
@@ -90,6 +97,22 @@ def load_detectors(weights: list[str], device: torch.device) -> list[Named]:
     return [Named(name, path, load_checkpoint(path, device)) for name, path in paths.items()]
 
 
+@contextmanager
+def score_file(args: argparse.Namespace, detectors: Iterable[Named]) -> Iterator[ScoreFile | None]:
+    """That of --resume.
+
+    Raises:
+        ValueError, OSError: see :class:`detector.evaluation.ScoreFile`.
+    """
+    from detector.evaluation import ScoreFile
+
+    if args.resume is None:
+        yield None
+        return
+    with ScoreFile(args.resume, [detector.model for detector in detectors]) as scores:
+        yield scores
+
+
 def find_collection(args: argparse.Namespace, usual_split: str = "test") -> Collection:
     """The images that the arguments mean, before --limit."""
     from detector.data import find_images, has_split
@@ -104,11 +127,6 @@ def limit_collection(args: argparse.Namespace, collection: Collection) -> Collec
 
     collection = collection.select(categories=args.classes, generators=args.generators)
     return collection if args.limit is None else draw_subset(collection, args.limit, args.seed)
-
-
-def count_workers(args: argparse.Namespace) -> int:
-    """Of --workers, by default what suits --device."""
-    return default_workers(find_device(args.device)) if args.workers is None else args.workers
 
 
 def _named(text: str) -> tuple[str, Path]:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from detector.commands.arguments import (
     add_device,
     add_policy,
+    add_readers,
     add_unsure,
     add_weights,
+    count_readers,
     find_device,
     find_preprocessing,
     find_weights,
@@ -54,6 +56,7 @@ def add_parser(subparsers: Any) -> None:
         default=16,
         help="of equal sizes, on a GPU (default: %(default)s)",
     )
+    add_readers(parser)
     add_device(parser)
     parser.add_argument("--json", action="store_true", help="a JSON object on each line")
     parser.set_defaults(run=run)
@@ -77,7 +80,13 @@ def run(args: argparse.Namespace) -> int:
     failed: list[Detection] = []
     with Meter("rank", len(files)) as meter:
         for detection in detect(
-            model, files, preprocessing=preprocessing, batch_size=args.batch_size, unsure=not args.no_unsure
+            model,
+            files,
+            preprocessing=preprocessing,
+            batch_size=args.batch_size,
+            workers=count_readers(args),
+            exact=True,
+            unsure=not args.no_unsure,
         ):
             (ranked if detection.error is None else failed).append(detection)
             meter.advance(1)

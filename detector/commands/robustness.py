@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from detector.commands.arguments import find_device, find_preprocessing, names
+from detector.commands.arguments import count_readers, find_device, find_preprocessing, names
 from detector.commands.measuring import (
     add_measuring,
-    count_workers,
     find_collection,
     limit_collection,
     load_detectors,
+    score_file,
 )
 
 if TYPE_CHECKING:
@@ -71,24 +71,26 @@ def run(args: argparse.Namespace) -> int:
         write_results(args.out, [each.to_dict() for each in contents.values()])
 
     results = []
-    for name, weights, model in detectors:
-        result = robustness(
-            model,
-            collection,
-            sweeps={sweep: SWEEPS[sweep] for sweep in args.sweeps or SWEEPS},
-            preprocessing=find_preprocessing(args, model.preprocessing),
-            seed=args.seed,
-            batch_size=args.batch_size,
-            workers=count_workers(args),
-            name=name,
-            weights=str(weights),
-            command=args.command_line,
-            done=before,
-            save=save,
-            verbose=True,
-        )
-        save(result)
-        results.append(result)
+    with score_file(args, detectors) as scores:
+        for name, weights, model in detectors:
+            result = robustness(
+                model,
+                collection,
+                sweeps={sweep: SWEEPS[sweep] for sweep in args.sweeps or SWEEPS},
+                preprocessing=find_preprocessing(args, model.preprocessing),
+                seed=args.seed,
+                batch_size=args.batch_size,
+                workers=count_readers(args),
+                name=name,
+                weights=str(weights),
+                command=args.command_line,
+                done=before,
+                save=save,
+                resume=scores,
+                verbose=True,
+            )
+            save(result)
+            results.append(result)
     print_table(as_robustness_table(results))
     if args.html is not None:
         write_report(args.html, f"Robustness on {args.data}", [result.to_dict() for result in results])

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detector.commands.arguments import find_device, find_preprocessing
-from detector.commands.measuring import Named, add_measuring, count_workers, find_collection, load_detectors
+from detector.commands.arguments import count_readers, find_device, find_preprocessing
+from detector.commands.measuring import Named, add_measuring, find_collection, load_detectors, score_file
 
 if TYPE_CHECKING:
     from detector.data import Collection, Delivery
-    from detector.evaluation import Pool, Truth
+    from detector.evaluation import Pool, ScoreFile, Truth
 
 DELIVERIES = ("crop:256", "crop:256,jpeg:80")
 """By default: crops make sizes alike (but of images that are smaller), and JPEG makes formats alike."""
@@ -126,10 +126,11 @@ def run_truth(
     parsed = list(dict.fromkeys(Delivery.parse(text) for text in deliveries))
     collection, pools = _images(args, reals)
     detectors = load_detectors(args.weights, find_device(args.device))
-    truths = [
-        _measure(args, detector, collection, pools, parsed, told_by_headers=reals is None, abstain=abstain)
-        for detector in detectors
-    ]
+    with score_file(args, detectors) as scores:
+        truths = [
+            _measure(args, detector, collection, pools, parsed, scores, told_by_headers=reals is None, abstain=abstain)
+            for detector in detectors
+        ]
     bad = {image.path: image.reason for truth in truths for image in truth.bad}
     for path, reason in bad.items():
         say(f"skipped {path}: {reason}")
@@ -194,6 +195,7 @@ def _measure(
     collection: Collection,
     pools: Sequence[Pool],
     deliveries: Sequence[Delivery],
+    scores: ScoreFile | None,
     *,
     told_by_headers: bool,
     abstain: bool,
@@ -207,13 +209,14 @@ def _measure(
         deliveries,
         preprocessing=find_preprocessing(args, detector.model.preprocessing),
         batch_size=args.batch_size,
-        workers=count_workers(args),
+        workers=count_readers(args),
         seed=args.seed,
         told_by_headers=told_by_headers,
         abstain=abstain,
         name=detector.name,
         weights=str(detector.weights),
         command=args.command_line,
+        resume=scores,
         verbose=True,
     )
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from detector.data.augment import Augmentation
-from detector.data.decode import ImageError, decode
+from detector.data.decode import Admit, ImageError, decode
 from detector.data.layouts import FAKE, REAL, Collection, DataError
 from detector.data.preprocessing import Preprocessing
 
@@ -34,7 +34,7 @@ class BadImage:
 Item = tuple[Tensor, int, int] | BadImage
 
 Transform = Callable[[Tensor, int], Tensor]
-"""uint8 [3, H, W] and the image's index in the collection -> uint8 [3, H', W']."""
+"""uint8 [3, H, W] and the image's index in the collection -> uint8 [3, H', W'], on several threads at once."""
 
 
 class Batch(NamedTuple):
@@ -95,9 +95,13 @@ class ImageDataset(Dataset[Item]):
         return len(self.collection)
 
     def __getitem__(self, index: int) -> Item:
+        return self.load(index)
+
+    def load(self, index: int, admit: Admit | None = None) -> Item:
+        """The item, on whatever thread; `admit` is asked as :func:`detector.data.decode` does."""
         sample = self.collection.samples[index]
         try:
-            image = decode(sample.path)
+            image = decode(sample.path, admit=admit)
         except ImageError as error:
             return BadImage(index, sample.path, error.reason)
         if self.training:

@@ -14,6 +14,7 @@ import importlib
 import io
 import warnings
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +49,7 @@ _PIXELS = base64.b64decode(
 
 
 class DecoderWarning(UserWarning):
-    """The decoder gives other pixels than the detectors were made with."""
+    """The decoder gives other pixels than the detectors were made with, or may give them."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,20 @@ class Decoder:
         if self.difference:
             return f"the built-in JPEG comes out up to {self.difference} of 255 off, its chroma {self.chroma}"
         return None
+
+    def difference_from(self, recorded: Mapping[str, Any]) -> str | None:
+        """In what another decoder, as `to_dict` gives it, is not this one; None where it is.
+
+        Formats that one of them lacks are no difference: their files have no score there.
+        """
+        own = self.to_dict()
+        named = {"pillow": "Pillow ", "chroma": "chroma "}
+        parts = [
+            f"{named.get(key, '')}{recorded[key]}, here {own[key]}"
+            for key in ("pillow", *self.libraries, "chroma")
+            if own[key] and recorded.get(key) and recorded[key] != own[key]
+        ]
+        return "; ".join(parts) or None
 
     def __str__(self) -> str:
         """One line, the same for equal decoders."""

@@ -243,7 +243,7 @@ def calibrate(
         method: see :func:`detector.evaluation.calibration_llr.fit_llr`.
         preprocessing: treatment of the images, by default the model's own.
         batch_size: images of one size that are scored together.
-        workers: processes that decode; results do not depend on their number.
+        workers: threads that decode; results do not depend on their number.
         name: of the detector in tables, by default its class's.
         weights, command: where its weights come from, and what asked for this, for the record.
         verbose: show progress.

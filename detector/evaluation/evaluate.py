@@ -13,6 +13,7 @@ from detector.data import FAKE, REAL, BadImage, Collection, Preprocessing
 from detector.evaluation.bootstrap import Interval, Resamples, intervals, mean_intervals, resampled_metrics
 from detector.evaluation.metrics import RATES, Metrics, compute_metrics
 from detector.evaluation.provenance import Provenance, provenance
+from detector.evaluation.score_file import ScoreFile
 from detector.evaluation.scoring import Scores, score_collection
 from detector.models import Detector
 
@@ -130,6 +131,7 @@ def evaluate(
     name: str | None = None,
     weights: str = "",
     command: str = "",
+    resume: ScoreFile | None = None,
     verbose: bool = False,
 ) -> Evaluation:
     """Scores every image of a collection and measures each generator.
@@ -139,11 +141,12 @@ def evaluate(
         collection: the images. Those that cannot be decoded are listed and do not count.
         preprocessing: treatment of the images, by default the model's own.
         batch_size: on a GPU, images of one size that are scored together.
-        workers: processes that decode; results do not depend on their number.
+        workers: threads that decode; results do not depend on their number.
         bootstrap: resamples that intervals are computed of; 0 for no intervals.
         seed: of the resamples, which for each generator depend on nothing but its own images.
         name: of the detector in tables, by default its class's.
         weights, command: where its weights come from, and what asked for this, for the record.
+        resume: scores that are in it are taken from it, and the others added.
         verbose: show progress.
     """
     if isinstance(bootstrap, bool) or not isinstance(bootstrap, int):
@@ -158,6 +161,7 @@ def evaluate(
         preprocessing=preprocessing,
         batch_size=batch_size,
         workers=workers,
+        resume=resume,
         verbose=verbose,
         task=origin.detector,
     )

@@ -21,6 +21,7 @@ from detector.data.degradations import gaussian_blur, gaussian_noise, jpeg, resi
 from detector.evaluation.formats import percent
 from detector.evaluation.metrics import chance_average_precision, compute_metrics
 from detector.evaluation.provenance import Provenance, data_digest, provenance
+from detector.evaluation.score_file import ScoreFile
 from detector.evaluation.scoring import Scores, score_collection
 from detector.models import Detector
 
@@ -173,6 +174,7 @@ def robustness(
     command: str = "",
     done: Sequence[Robustness] = (),
     save: Callable[[Robustness], None] | None = None,
+    resume: ScoreFile | None = None,
     verbose: bool = False,
 ) -> Robustness:
     """Scores every image of a collection under every condition of the sweeps, and once untouched.
@@ -183,7 +185,7 @@ def robustness(
         done: earlier results; what they hold is taken over where weights, images, treatment and seed are the same,
             whole sweeps that are not asked for included.
         save: called with all points so far, after each condition that was measured.
-        model, collection, preprocessing, batch_size, workers, name, weights, command, verbose: as in
+        model, collection, preprocessing, batch_size, workers, name, weights, command, resume, verbose: as in
             :func:`detector.evaluation.evaluate`.
 
     Raises:
@@ -205,6 +207,7 @@ def robustness(
             transform=Degrade(which, seed),
             batch_size=batch_size,
             workers=workers,
+            resume=resume,
             verbose=verbose,
             task=f"{origin.detector}, {which}",
         )

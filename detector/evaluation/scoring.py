@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from detector.console import Meter
-from detector.data import BadImage, Collection, ImageDataset, Preprocessing, Transform
+from detector.data import BadImage, Collection, ImageDataset, Preprocessing, Transform, read_ahead
+from detector.evaluation.score_file import ScoreFile
 from detector.models import Detector
 from detector.models.inference import score_stream
 
@@ -43,6 +43,7 @@ def score_collection(
     transform: Transform | None = None,
     batch_size: int = 32,
     workers: int = 0,
+    resume: ScoreFile | None = None,
     verbose: bool = False,
     task: str = "evaluate",
 ) -> Scores:
@@ -54,39 +55,53 @@ def score_collection(
         preprocessing: treatment of the images, by default the model's own.
         transform: what befalls each decoded image before that treatment, see :class:`detector.data.ImageDataset`.
         batch_size: on a GPU, images of one size that are scored together.
-        workers: processes that decode; results do not depend on their number.
+        workers: threads that decode; results do not depend on their number.
+        resume: scores that are in it are taken from it, and the others added.
         verbose: show progress.
         task: what the progress is called.
     """
     model.eval()
     dataset = ImageDataset(collection, preprocessing or model.preprocessing, training=False, transform=transform)
-    # One item at a time: the images' sizes differ, and score_stream puts together what goes together.
-    loader = DataLoader(dataset, batch_size=None, num_workers=workers, collate_fn=_unchanged)
+    part = None if resume is None else resume.part(model, dataset)
     scores: dict[int, float] = {}
-    bad: list[BadImage] = []
+    bad: dict[int, BadImage] = {}
+    left = []
+    for index in range(len(dataset)):
+        known = None if part is None else part.get(index)
+        match known:
+            case None:
+                left.append(index)
+            case str(reason):
+                bad[index] = BadImage(index, collection.samples[index].path, reason)
+            case float(score):
+                scores[index] = score
 
     def views() -> Iterator[tuple[int, Tensor]]:
-        for item in loader:
+        for _, item in reading:
             if isinstance(item, BadImage):
-                bad.append(item)
-                meter.advance(1)
+                bad[item.index] = item
+                done(item.index, item.reason)
             else:
                 image, _, index = item
                 yield index, image
 
-    with Meter(task, len(collection), verbose=verbose) as meter:
+    def done(index: int, result: float | str) -> None:
+        if part is not None:
+            part.put(index, result)
+        meter.advance(1)
+
+    with (
+        Meter(task, len(dataset), done=len(dataset) - len(left), verbose=verbose) as meter,
+        closing(read_ahead(left, dataset.load, workers=workers)) as reading,
+    ):
         for index, score in score_stream(model, views(), batch_size):
             scores[index] = score
-            meter.advance(1)
+            done(index, score)
     samples = [collection.samples[i] for i in sorted(scores)]
     return Scores(
         labels=[sample.label for sample in samples],
         scores=[scores[i] for i in sorted(scores)],
         generators=[sample.generator for sample in samples],
         categories=[sample.category for sample in samples],
-        bad=bad,
+        bad=[bad[i] for i in sorted(bad)],
     )
-
-
-def _unchanged(item: Any) -> Any:
-    return item

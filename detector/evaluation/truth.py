@@ -25,6 +25,7 @@ from detector.evaluation.encodings import count_encodings
 from detector.evaluation.metrics import balanced_average_precision, roc_auc
 from detector.evaluation.pools import OWN, Pool
 from detector.evaluation.provenance import Provenance, provenance
+from detector.evaluation.score_file import ScoreFile
 from detector.evaluation.scoring import Scores, score_collection
 from detector.evaluation.threshold import threshold_of
 from detector.models import Detector
@@ -263,6 +264,7 @@ def measure_truth(
     name: str | None = None,
     weights: str = "",
     command: str = "",
+    resume: ScoreFile | None = None,
     verbose: bool = False,
 ) -> Truth:
     """Scores every image once after each delivery, and measures each source of fakes and each folder of reals.
@@ -275,12 +277,13 @@ def measure_truth(
         deliveries: that all images pass before the detector's own treatment; by default the files as they are.
         preprocessing: that treatment, by default the model's own.
         batch_size: on a GPU, images of one size that are scored together.
-        workers: processes that decode; results do not depend on their number.
+        workers: threads that decode; results do not depend on their number.
         seed: of what deliveries draw, which depends on nothing else but the image's place in the collection.
         told_by_headers: whether the pools were, for the record.
         abstain: also measure which verdicts are withheld, for which every image is read once more a delivery.
         name: of the detector in tables, by default its class's.
         weights, command: where its weights come from, and what asked for this, for the record.
+        resume: scores that are in it are taken from it, and the others added.
         verbose: show progress.
 
     Raises:
@@ -303,6 +306,7 @@ def measure_truth(
             transform=Deliver(delivery, seed),
             batch_size=batch_size,
             workers=workers,
+            resume=resume,
             verbose=verbose,
             task=f"{origin.detector}, {delivery}",
         )

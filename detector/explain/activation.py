@@ -27,7 +27,7 @@ class Explanation:
     """A logit, taken apart.
 
     Attributes:
-        logit: positive means generated.
+        logit: positive means generated; equal to that of :mod:`detector.models.inference` but for rounding.
         bias: the classifier's.
         activation: float64 [h, w], the term of each feature; they sum to logit - bias.
         saliency: [H, W], in the model's dtype: the Euclidean norm over the channels of the logit's gradient with

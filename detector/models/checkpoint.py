@@ -19,15 +19,15 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from detector.data import Preprocessing, check_decoder, find_decoder
-from detector.files import whole_file
+from detector.data import DecoderWarning, Preprocessing, check_decoder, find_decoder
 from detector.models.cnn_detector import CNNDetector
 from detector.models.detector import Detector
 from detector.models.npr_detector import NPRDetector
 from detector.models.safe_detector import SAFEDetector, has_two_outputs, one_logit
+from detector.printable import printable
+from detector.tensors import write_tensors
 from detector.verdicts import THRESHOLD, check_threshold
 from detector.weights import find
 from npr_kernels import __version__
@@ -103,8 +103,7 @@ def save_calibrated(
 
 
 def _write(path: str | os.PathLike[str], tensors: dict[str, Tensor], values: Mapping[str, Any]) -> None:
-    with whole_file(path) as part:
-        save_file(tensors, part, {name: json.dumps(value) for name, value in values.items()})
+    write_tensors(path, tensors, {name: json.dumps(value) for name, value in values.items()})
 
 
 def _rounded(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
@@ -123,6 +122,8 @@ def load_checkpoint(path: str | os.PathLike[str], device: torch.device | str = "
     safetensors files of such state dicts. What brings no preprocessing gets the original's: NPR resized to 256x256,
     CNNDetection the centre crop of 224x224, SAFE that of 256x256. SAFE's two outputs become one logit.
 
+    Warns, with a DecoderWarning, of a decoder that is not the one which the file names.
+
     Raises:
         OSError: the file cannot be read.
         CheckpointError: see there; the message names the file.
@@ -133,6 +134,7 @@ def load_checkpoint(path: str | os.PathLike[str], device: torch.device | str = "
     model, tensors = (_build(path, metadata), tensors) if metadata else _original(tensors)
     _check_fit(path, tensors, model)
     model.load_state_dict(tensors)
+    _warn_of_another_decoder(path, metadata.get("decoder"))
     return model.to(device).eval()
 
 
@@ -274,6 +276,18 @@ def _build(path: Path, metadata: dict[str, Any]) -> Detector:
     except (KeyError, TypeError, ValueError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise CheckpointError(f"{path}: its metadata do not describe a model ({reason})") from error
+
+
+def _warn_of_another_decoder(path: Path, recorded: Any) -> None:
+    decoder = find_decoder()
+    if decoder.fault is not None:  # which was said, and says more
+        return
+    difference = decoder.difference_from(recorded) if isinstance(recorded, Mapping) else None
+    if difference is not None:
+        message = (
+            f"{path}: made where another decoder read images ({difference}); scores may differ from those measured"
+        )
+        warnings.warn(printable(message), DecoderWarning, stacklevel=3)
 
 
 def _checked_object(name: str, value: Any) -> dict[str, Any] | None:

@@ -6,17 +6,18 @@ an image's logit the same, bit for bit, whatever comes with it and however many 
 
 A large image goes through in tiles, and gives the same logit as uncut: a feature depends on a bounded neighbourhood, so
 every tile is read with a margin of that width, the features of the margin are dropped, and what is left are the uncut
-image's own features. Their mean, or what each gives by itself, is all that the logit depends on.
+image's own features. Their mean, or what each gives by itself, is all that the logit depends on. Where a verdict is all
+that is wanted, some of the windows may do, see :mod:`detector.models.sampling`.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -32,6 +33,20 @@ MAX_WAITING_PIXELS = 2**25
 """Most pixels (3 bytes each) that wait for others of their size before they are scored without them."""
 
 Key = TypeVar("Key")
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Promise(Protocol[T_co]):
+    """What a Future has of use here: whether the result is there, and the result, waited for."""
+
+    def done(self) -> bool: ...
+
+    def result(self) -> T_co: ...
+
+
+Start = Callable[[Passes, Detector, Tensor], Promise[T]]
+"""Starts the passes that an image [3, H, W] needs, and promises what comes of them."""
 
 
 @torch.inference_mode()
@@ -72,29 +87,53 @@ def score_stream(model: Detector, views: Iterable[tuple[Key, Tensor]], batch_siz
         (key, score), the sigmoid of the logit in 0..1: on the CPU in the order of the views, on a GPU in that in which
         batches fill.
     """
+    for key, logit in logit_stream(model, views, batch_size, start_logit):
+        yield key, logit.sigmoid().item()
+
+
+def logit_stream(
+    model: Detector, views: Iterable[tuple[Key, Tensor]], batch_size: int, start: Start[T]
+) -> Iterator[tuple[Key, Tensor | T]]:
+    """As :func:`score_stream`, with a way of one's own to read images of more than one pass.
+
+    Args:
+        start: as :func:`start_logit`; asked for images of more than MAX_PIXELS.
+
+    Yields:
+        (key, what `start` has promised); for other images (key, logit), float64 scalar on the CPU.
+    """
     stream = _one_by_one if _device_of(model).type == "cpu" else _in_batches
-    yield from stream(model.for_inference(), views, batch_size)
+    yield from stream(model.for_inference(), views, batch_size, start)
 
 
-def _one_by_one(model: Detector, views: Iterable[tuple[Key, Tensor]], _: int) -> Iterator[tuple[Key, float]]:
-    started: deque[tuple[Key, Future[Tensor]]] = deque()
+def _one_by_one(
+    model: Detector, views: Iterable[tuple[Key, Tensor]], _: int, start: Start[T]
+) -> Iterator[tuple[Key, Tensor | T]]:
+    started: deque[tuple[Key, Promise[Tensor] | Promise[T]]] = deque()
     with _passes(model) as passes:
         for key, image in views:
-            started.append((key, _start(passes, model, image, MAX_PIXELS)))
+            begin = start if _is_large(image) else start_logit
+            started.append((key, begin(passes, model, image)))
             while started and started[0][1].done():
-                yield _score(*started.popleft())
+                yield _result(*started.popleft())
         while started:
-            yield _score(*started.popleft())
+            yield _result(*started.popleft())
 
 
-def _score(key: Key, logit: Future[Tensor]) -> tuple[Key, float]:
-    return key, logit.result().sigmoid().item()
+def _result(key: Key, promise: Promise[T]) -> tuple[Key, T]:
+    return key, promise.result()
 
 
-def _in_batches(model: Detector, views: Iterable[tuple[Key, Tensor]], batch_size: int) -> Iterator[tuple[Key, float]]:
+def _in_batches(
+    model: Detector, views: Iterable[tuple[Key, Tensor]], batch_size: int, start: Start[T]
+) -> Iterator[tuple[Key, Tensor | T]]:
     waiting: dict[torch.Size, list[tuple[Key, Tensor]]] = {}
     waiting_pixels = 0
     for key, image in views:
+        if _is_large(image):
+            with _passes(model) as passes:
+                yield _result(key, start(passes, model, image))
+            continue
         pixels = image.shape[1] * image.shape[2]
         group = waiting.setdefault(image.shape, [])
         group.append((key, image))
@@ -102,22 +141,24 @@ def _in_batches(model: Detector, views: Iterable[tuple[Key, Tensor]], batch_size
         if len(group) >= batch_size or len(group) * pixels >= MAX_PIXELS:
             del waiting[image.shape]
             waiting_pixels -= len(group) * pixels
-            yield from _scores(model, group)
+            yield from _logits(model, group)
         elif waiting_pixels > MAX_WAITING_PIXELS:
             groups, waiting, waiting_pixels = list(waiting.values()), {}, 0
             for group in groups:
-                yield from _scores(model, group)
+                yield from _logits(model, group)
     for group in waiting.values():
-        yield from _scores(model, group)
+        yield from _logits(model, group)
 
 
-def _scores(model: Detector, group: list[tuple[Key, Tensor]]) -> Iterator[tuple[Key, float]]:
+def _logits(model: Detector, group: list[tuple[Key, Tensor]]) -> Iterator[tuple[Key, Tensor]]:
     keys, images = zip(*group, strict=True)
-    # A large image comes alone and is not copied; several are stacked as channels_last, the layout they have.
-    stacked = images[0][None] if len(images) == 1 else torch.stack([image.permute(1, 2, 0) for image in images])
-    if len(images) > 1:
-        stacked = stacked.permute(0, 3, 1, 2)
-    return zip(keys, logits(model, stacked).sigmoid().tolist(), strict=True)
+    # Stacked as channels_last, the layout they have.
+    stacked = torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
+    return zip(keys, logits(model, stacked), strict=True)
+
+
+def _is_large(image: Tensor) -> bool:
+    return image.shape[1] * image.shape[2] > MAX_PIXELS
 
 
 class Window(NamedTuple):
@@ -145,22 +186,39 @@ def windows(model: Detector, height: int, width: int, max_pixels: int) -> Iterat
         max_pixels: of one window. Larger ones are given where less would be more margin than core.
     """
     step = model.tile_alignment
-    margin = math.ceil(model.feature_reach / step) * step
+    margin = margin_of(model)
     core = max(margin, (math.isqrt(max_pixels) - 2 * margin) // step * step)
     if height * width <= max_pixels:
         core = math.ceil(max(height, width) / step) * step
+    for top in range(0, height, core):
+        for left in range(0, width, core):
+            yield window_of(model, (height, width), slice(top, top + core), slice(left, left + core))
 
-    def spans(size: int) -> Iterator[tuple[slice, slice]]:
-        for start in range(0, size, core):
-            # At the image's own border there is no margin: the network's padding is the true one.
-            before = min(margin, start)
-            first = before // model.feature_stride
-            kept = slice(first, first + core // model.feature_stride)
-            yield slice(start - before, min(start + core + margin, size)), kept
 
-    for rows, feature_rows in spans(height):
-        for columns, feature_columns in spans(width):
-            yield Window(rows, columns, feature_rows, feature_columns)
+def window_of(model: Detector, size: tuple[int, int], rows: slice, columns: slice) -> Window:
+    """The window with the features of a core, of an image of that height and width.
+
+    Args:
+        rows, columns: the core; multiples of the model's tile_alignment, the last of which may lie beyond the image.
+    """
+    margin = margin_of(model)
+
+    def span(core: slice, side: int) -> tuple[slice, slice]:
+        # At the image's own border there is no margin: the network's padding is the true one.
+        before = min(margin, core.start)
+        first = before // model.feature_stride
+        kept = slice(first, first + (core.stop - core.start) // model.feature_stride)
+        return slice(core.start - before, min(core.stop + margin, side)), kept
+
+    (read_rows, feature_rows), (read_columns, feature_columns) = (
+        span(core, side) for core, side in zip((rows, columns), size, strict=True)
+    )
+    return Window(read_rows, read_columns, feature_rows, feature_columns)
+
+
+def margin_of(model: Detector) -> int:
+    """Pixels around a core that its features depend on, at most; a multiple of the model's tile_alignment."""
+    return math.ceil(model.feature_reach / model.tile_alignment) * model.tile_alignment
 
 
 def _device_of(model: Detector) -> torch.device:
@@ -172,13 +230,17 @@ def _passes(model: Detector) -> Passes:
     return Passes(torch.get_num_threads() if _device_of(model).type == "cpu" else 1)
 
 
-def _start(passes: Passes, model: Detector, image: Tensor, max_pixels: int) -> Future[Tensor]:
+def start_logit(passes: Passes, model: Detector, image: Tensor) -> Future[Tensor]:
     """Starts the passes that give the logit of [3, H, W]: float64 scalar on the CPU."""
+    return _start(passes, model, image, MAX_PIXELS)
+
+
+def _start(passes: Passes, model: Detector, image: Tensor, max_pixels: int) -> Future[Tensor]:
     height, width = image.shape[1:]
     if height * width <= max_pixels:
         return passes.start(lambda: _on_cpu(model(_input(model, image))), height * width)
     tiles = [
-        passes.start(partial(_tile, model, image, window), window.pixels)
+        passes.start(partial(read_window, model, image, window), window.pixels)
         for window in windows(model, height, width, max_pixels)
     ]
     return passes.start(lambda: _together(model, [tile.result() for tile in tiles]), 0)
@@ -196,7 +258,7 @@ def _on_cpu(logit: Tensor) -> Tensor:
     return logit.double().flatten()[0].cpu()
 
 
-def _tile(model: Detector, image: Tensor, window: Window) -> tuple[Tensor, int]:
+def read_window(model: Detector, image: Tensor, window: Window) -> tuple[Tensor, int]:
     """What the logit needs of a window's features, and their number.
 
     Returns:

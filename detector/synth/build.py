@@ -19,8 +19,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -35,6 +33,7 @@ from PIL import Image
 from torch import Tensor
 
 from detector.data import DataError
+from detector.folders import whole_folder
 from detector.synth.finishing import blend_region, compress
 from detector.synth.generators import Generator, GeneratorSpec
 from detector.synth.learned import LearnedGenerator, LearnedSpec, train
@@ -341,23 +340,12 @@ def _fit_crops(photos: Sequence[Photo], rng: np.random.Generator) -> Tensor:
 
 @contextmanager
 def _appearing(out: Path, replace: bool) -> Iterator[Path]:
-    """A temporary folder beside `out` that takes its place when the block ends well, and vanishes when it does not."""
+    """See :func:`detector.folders.whole_folder`; what the system has against it is a DataError."""
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
+        with whole_folder(out, replace=replace) as folder:
+            yield folder
     except OSError as error:
         raise DataError(f"cannot write {out}: {error.strerror or error}") from error
-    try:
-        new = folder / "new"
-        new.mkdir()
-        yield new
-        if replace and out.exists():
-            out.rename(folder / "old")
-        new.rename(out)  # onto nothing or an empty folder
-    except OSError as error:
-        raise DataError(f"cannot write {out}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

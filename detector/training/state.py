@@ -13,10 +13,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from detector.files import whole_file
+from detector.tensors import write_tensors
 
 
 @dataclass
@@ -79,8 +78,7 @@ def save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, p
     if torch.cuda.is_available():
         tensors["random.cuda"] = torch.cuda.get_rng_state()
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    with whole_file(path) as part:
-        save_file(tensors, part, {"position": json.dumps(asdict(position))})
+    write_tensors(path, tensors, {"position": json.dumps(asdict(position))})
 
 
 def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Position:

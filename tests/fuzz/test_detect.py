@@ -34,7 +34,8 @@ REFUSED = "     -  error              -  {0}/1.jpg: is damaged"
     ("out", "errors", "status", "message"),
     [
         ([HEAD, SCORED, REFUSED], "", 1, None),
-        ([HEAD, SCORED, REFUSED], "Corrupt JPEG data\n", 1, "beside: b'Corrupt"),
+        ([HEAD, SCORED, REFUSED], "npr: warning: another decoder\n", 1, None),
+        ([HEAD, SCORED, REFUSED], "Corrupt JPEG data\n", 1, "beside: [b'Corrupt"),
         ([HEAD, SCORED, REFUSED], "", 0, "exit status 0"),
         ([HEAD, SCORED], "", 1, "1 lines for 2 files"),
         ([HEAD, REFUSED, SCORED], "", 1, "0.jpg: '     -"),

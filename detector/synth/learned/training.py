@@ -15,14 +15,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from detector.console import Meter
-from detector.files import whole_file
 from detector.synth.learned.kinds import KINDS
 from detector.synth.learned.losses import PatchDiscriminator, feature_matching, hinge, reconstruction
 from detector.synth.learned.spec import LearnedSpec
+from detector.tensors import write_tensors
 from npr_kernels import __version__
 
 CROP, BATCH = 64, 8
@@ -121,6 +120,7 @@ def train(
         key = _key(spec, photographs, steps)
         path, state = Path(cache) / f"{spec.name}-{key}.safetensors", Path(cache) / f"{spec.name}-{key}.state"
         if path.is_file():
+            state.unlink(missing_ok=True)  # of a training that was killed between its last two writes
             return _load(path, spec)
     with torch.random.fork_rng(devices=[]):
         generator, trained = _train(spec, photographs, steps, state, torch.device(device), verbose)
@@ -214,8 +214,7 @@ def _key(spec: LearnedSpec, photographs: Sequence[Tensor], steps: int) -> str:
 def _save(path: Path, spec: LearnedSpec, network: nn.Module, training: Training) -> None:
     tensors = {name: value.detach().contiguous() for name, value in network.state_dict().items()}
     metadata = {"format": FORMAT, "spec": json.dumps(asdict(spec)), "training": json.dumps(asdict(training))}
-    with whole_file(path) as part:
-        save_file(tensors, part, metadata)
+    write_tensors(path, tensors, metadata)
 
 
 def _load(path: Path, spec: LearnedSpec) -> LearnedGenerator:
@@ -248,8 +247,7 @@ def _keep(
         for index, values in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer{number}.{index}.{name}": value for name, value in values.items()}
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    with whole_file(path) as part:
-        save_file(tensors, part, {"step": str(step), "losses": json.dumps(losses)})
+    write_tensors(path, tensors, {"step": str(step), "losses": json.dumps(losses)})
 
 
 def _resume(

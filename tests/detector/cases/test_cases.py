@@ -29,7 +29,7 @@ def outcome(case, folder, capsys):
     path.write_bytes(file_of(case["file"]))
     main(["detect", "--json", str(path), *case.get("arguments", [])])
     captured = capsys.readouterr()
-    assert captured.err == ""
+    assert all(line.startswith("npr: warning: ") for line in captured.err.splitlines())  # of another decoder
     (line,) = captured.out.splitlines()
     return json.loads(line)
 

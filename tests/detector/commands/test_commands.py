@@ -73,6 +73,7 @@ def test_help_does_not_wait_for_torch():
         ["detect"],
         ["detect", "a.png", "--threshold", "1"],
         ["detect", "a.png", "--threshold", "nan"],
+        ["detect", "a.png", "--confidence", "1"],
         ["train", "data", "--crop", "0"],
         ["train", "data", "--lr", "-1"],
         ["train", "data", "--val-fraction", "2"],
@@ -253,6 +254,36 @@ def test_detect_table(pictures, weights, capsys):
     assert head.split() == ["score", "verdict", "size", "path"]
     assert good.split()[1:] == [good.split()[1], "20x30", f"{pictures}/a.png"]
     assert bad.split()[:3] == ["-", "error", "-"]
+
+
+def test_detect_reads_large_images_in_part(tmp_path, weights, rng, capsys, monkeypatch):
+    """Large means more than one pass here, so that the image may be small; thin, so that windows are."""
+    monkeypatch.setattr("detector.models.inference.MAX_PIXELS", 2**14)
+    for name, size in {"large.png": (33, 12001), "small.png": (40, 30)}.items():
+        Image.fromarray(rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)).save(tmp_path / name)
+    arguments = (tmp_path / "large.png", tmp_path / "small.png", "--weights", weights, "--no-unsure")
+    _, (large, small) = detect_json(capsys, *arguments, "--exact")
+    for line in (large, small):
+        assert (line["read"], line["interval"], line["exact"]) == (1, [line["score"]] * 2, True)
+    sure = ("--threshold", "1e-9", "--confidence", "0.999999")
+    _, (part, whole) = detect_json(capsys, *arguments, *sure)
+    assert whole == small | {"threshold": 1e-9, "verdict": "fake", "confidence": 0.999999}
+    assert not part["exact"]
+    assert 0 < part["read"] < 0.5
+    low, high = part["interval"]
+    assert 1e-9 < low <= large["score"] <= high
+    assert low < part["score"] < high
+    status_of("detect", *arguments, *sure)
+    _, row, note, _ = capsys.readouterr().out.splitlines()
+    assert row.endswith("large.png")
+    assert note.strip() == f"read: {100 * part['read']:.2g} %, which gives the whole a score of {low:.4f} to {high:.4f}"
+    # Undecided: the threshold is the very score.
+    _, (line, _) = detect_json(capsys, *arguments, "--threshold", repr(large["score"]), "--confidence", "0.999999")
+    assert line == large | {"threshold": large["score"], "verdict": "real", "confidence": 0.999999}
+    assert status_of("rank", *arguments, "--json") == 0
+    ranked = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {line["score"] for line in ranked} == {large["score"], small["score"]}
+    assert status_of("detect", *arguments, "--exact", "--confidence", "0.9") == 2
 
 
 def test_detect_no_verdict_on_nothing(weights, capsys, monkeypatch):

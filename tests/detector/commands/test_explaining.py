@@ -43,7 +43,7 @@ def test_explain(pictures, weights, tmp_path, capsys):
     lines = [json.loads(line) for line in out.splitlines()]
     assert [line["path"].removeprefix(f"{pictures}/") for line in lines if "error" in line] == ["broken.png"]
     drawn = {line["path"]: line for line in lines if "error" not in line}
-    assert {path: line["score"] for path, line in drawn.items()} == pytest.approx(expected, abs=1e-5)
+    assert {path: line["score"] for path, line in drawn.items()} == expected  # bit for bit
     assert sorted(file.name for file in (tmp_path / "why").iterdir()) == [
         "a-2.png", "a.png", "b.png", "c.png", "d.png",
     ]  # fmt: skip

@@ -112,6 +112,23 @@ def test_a_library_that_is_not_there_is_none(fresh, monkeypatch):
     assert "avif" not in str(find_decoder())
 
 
+def test_differences_from_a_recorded_decoder():
+    found = find_decoder()
+    same = found.to_dict()
+    assert found.difference_from(same) is None
+    assert found.difference_from(json.loads(json.dumps(same))) is None
+    assert found.difference_from({}) is None
+    # What one of them lacks has no score there, so that there is none to differ.
+    assert found.difference_from(same | {"heif": "libheif 0.1", "webp": None}) == (
+        None if found.libraries["heif"] is None else f"libheif 0.1, here {found.libraries['heif']}"
+    )
+    other = same | {"jpeg": "libjpeg-turbo 0.1", "pillow": "1.0", "chroma": "repeated"}
+    assert found.difference_from(other) == (
+        f"Pillow 1.0, here {found.pillow}; libjpeg-turbo 0.1, here {found.libraries['jpeg']}; "
+        "chroma repeated, here interpolated"
+    )
+
+
 def test_a_decoder_that_repeats_is_said_once(repeating, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     with pytest.warns(DecoderWarning, match=r"up to \d+ of 255 off, its chroma repeated") as caught:

@@ -1,13 +1,15 @@
 import json
 import pickle
+import re
 import struct
+import warnings
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from detector.data import Preprocessing, find_decoder
+from detector.data import DecoderWarning, Preprocessing, find_decoder
 from detector.models import (
     CheckpointError,
     NPRDetector,
@@ -50,6 +52,26 @@ def test_round_trip(tmp_path, model):
     assert metadata["architecture"]["name"] == "NPRDetector"
     assert metadata["decoder"] == find_decoder().to_dict()
     assert [file.name for file in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("recorded", "said"),
+    [
+        (None, None),
+        ("text", None),
+        ({"jpeg": 3, "self_test": []}, r"a\.safetensors: made where another decoder .* \(3, here libjpeg"),
+        ({"webp": "libwebp\n0.1"}, r"\(libwebp\\n0\.1, here libwebp [0-9.]+\); scores may differ"),
+    ],
+)
+def test_another_decoder_is_said_once_a_load(recorded, said, tmp_path, model):
+    path = tmp_path / "a.safetensors"
+    save_checkpoint(path, model, decoder=recorded)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        load_checkpoint(path)
+    texts = [str(warning.message) for warning in caught if warning.category is DecoderWarning]
+    assert len(texts) == (said is not None)
+    assert all(re.search(said, text) and text.isprintable() for text in texts)
 
 
 @pytest.mark.parametrize("residual", ["haar", "npr+haar"])
@@ -269,11 +291,10 @@ def test_failed_write_leaves_the_old_file(tmp_path, model, monkeypatch):
     save_checkpoint(path, model)
     before = path.read_bytes()
 
-    def fail(tensors, part, metadata):
-        part.write_bytes(b"half")
+    def fail(descriptor):
         raise OSError("disk full")
 
-    monkeypatch.setattr("detector.models.checkpoint.save_file", fail)
+    monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(OSError, match="disk full"):
         save_checkpoint(path, model)
     assert path.read_bytes() == before

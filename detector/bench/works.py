@@ -1,11 +1,13 @@
-"""What is measured on a GPU: each fused op and whole detector, in every implementation.
+"""What is measured: each fused op, and the whole detector where it is trained, in every implementation.
 
 A work prepares a call for one implementation, layout and dtype. `call(i)` runs on the images number i of a rotation,
-which are together far larger than the cache, so that each call finds them in memory.
+and returns what it computed: results, or gradients. On a GPU the images of a rotation are together far larger than the
+cache, so that each call finds them in memory.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,9 +15,10 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import npr_kernels as nk
-from benchmarks import eager
+from detector.bench import eager
 from detector.models import NPRDetector
 
 CHANNELS, OUTPUTS = 3, 64
@@ -23,12 +26,15 @@ LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last
 FUSED = ("cuda", "triton", "cpu")
 MAX_AUTOTUNE = {"compile": "max-autotune-no-cudagraphs", "compile, CUDA graphs": "max-autotune"}
 
+COMPILE = {"cpu": {"compile": "default"}, "cuda": MAX_AUTOTUNE}
+"""Modes of torch.compile, by type of device and implementation."""
+
 Call = Callable[[int], Any]
 
 
 @dataclass(frozen=True)
 class Case:
-    """What a work is measured with. `implementation` is one of FUSED, "eager", or one of MAX_AUTOTUNE."""
+    """What a work is measured with. `implementation` is one of FUSED, "eager", or one of COMPILE for the device."""
 
     implementation: str
     layout: str
@@ -53,16 +59,23 @@ class Case:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def placed(self, module: nn.Module) -> nn.Module:
-        return module.to(self.device, memory_format=LAYOUTS[self.layout])
+        return module.to(self.device, memory_format=LAYOUTS[self.layout])  # type: ignore[call-overload]
 
     def compiled(self, function: Callable) -> Callable:
-        mode = MAX_AUTOTUNE.get(self.implementation)
+        mode = COMPILE[self.device.type].get(self.implementation)
         return torch.compile(function, mode=mode, dynamic=False) if mode else function
 
     def grads(self, function: Callable[[Tensor], Tensor]) -> list[Tensor]:
         """Gradients of the results of `function`, which should not be compiled: it runs once, without autograd."""
         with torch.no_grad(), self.autocast():
-            return [torch.randn_like(function(images)) for images in self.images]
+            return [_random_like(function(images), seed) for seed, images in enumerate(self.images)]
+
+
+def _random_like(result: Tensor, seed: int) -> Tensor:
+    """Of its layout, and of values that do not depend on it."""
+    generator = torch.Generator(result.device).manual_seed(seed)
+    values = torch.randn(result.shape, dtype=result.dtype, device=result.device, generator=generator)
+    return torch.empty_like(result).copy_(values)
 
 
 class Work(NamedTuple):
@@ -70,6 +83,7 @@ class Work(NamedTuple):
     name: str
     dtype: torch.dtype
     bytes: Callable[[int, int, int], int]  # least traffic for an image of H, W and results of a size; 0: not known
+    multiply_adds: Callable[[int, int], float]  # likewise, of convolutions as they are defined
     prepare: Callable[[Case], Call]
 
     @property
@@ -92,9 +106,9 @@ def conv2d_forward(case: Case) -> Call:
     function, weight = _convolution(case)
     function = case.compiled(function)
 
-    def call(i: int) -> None:
+    def call(i: int) -> Tensor:
         with torch.no_grad(), case.autocast():
-            function(case.image(i), weight)
+            return function(case.image(i), weight)
 
     return call
 
@@ -104,11 +118,12 @@ def conv2d_weight_gradient(case: Case) -> Call:
     function, weight = _convolution(case)
     with case.autocast():
         outs = [function(images, weight) for images in case.images]
-    grads = [torch.randn_like(out) for out in outs]
+    grads = [_random_like(out, seed) for seed, out in enumerate(outs)]
 
-    def call(i: int) -> None:
+    def call(i: int) -> Tensor:
         i %= len(outs)
-        torch.autograd.grad(outs[i], weight, grads[i], retain_graph=True)
+        (grad,) = torch.autograd.grad(outs[i], weight, grads[i], retain_graph=True)
+        return grad
 
     return call
 
@@ -118,11 +133,12 @@ def conv2d_training(case: Case) -> Call:
     grads = case.grads(lambda images: function(images, weight))
     function = case.compiled(function)
 
-    def call(i: int) -> None:
+    def call(i: int) -> Tensor | None:
         weight.grad = None
         with case.autocast():
             out = function(case.image(i), weight)
         out.backward(grads[i % len(grads)])
+        return weight.grad
 
     return call
 
@@ -139,9 +155,9 @@ def stem_inference(case: Case) -> Call:
 def _inference(case: Case, module: nn.Module) -> Call:
     function = case.compiled(module.eval())
 
-    def call(i: int) -> None:
+    def call(i: int) -> Tensor:
         with torch.no_grad(), case.autocast():
-            function(case.image(i))
+            return function(case.image(i))
 
     return call
 
@@ -151,18 +167,20 @@ def stem_training(case: Case) -> Call:
     grads = case.grads(module)
     function = case.compiled(module)
 
-    def call(i: int) -> None:
+    def call(i: int) -> list[Tensor | None]:
         module.zero_grad()
         with case.autocast():
             out = function(case.image(i))
         out.backward(grads[i % len(grads)])
+        return [parameter.grad for parameter in module.parameters()]
 
     return call
 
 
 def _detector(case: Case) -> nn.Module:
     torch.manual_seed(0)
-    return case.placed(NPRDetector())
+    model = NPRDetector()
+    return case.placed(model if case.fused else eager.Original(model))
 
 
 def detector_inference(case: Case) -> Call:
@@ -173,13 +191,16 @@ def detector_training(case: Case) -> Call:
     model = _detector(case).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-4)
     labels = (torch.arange(len(case.images[0]), device=case.device) % 2).float().view(-1, 1)
+    function = case.compiled(model)
 
-    def call(i: int) -> None:
+    def call(i: int) -> Tensor:
         optimizer.zero_grad(set_to_none=True)
         with case.autocast():
-            logits = model(case.image(i))
-        F.binary_cross_entropy_with_logits(logits.float(), labels).backward()
+            logits = function(case.image(i))
+        loss = F.binary_cross_entropy_with_logits(logits.float(), labels)
+        loss.backward()
         optimizer.step()
+        return loss.detach()
 
     return call
 
@@ -196,8 +217,13 @@ def _map(height: int, width: int) -> int:
     return OUTPUTS * (height // 2) * (width // 2)
 
 
+def _pooled_size(height: int, width: int) -> tuple[int, int]:
+    return (height // 2 + 1) // 2, (width // 2 + 1) // 2
+
+
 def _pooled(height: int, width: int) -> int:
-    return OUTPUTS * ((height // 2 + 1) // 2) * ((width // 2 + 1) // 2)
+    rows, columns = _pooled_size(height, width)
+    return OUTPUTS * rows * columns
 
 
 def image_and_map(height: int, width: int, size: int) -> int:
@@ -221,19 +247,61 @@ def not_known(height: int, width: int, size: int) -> int:
     return 0
 
 
+# ---- Multiply-adds of an image ------------------------------------------------------------------------------------
+
+TAPS = 8 * CHANNELS  # of the convolution: its centre falls on anchors, whose residual is zero
+
+
+def convolution(height: int, width: int) -> float:
+    return TAPS * _map(height, width)
+
+
+def convolution_twice(height: int, width: int) -> float:
+    return 2 * convolution(height, width)
+
+
+def stem_in_training(height: int, width: int) -> float:
+    """Forward, the moments, which are products of TAPS integers with each other, and sums over the patches of a quarter
+    of the positions."""
+    return convolution(height, width) * (1 + TAPS / 2 / OUTPUTS + 1 / 4)
+
+
+@functools.cache
+def blocks(height: int, width: int) -> float:
+    """Of the residual blocks."""
+    with torch.device("meta"):
+        model = NPRDetector()
+        pooled = torch.empty(1, OUTPUTS, *_pooled_size(height, width))
+    with FlopCounterMode(display=False) as counter:
+        model.layer2(model.layer1(pooled))
+    return counter.get_total_flops() / 2
+
+
+def network(height: int, width: int) -> float:
+    """Of the whole detector; the classifier's few do not count."""
+    return convolution(height, width) + blocks(height, width)
+
+
+def network_in_training(height: int, width: int) -> float:
+    """The blocks' backward pass computes gradients of their inputs, and of their weights."""
+    return stem_in_training(height, width) + 3 * blocks(height, width)
+
+
 BFLOAT16, FLOAT32 = torch.bfloat16, torch.float32
 
-WORKS = (
-    Work("npr_conv2d", "forward", BFLOAT16, image_and_map, conv2d_forward),
-    Work("npr_stem", "inference", BFLOAT16, image_and_pooled, stem_inference),
-    Work("npr_stem", "training, forward + backward", BFLOAT16, stem_training_bytes, stem_training),
-    Work("npr_conv2d", "weight gradient", BFLOAT16, image_and_map, conv2d_weight_gradient),
-    Work("npr_conv2d", "forward + weight gradient", BFLOAT16, image_and_map_twice, conv2d_training),
-    Work("npr_conv2d", "forward", FLOAT32, image_and_map, conv2d_forward),
-    Work("npr_stem", "inference", FLOAT32, image_and_pooled, stem_inference),
-    Work("npr_stem", "training, forward + backward", FLOAT32, stem_training_bytes, stem_training),
-    Work("npr_conv2d", "weight gradient", FLOAT32, image_and_map, conv2d_weight_gradient),
-    Work("npr_conv2d", "forward + weight gradient", FLOAT32, image_and_map_twice, conv2d_training),
-    Work("NPRDetector", "inference", BFLOAT16, not_known, detector_inference),
-    Work("NPRDetector", "training step", BFLOAT16, not_known, detector_training),
-)
+
+def _in(dtype: torch.dtype) -> tuple[Work, ...]:
+    return (
+        Work("npr_conv2d", "forward", dtype, image_and_map, convolution, conv2d_forward),
+        Work("npr_stem", "inference", dtype, image_and_pooled, convolution, stem_inference),
+        Work("npr_stem", "training, forward + backward", dtype, stem_training_bytes, stem_in_training, stem_training),
+        Work("npr_conv2d", "weight gradient", dtype, image_and_map, convolution, conv2d_weight_gradient),
+        Work("npr_conv2d", "forward + weight gradient", dtype, image_and_map_twice, convolution_twice, conv2d_training),
+        Work("NPRDetector", "inference", dtype, not_known, network, detector_inference),
+        Work("NPRDetector", "training step", dtype, not_known, network_in_training, detector_training),
+    )
+
+
+CPU_WORKS = _in(FLOAT32)
+WORKS = (*_in(BFLOAT16)[:5], *CPU_WORKS[:5], *_in(BFLOAT16)[5:])
+"""Those measured on a GPU."""

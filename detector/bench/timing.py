@@ -31,6 +31,18 @@ def seconds(call: Callable[[int], Any], device: torch.device, *, rounds: int, ca
     return [each for _ in range(rounds) for each in _by_events(call, numbers, calls, wait)]
 
 
+def turn(call: Callable[[], Any], seconds: float, clock: Callable[[], float] = time.perf_counter) -> list[float]:
+    """The times of calls one after another for so many seconds, at least one. The first one does not count if there are
+    more: others may have had the caches and cores before it."""
+    times: list[float] = []
+    start = now = clock()
+    while not times or now - start < seconds:
+        call()
+        before, now = now, clock()
+        times.append(now - before)
+    return times[1:] or times
+
+
 def _by_the_clock(call: Callable[[int], Any], numbers: Iterator[int], calls: int) -> list[float]:
     times = []
     for _ in range(calls):
