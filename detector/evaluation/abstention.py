@@ -142,7 +142,8 @@ def measure_abstention(
         model: the detector that the scores are of; it is not run.
         collection: the images.
         fakes, reals: folders, each as indices of images of the collection.
-        scores: by delivery, of the images that could be read, by index.
+        scores: by delivery, of the images that could be read, by index. Deliveries that start with the steps of another
+            deliver its result once more: what they change is a sign of doubt of that other.
         threshold: scores above it mean fake.
         preprocessing: treatment of the images that the scores rest on.
         seed: of what deliveries and resampling draw.
@@ -155,7 +156,7 @@ def measure_abstention(
     llr = llr_of(model) if preprocessing == model.preprocessing else None
     readable = sorted(set.intersection(*(set(part) for part in scores.values())))
     labels = np.array([collection.samples[index].label for index in readable], dtype=np.int64)
-    logits = np.array([logits_of([part[index] for index in readable]) for part in scores.values()])
+    logits = {delivery: logits_of([part[index] for index in readable]) for delivery, part in scores.items()}
     results = []
     for delivery, score_of in scores.items():
         reasons: dict[int, tuple[str, ...]] = {}
@@ -174,7 +175,7 @@ def measure_abstention(
             np.array([score_of[index] for index in readable]),
             threshold,
             [reasons[index] for index in readable],
-            logits,
+            [logits[other] for other in scores if other.steps[: len(delivery.steps)] == delivery.steps],
             llr,
         )
         errors = np.array([wrong[index] for index in readable], dtype=bool)
@@ -226,7 +227,7 @@ def _signs(
     scores: NDArray[np.float64],
     threshold: float,
     reasons: Sequence[tuple[str, ...]],
-    logits: NDArray[np.float64],
+    views: Sequence[NDArray[np.float64]],
     llr: Llr | None,
 ) -> dict[str, NDArray[np.float64]]:
     """Signs of doubt, each [N].
@@ -234,7 +235,7 @@ def _signs(
     Args:
         scores: [N] after this delivery.
         reasons: codes of each image.
-        logits: [deliveries, N].
+        views: logits [N] after this delivery, and after those that deliver its result once more.
         llr: what the scores are worth as evidence; None where it is not known.
     """
     # In (0, 1], so that whole numbers can be put before it.
@@ -255,10 +256,10 @@ def _signs(
         if has.any():
             signs[f"{code}, then distance"] = has + near
     signs["any reason of the file, then distance"] = np.logical_or.reduce(list(of_file.values())) + near
-    if len(logits) > 1:
-        called = logits > logits_of([threshold])
-        signs["spread of the logit over the deliveries"] = logits.std(axis=0)
-        signs["deliveries disagree, then distance"] = (called.any(axis=0) & ~called.all(axis=0)) + near
+    if len(views) > 1:
+        called = np.array(views) > logits_of([threshold])
+        signs["spread of the logit over re-deliveries"] = np.std(views, axis=0)
+        signs["re-deliveries disagree, then distance"] = (called.any(axis=0) & ~called.all(axis=0)) + near
     return signs
 
 

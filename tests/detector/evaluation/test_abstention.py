@@ -119,9 +119,17 @@ def test_signs(data):
     assert found.signs[NOTHING].aurc == pytest.approx((2 / 8 + 2 / 5) / 2)
     assert found.signs[EVERYTHING].aurc <= min(sign.aurc for sign in found.signs.values())
     assert found.signs[YARDSTICK].gain == (0, 0)
-    _, several = abstentions(data, "none", "noise:20")
-    for one in several:
-        assert {"spread of the logit over the deliveries", "deliveries disagree, then distance"} < one.signs.keys()
+
+
+def test_redeliveries(data):
+    """A sign for what is delivered once more, and for nothing else: what came before it, nobody has."""
+    signs = {"spread of the logit over re-deliveries", "re-deliveries disagree, then distance"}
+    deliveries = {"none": True, "crop:12": True, "crop:12,blur:1": False, "blur:1": False}
+    _, found = abstentions(data, *deliveries)
+    for (text, has), one in zip(deliveries.items(), found, strict=True):
+        assert signs & one.signs.keys() == (signs if has else set()), text
+    # Brightness hardly changes, so no verdict does.
+    assert found[1].signs["re-deliveries disagree, then distance"].aurc == pytest.approx(found[1].signs[YARDSTICK].aurc)
 
 
 def test_gains_are_those_of_other_draws(rng):
