@@ -141,10 +141,10 @@ def detect(
     On the CPU each image is scored by itself, so that its score does not depend on the others, see
     :mod:`detector.models.inference`; on a GPU those of one size together. Those of more than a megapixel go in tiles,
     so that an image of 50 megapixels needs little more memory than its pixels; and where the score is a mean over the
-    image, of no more windows than the verdict takes, see :mod:`detector.models.sampling`. What is estimated is the
-    whole image's score, so thresholds and likelihood ratios that were learnt from whole images hold for it.
-    Files are drawn, read and decoded a bounded number ahead, see :func:`detector.data.read_ahead`, so that a million of
-    them take no more memory than some.
+    image, of no more windows than it takes to be certain of the verdict, and of whether the score is enough for it, see
+    :mod:`detector.models.sampling`. What is estimated is the whole image's score, so thresholds and likelihood ratios
+    that were learnt from whole images hold for it. Files are drawn, read and decoded a bounded number ahead, see
+    :func:`detector.data.read_ahead`, so that a million of them take no more memory than some.
 
     Args:
         model: the detector; in evaluation mode afterwards.
@@ -168,7 +168,7 @@ def detect(
     preprocessing = preprocessing or model.preprocessing
     threshold = threshold_of(model) if threshold is None else threshold
     llr = llr_of(model) if preprocessing == model.preprocessing else None
-    limits = limits_of(model, preprocessing) if unsure else None
+    limits = limits_of(model, preprocessing)
     waiting: dict[int, Detection] = {}  # by position, until all before them are known
     decoded: dict[int, Detection] = {}  # by position, but for the score
     following = 0
@@ -179,12 +179,22 @@ def detect(
         if isinstance(file, Detection):
             return file, None
         try:
-            image, digest, reasons = _read(file, admit, limits)
+            image, digest, reasons = _read(file, admit, limits if unsure else None)
         except ImageError as error:
             return Detection(file, error=error.reason), None
         _, height, width = image.shape
         detection = Detection(file, None, width, height, threshold=threshold, sha256=digest, reasons=reasons)
         return detection, preprocessing.test_view(image)
+
+    def evidence_of(score: float) -> float | None:
+        return None if llr is None else float(llr(score))
+
+    def doubt_of(score: float) -> tuple[Reason, ...]:
+        return reasons_of_score(score, threshold, evidence_of(score), limits)
+
+    def outcome(score: float) -> tuple[str, bool]:
+        # Doubted or not whether or not verdicts are withheld for it, so that scores do not depend on that.
+        return verdict(score, threshold), bool(doubt_of(score))
 
     def views() -> Iterator[tuple[int, Tensor]]:
         """Until the files end, or until so many results wait that all that has begun is to be scored."""
@@ -208,13 +218,10 @@ def detect(
     with closing(read_ahead(files, load, workers=workers, ordered=ordered)) as reading:
         numbered = enumerate(reading)
         while not ended:
-            scored = reading_stream(model, views(), batch_size, threshold=threshold, confidence=wanted)
-            for position, result in scored:
-                evidence = None if llr is None else float(llr(result.score))
-                found = replace(decoded.pop(position), **result._asdict(), llr=evidence)
-                if limits is not None and found.reasons is not None:
-                    reasons = reasons_of_score(result.score, threshold, evidence, limits)
-                    found = replace(found, reasons=found.reasons + reasons)
+            for position, result in reading_stream(model, views(), batch_size, outcome=outcome, confidence=wanted):
+                found = replace(decoded.pop(position), **result._asdict(), llr=evidence_of(result.score))
+                if found.reasons is not None:
+                    found = replace(found, reasons=found.reasons + doubt_of(result.score))
                 waiting[position] = found
                 yield from known()
             yield from known()

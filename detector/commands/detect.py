@@ -47,9 +47,9 @@ detector was trained on, JPEG of a lower quality than it was calibrated or train
 texture), or where the score is too near the threshold or no evidence for its side. --no-unsure leaves that out; scores
 are the same either way.
 
-Of an image of more than a megapixel, windows are read until its verdict is certain, with the confidence of
---confidence, or half of it is read; then, and with --exact at once, all of it is. A line below tells how much of an
-image was read, where that is not all, and where the whole image's score lies.
+Of an image of more than a megapixel, windows are read until its verdict is certain, and whether its score is enough
+for it, with the confidence of --confidence; or until half of it is read; then, and with --exact at once, all of it is.
+A line below tells how much of an image was read, where that is not all, and where the whole image's score lies.
 
 With --facts, what each file itself says of its making stands beside the score: format, size, compression, camera,
 software, C2PA and IPTC provenance, texts of generators. Score and verdict do not depend on it: such facts are easily

@@ -273,6 +273,10 @@ def test_detect_reads_large_images_in_part(tmp_path, weights, rng, capsys, monke
     low, high = part["interval"]
     assert 1e-9 < low <= large["score"] <= high
     assert low < part["score"] < high
+    _, (plain, _) = detect_json(capsys, *arguments, *sure, "--no-unsure")
+    assert {name: plain[name] for name in ("score", "read", "interval")} == {
+        name: part[name] for name in ("score", "read", "interval")
+    }
     status_of("detect", *arguments, *sure)
     _, row, note, _ = capsys.readouterr().out.splitlines()
     assert row.endswith("large.png")

@@ -1,6 +1,7 @@
 """Verdicts from a part of an image: the intervals hold, and what is undecided is read whole, to the same bits."""
 
 from concurrent.futures import Future
+from functools import partial
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from detector.models import CNNDetector, Detector, NPRDetector, SAFEDetector, in
 from detector.models.inference import score_stream
 from detector.models.passes import Passes
 from detector.models.sampling import Sample, plan_rounds, reading_stream, student
+from detector.verdicts import verdict
 from tests.detector.models.original import randomise
 
 pytestmark = pytest.mark.filterwarnings("ignore::npr_kernels.NPRFallbackWarning")
@@ -26,7 +28,7 @@ SHAPE = SimpleNamespace(pooling="mean", feature_stride=STRIDE, tile_alignment=ST
 class Grey(Detector):
     """Local logits are the mean grey of each 8x8 pixels, from -scale to scale: fast, and known beforehand."""
 
-    def __init__(self, scale=1.0, pooling="mean"):
+    def __init__(self, scale=5.0, pooling="mean"):
         super().__init__()
         self.preprocessing = Preprocessing()
         self.pooling = pooling
@@ -73,9 +75,9 @@ def grey_image(rng, height, width):
 
 
 def readings_of(model, images, *, threshold=0.5, confidence=0.99):
+    outcome = partial(verdict, threshold=threshold)
     return [
-        reading
-        for _, reading in reading_stream(model, enumerate(images), 4, threshold=threshold, confidence=confidence)
+        reading for _, reading in reading_stream(model, enumerate(images), 4, outcome=outcome, confidence=confidence)
     ]
 
 
@@ -190,6 +192,15 @@ def skewed(rng, height, width):
     return sign * np.kron(rng.exponential(size=(height // 6 + 1, width // 6 + 1)), np.ones((6, 6)))[:height, :width]
 
 
+def flat(rng, height, width):
+    """A drawing: one colour, and here and there a stroke."""
+    values = np.full((height, width), rng.uniform(-2, 2))
+    for _ in range(5):
+        top, left = rng.integers(height), rng.integers(width)
+        values[top : top + height // 8, left : left + 6] += rng.normal()
+    return values
+
+
 def halves(rng, height, width):
     """One half generated, cut anywhere and in any direction."""
     rows, columns = np.mgrid[:height, :width]
@@ -210,7 +221,7 @@ def patched(rng, height, width):
     return values
 
 
-@pytest.mark.parametrize("population", [photograph, heavy_tailed, skewed, halves, patched])
+@pytest.mark.parametrize("population", [photograph, heavy_tailed, skewed, flat, halves, patched])
 def test_intervals_hold_and_verdicts_are_right(population, rng, monkeypatch):
     """The whole procedure, at thresholds near and far. At 99 %, over 14 of 250 draws fail with probability 1e-7."""
     draws, failures, wrong, whole = 250, 0, 0, 0
@@ -224,7 +235,8 @@ def test_intervals_hold_and_verdicts_are_right(population, rng, monkeypatch):
         threshold = 1 / (1 + np.exp(-exact - rng.choice([-1, 1]) * rng.choice([0.05, 0.1, 0.2, 0.4, 1])))
         plan = plan_rounds(SHAPE, height, width)
         with Passes(1) as passes:
-            reading = Sample(passes, None, torch.empty(3, height, width, device="meta"), plan, threshold, 0.99).result()
+            image = torch.empty(3, height, width, device="meta")
+            reading = Sample(passes, None, image, plan, partial(verdict, threshold=threshold), 0.99).result()
         score = 1 / (1 + np.exp(-exact))
         whole += reading.interval is None
         wrong += (reading.score > threshold) != (score > threshold)
