@@ -101,6 +101,7 @@ weights: .venv/installed-dev
 	$(BIN)/python -m detector.weights.rebuild weights
 
 bench: .venv/installed-dev
+	$(PIP) install --no-build-isolation --editable '.[dev,openvino]'
 	$(BIN)/python -m benchmarks.run
 
 STEP ?= build test sanitize bench

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from detector.bench import floors
+from detector.bench.results import SCHEMA
+from detector.bench.table import as_tables
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -123,4 +125,5 @@ def sanitizer_table(results: dict[str, Any]) -> str:
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python -m benchmarks.table RESULTS.json")
-    print(markdown(json.loads(Path(sys.argv[1]).read_text())))
+    content = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    print(as_tables(content) if content.get("schema") == SCHEMA else markdown(content))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import pytest
 
 from detector.bench import cases
+from detector.export.errors import ExportError
 
 ALL = [(case, name) for case in cases.QUICK for name in case.implementations]
 
@@ -19,7 +20,7 @@ ALL = [(case, name) for case in cases.QUICK for name in case.implementations]
 def test_case(benchmark, caller, case, name):
     try:
         call = caller.prepare(case, name)
-    except ImportError as error:
+    except ExportError as error:
         pytest.skip(str(error))
     benchmark.group = case.title
     benchmark.extra_info.update(kind=case.kind, images=case.batch, size=case.size, implementation=name)

@@ -44,9 +44,10 @@ bool channels_last(const Tensor& x) {
   return true;
 }
 
-Tensor bottleneck_cpu(const Tensor& x, const Tensor& reduce, const Tensor& reduce_bias, const Tensor& spatial,
-                      const Tensor& spatial_bias, const Tensor& expand, const Tensor& expand_bias,
-                      const std::optional<Tensor>& project, int64_t stride) {
+// The problem without its result.
+Bottleneck problem(const Tensor& x, const Tensor& reduce, const Tensor& reduce_bias, const Tensor& spatial,
+                   const Tensor& spatial_bias, const Tensor& expand, const Tensor& expand_bias,
+                   const std::optional<Tensor>& project, int64_t stride) {
   STD_TORCH_CHECK(x.dim() == 4 && x.scalar_type() == ScalarType::Float, "npr: x must be float32 [N, C, H, W]");
   STD_TORCH_CHECK(x.size(1) >= 1 && x.size(2) >= 1 && x.size(3) >= 1, "npr: x must have channels, rows and columns");
   STD_TORCH_CHECK(channels_last(x), "npr: x must be contiguous in channels_last");
@@ -67,18 +68,42 @@ Tensor bottleneck_cpu(const Tensor& x, const Tensor& reduce, const Tensor& reduc
   } else {
     STD_TORCH_CHECK(stride == 1 && p.inputs == p.outputs, "npr: a block that changes shape must have project");
   }
-  Tensor out = torch::stable::empty({p.batch, p.outputs, p.out_rows(), p.out_cols()}, ScalarType::Float, std::nullopt,
-                                    x.device(), std::nullopt, MemoryFormat::ChannelsLast);
   p.x = floats(x);
   p.reduce = floats(reduce), p.reduce_bias = floats(reduce_bias);
   p.spatial = floats(spatial), p.spatial_bias = floats(spatial_bias);
   p.expand = floats(expand), p.expand_bias = floats(expand_bias);
   p.project = project ? floats(*project) : nullptr;
+  return p;
+}
+
+void run(Bottleneck& p, Tensor& out) {
   p.out = static_cast<float*>(out.data_ptr());
-  npr::cpu::expect_writes(p.out, out.numel() * sizeof(float));
   const auto kernel = npr::cpu::kernels().bottleneck;
   torch::stable::parallel_for(0, p.units(), 1, [&](int64_t first, int64_t last) { kernel(p, first, last); });
+}
+
+Tensor bottleneck_cpu(const Tensor& x, const Tensor& reduce, const Tensor& reduce_bias, const Tensor& spatial,
+                      const Tensor& spatial_bias, const Tensor& expand, const Tensor& expand_bias,
+                      const std::optional<Tensor>& project, int64_t stride) {
+  Bottleneck p = problem(x, reduce, reduce_bias, spatial, spatial_bias, expand, expand_bias, project, stride);
+  Tensor out = torch::stable::empty({p.batch, p.outputs, p.out_rows(), p.out_cols()}, ScalarType::Float, std::nullopt,
+                                    x.device(), std::nullopt, MemoryFormat::ChannelsLast);
+  npr::cpu::expect_writes(out.data_ptr(), out.numel() * sizeof(float));
+  run(p, out);
   return out;
+}
+
+void bottleneck_out_cpu(const Tensor& x, const Tensor& reduce, const Tensor& reduce_bias, const Tensor& spatial,
+                        const Tensor& spatial_bias, const Tensor& expand, const Tensor& expand_bias,
+                        const std::optional<Tensor>& project, int64_t stride, Tensor& out) {
+  Bottleneck p = problem(x, reduce, reduce_bias, spatial, spatial_bias, expand, expand_bias, project, stride);
+  const int64_t shape[4] = {p.batch, p.outputs, p.out_rows(), p.out_cols()};
+  bool fits = out.dim() == 4 && out.scalar_type() == ScalarType::Float && out.is_cpu();
+  for (int i = 0; fits && i < 4; ++i) fits = out.size(i) == shape[i];
+  STD_TORCH_CHECK(fits && channels_last(out), "npr: out must be float32 of the result's shape, in channels_last");
+  const float* begin = floats(out);
+  STD_TORCH_CHECK(begin + out.numel() <= p.x || p.x + x.numel() <= begin, "npr: out must not overlap x");
+  run(p, out);
 }
 
 }  // namespace
@@ -87,6 +112,12 @@ STABLE_TORCH_LIBRARY_FRAGMENT(npr, m) {
   m.def(
       "bottleneck(Tensor x, Tensor reduce, Tensor reduce_bias, Tensor spatial, Tensor spatial_bias, Tensor expand, "
       "Tensor expand_bias, Tensor? project, int stride) -> Tensor");
+  m.def(
+      "bottleneck_out(Tensor x, Tensor reduce, Tensor reduce_bias, Tensor spatial, Tensor spatial_bias, Tensor expand, "
+      "Tensor expand_bias, Tensor? project, int stride, Tensor(a!) out) -> ()");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(npr, CPU, m) { m.impl("bottleneck", TORCH_BOX(&bottleneck_cpu)); }
+STABLE_TORCH_LIBRARY_IMPL(npr, CPU, m) {
+  m.impl("bottleneck", TORCH_BOX(&bottleneck_cpu));
+  m.impl("bottleneck_out", TORCH_BOX(&bottleneck_out_cpu));
+}

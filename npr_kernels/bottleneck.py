@@ -86,11 +86,24 @@ class FoldedBottleneck:
         stride = block.conv2.stride[0]
         return cls(weights, tuple(biases), stride, _pack(weights, biases, stride))
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """float32 [N, C, H, W] -> float32 [N, outputs, ceil(H / stride), ceil(W / stride)], both in channels_last."""
+    def shape(self, x: Tensor) -> tuple[int, int, int, int]:
+        """Of the result for an input."""
+        rows, columns = ((size + self.stride - 1) // self.stride for size in x.shape[2:])
+        return x.shape[0], self.weights[2].shape[0], rows, columns
+
+    def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """float32 [N, C, H, W] -> float32 [N, outputs, ceil(H / stride), ceil(W / stride)], both in channels_last.
+
+        Args:
+            out: what the result is written to and returned, of its shape and layout; it must not overlap x.
+        """
         if self.packed is not None and x.device.type == "cpu":
-            return torch.ops.npr.bottleneck(x.contiguous(memory_format=torch.channels_last), *self.packed, self.stride)
-        return self.reference(x)
+            x = x.contiguous(memory_format=torch.channels_last)
+            if out is None:
+                return torch.ops.npr.bottleneck(x, *self.packed, self.stride)
+            torch.ops.npr.bottleneck_out(x, *self.packed, self.stride, out)
+            return out
+        return self.reference(x) if out is None else out.copy_(self.reference(x))
 
     def reference(self, x: Tensor) -> Tensor:
         """The same in x's dtype, by PyTorch's convolutions."""

@@ -15,6 +15,7 @@
                        -> (Tensor, Tensor, Tensor)
     npr::bottleneck(Tensor x, Tensor reduce, Tensor reduce_bias, Tensor spatial, Tensor spatial_bias, Tensor expand,
                     Tensor expand_bias, Tensor? project, int stride) -> Tensor
+    npr::bottleneck_out(... the same, Tensor(a!) out) -> ()
 
 ``images`` is uint8 [N, C, H, W] of any strides. ``weight`` is [O, Q, 3, 3], Q = C for the residuals "npr" and "haar",
 2 C for "npr+haar", and ``channel_scale[q]`` multiplies the integers that its channel q reads: scale / (255 std_c), half
@@ -193,3 +194,4 @@ def register(prefix: str = "") -> None:
 if native.extension is not None:
     register()
     torch.library.register_fake("npr::bottleneck", fake_bottleneck)
+    torch.library.register_fake("npr::bottleneck_out", lambda *_: None)

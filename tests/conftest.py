@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 
 import numpy as np
 import pytest
@@ -15,6 +16,10 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 os.environ.setdefault("NPR_TRITON_TUNE", "0")  # results must not depend on what else the GPU does
+
+# Shells start what runs in the background with SIGINT ignored, which tests of interruptions and their children inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Two threads, unless pytest-xdist already runs tests side by side on the same processors.
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)

@@ -59,9 +59,13 @@ def in_order(findings: Sequence[Finding]) -> list[Finding]:
 def typical_text(finding: Finding, value: float | Mapping[str, int] | None, images: int) -> str:
     """A median, or the most telling categories with their share of the images."""
     if isinstance(value, Mapping):
-        shares = (f"{name} {100 * count / images:.0f} %" for name, count in list(value.items())[:_CATEGORIES])
+        shares = (
+            f"{name} {100 * count / images:.0f}\N{NO-BREAK SPACE}%" for name, count in list(value.items())[:_CATEGORIES]
+        )
         return ", ".join(shares)
-    return "-" if value is None else f"{value:.4g}"
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if abs(value) >= 1e4 else f"{value:.4g}"  # no exponents of large numbers
 
 
 def p_text(p: float | None) -> str:

@@ -74,7 +74,7 @@ class Caller:
     def _pipeline(self, case: Case, implementation: str) -> Call:
         files = pipeline.write_files(self._folder, case.batch, case.size)
         if implementation == "npr":
-            return partial(pipeline.ours, networks.random_detector(), files)
+            return partial(pipeline.ours, networks.random_detector(), files, self._threads)
         layout = networks.BUILDS[implementation].layout
         network = self._network(implementation, draw_images(pipeline.BATCH, case.size, layout))
         return partial(pipeline.plain, network, files, layout, self._threads)

@@ -96,16 +96,22 @@ def _take_turns(
     turns: dict[str, list[list[float]]] = {}
     round_seconds = 0.0
 
-    def ask(name: str, request: str, value: Any) -> dict[str, Any]:
-        answer = workers.ask(name, setting, request, value, limits.patience - clock())
+    def ask(name: str, request: str, value: Any, until: float = limits.patience) -> dict[str, Any]:
+        answer = workers.ask(name, setting, request, value, until - clock())
         if "error" in answer:
             errors[name] = answer["error"]
             turns.pop(name, None)
         return answer
 
-    workers.start(case.implementations, setting)
+    if clock() < limits.end:
+        workers.start(case.implementations, setting)
     for name in case.implementations:
-        answer = ask(name, "prepare", asdict(case))
+        if clock() >= limits.end:
+            errors[name] = "out of time"
+            continue
+        # What takes half of the time that is left to build would leave none to measure the others.
+        most = max((limits.end - clock()) / 2, effort.seconds / 20)
+        answer = ask(name, "prepare", asdict(case), clock() + most)
         if "error" not in answer:
             turns[name] = []
             round_seconds += max(effort.turn, answer["seconds"])

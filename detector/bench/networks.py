@@ -1,7 +1,7 @@
 """The whole detector in inference, as ours and as its rivals compute it: callables on a batch of images.
 
 Each is built from one NPRDetector for batches like an example, and gives uint8 [N, 3, H, W] its N logits. What needs a
-package that is not installed raises ImportError when it is built.
+package that is not installed raises ExportError when it is built.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from detector.bench import eager
+from detector.bench import rivals
 from detector.models import NPRDetector
 
 Network = Callable[[Tensor], Any]
@@ -33,25 +33,6 @@ def ours_int8(model: NPRDetector, example: Tensor, threads: int) -> Network:
     return _without_gradients(model.for_inference(**options))
 
 
-def papers(model: NPRDetector, example: Tensor, threads: int) -> Network:
-    """The original network in eager mode, as its authors run it."""
-    return _without_gradients(eager.Network.of(model))
-
-
-def channels_last(model: NPRDetector, example: Tensor, threads: int) -> Network:
-    return _without_gradients(eager.Network.of(model).to(memory_format=torch.channels_last))  # type: ignore[call-overload]
-
-
-def compiled(model: NPRDetector, example: Tensor, threads: int) -> Network:
-    """By torch.compile with freezing, which folds weights and chooses their layouts; for the example's shape alone."""
-    import torch._inductor.config as inductor
-
-    network = torch.compile(eager.Network.of(model).to(memory_format=torch.channels_last), dynamic=False)  # type: ignore[call-overload]
-    with torch.no_grad(), inductor.patch(freezing=True):
-        network(example)
-    return _without_gradients(network)
-
-
 def _without_gradients(network: Callable[[Tensor], Tensor]) -> Network:
     def call(images: Tensor) -> Tensor:
         with torch.no_grad():
@@ -63,9 +44,14 @@ def _without_gradients(network: Callable[[Tensor], Tensor]) -> Network:
 BUILDS: dict[str, Build] = {
     "npr": Build(ours, torch.channels_last),
     "npr-int8": Build(ours_int8, torch.channels_last, int8=True),
-    "eager": Build(papers, torch.contiguous_format),
-    "channels_last": Build(channels_last, torch.channels_last),
-    "compile": Build(compiled, torch.channels_last),
+    **{
+        name: Build(
+            rival,
+            torch.channels_last if name in ("channels_last", "compile") else torch.contiguous_format,
+            int8=name.endswith("-int8"),
+        )
+        for name, rival in rivals.RIVALS.items()
+    },
 }
 
 

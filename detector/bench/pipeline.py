@@ -37,9 +37,9 @@ def write_files(folder: Path, count: int, size: int) -> list[str]:
     return [str(name) for name in names]
 
 
-def ours(model: Detector, files: Sequence[str]) -> list[float | None]:
+def ours(model: Detector, files: Sequence[str], threads: int) -> list[float | None]:
     """A score a file, in their order."""
-    return [detection.score for detection in detect(model, files)]
+    return [detection.score for detection in detect(model, files, workers=threads)]
 
 
 def plain(network: Network, files: Sequence[str], layout: torch.memory_format, threads: int) -> list[float]:
@@ -49,7 +49,7 @@ def plain(network: Network, files: Sequence[str], layout: torch.memory_format, t
         images = pool.map(_decode, files)
         while group := list(itertools.islice(images, BATCH)):
             logits = network(torch.stack(group).contiguous(memory_format=layout))
-            scores += torch.as_tensor(logits).sigmoid().tolist()
+            scores += torch.as_tensor(logits).flatten().sigmoid().tolist()
     return scores
 
 

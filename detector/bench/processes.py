@@ -44,7 +44,7 @@ class Worker:
     def ask(self, request: str, value: Any, timeout: float) -> dict[str, Any]:
         """Its answer; one with `error` alone if it has none in time, and then it is ended."""
         if not self._is_up and self.broken is None:
-            self._is_up = "error" not in self._answer(_STARTING, late="its process did not start in time")
+            self._is_up = "error" not in self._answer(min(_STARTING, timeout), late="its process did not start in time")
         if self.broken is not None:
             return {"error": self.broken}
         assert self._process.stdin is not None

@@ -81,16 +81,15 @@ def align(lines: Sequence[Sequence[str]]) -> str:
 
 
 def _failures(rows: Sequence[dict[str, Any]]) -> str:
-    """Why rows were not measured, each reason once."""
+    """Why rows were not measured, each reason once a case."""
     reasons: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         if "error" in row:
-            where = f"{row['work']}, {row['batch']} of {row['size']}x{row['size']}"
-            reasons.setdefault((row["implementation"], row["error"]), []).append(where)
+            case = f"{row['work']}, {row['batch']} of {row['size']}x{row['size']}"
+            reasons.setdefault((case, row["error"]), []).append(row["implementation"])
     return "\n".join(
-        f"Not measured: {name} ({'; '.join(dict.fromkeys(works))}): {error}"
-        for (name, error), works in reasons.items()
-    )  # fmt: skip
+        f"Not measured: {case}: {', '.join(dict.fromkeys(names))}: {error}" for (case, error), names in reasons.items()
+    )
 
 
 def as_lines(changes: Sequence[Change], tolerance: float) -> list[str]:

@@ -26,6 +26,8 @@ from detector.bench.calls import Call, Caller
 from detector.bench.cases import Case
 from detector.memory import give_back_memory, keep_freed_memory
 
+_REST = 0.01  # seconds in which an engine's threads, which spin for a while after a call, fall asleep
+
 
 def main() -> None:
     parser = argparse.ArgumentParser()
@@ -95,7 +97,9 @@ class Session:
 
     def _turn_(self, seconds: float) -> dict[str, Any]:
         assert self._call is not None
-        return {"seconds": timing.turn(self._call, seconds, self._clock)}
+        times = timing.turn(self._call, seconds, self._clock)
+        time.sleep(_REST)
+        return {"seconds": times}
 
     def _finish_(self, _: None) -> dict[str, Any]:
         peak = resident.peak()

@@ -180,7 +180,7 @@ def stem_training(case: Case) -> Call:
 def _detector(case: Case) -> nn.Module:
     torch.manual_seed(0)
     model = NPRDetector()
-    return case.placed(model if case.fused else eager.Network.of(model))
+    return case.placed(model if case.fused else eager.Original(model))
 
 
 def detector_inference(case: Case) -> Call:
@@ -270,10 +270,10 @@ def stem_in_training(height: int, width: int) -> float:
 def blocks(height: int, width: int) -> float:
     """Of the residual blocks."""
     with torch.device("meta"):
-        network = eager.Network()
+        model = NPRDetector()
         pooled = torch.empty(1, OUTPUTS, *_pooled_size(height, width))
     with FlopCounterMode(display=False) as counter:
-        network.layer2(network.layer1(pooled))
+        model.layer2(model.layer1(pooled))
     return counter.get_total_flops() / 2
 
 

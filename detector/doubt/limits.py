@@ -19,8 +19,9 @@ in the box was trained on."""
 TEXTURED = 0.1
 """A smaller share of textured cells is too little to judge by."""
 
-MARGIN = 0.5
-"""In the logit, to either side of the threshold of a detector that was not calibrated; docs/choices.md tells why."""
+MARGIN = 0.25
+"""In the logit, to either side of the threshold of a detector that was not calibrated: half of the images that near it
+move by so much when one row and one column are cut off. docs/choices.md has the figures."""
 
 SUPPORT = 2.0
 """The factor by which the likelihood ratio has to speak for the verdict. ENFSI's guideline for evaluative reporting

@@ -238,8 +238,15 @@ def _signs(
         llr: what the scores are worth as evidence; None where it is not known.
     """
     # In (0, 1], so that whole numbers can be put before it.
-    near = 1 / (1 + np.abs(logits_of(scores) - logits_of([threshold])))
-    signs = {YARDSTICK: scores * (1 - scores), "distance to the threshold": near}
+    offset = logits_of(scores) - logits_of([threshold])
+    near = 1 / (1 + np.abs(offset))
+    signs = {
+        YARDSTICK: scores * (1 - scores),
+        "distance to the threshold": near,
+        # Where the threshold keeps false alarms rare, fakes are missed below it: a sign that says no more than that is
+        # what one that costs more must beat as well.
+        "distance to a logit 1 below the threshold": -np.abs(offset + 1),
+    }
     if llr is not None:
         ratios = llr(scores)
         signs["likelihood ratio against the verdict"] = np.where(scores > threshold, -ratios, ratios)

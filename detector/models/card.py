@@ -100,12 +100,15 @@ def _calibration(record: dict[str, Any]) -> list[str]:
         f"reals of each group score above {threshold_text(record['threshold'])}, with "
         f"{100 * record['confidence']:g} % confidence, for reals like these. {evidence}",
         "",
-        _line(["reals", "folders", "images", "own threshold", "called fake", "certified, at most", "digest"]),
-        _line(["---", "---", "---:", "---:", "---:", "---:", "---"]),
+        _line(
+            ["reals", "folders", "images", "JPEG", "own threshold", "called fake", "certified, at most", "digest"],
+        ),
+        _line(["---", "---", "---:", "---:", "---:", "---:", "---:", "---"]),
     ]
     for part in record["reals"]:
         rates = threshold_text(part["threshold"]), f"{100 * part['rate']:.2f} %", f"{100 * part['bound']:.2f} %"
-        lines.append(_line([part["group"], ", ".join(part["folders"]), part["images"], *rates, _short(part["digest"])]))
+        folders = ", ".join(part["folders"])
+        lines.append(_line([part["group"], folders, part["images"], _jpeg(part), *rates, _short(part["digest"])]))
     if record["fakes"]:
         lines += ["", _line(["fakes", "folders", "images", "found", "digest"])]
         lines.append(_line(["---", "---", "---:", "---:", "---"]))
@@ -115,6 +118,14 @@ def _calibration(record: dict[str, Any]) -> list[str]:
                 _line([part["source"], ", ".join(part["folders"]), part["images"], found, _short(part["digest"])])
             )
     return lines
+
+
+def _jpeg(part: dict[str, Any]) -> str:
+    """How many of the images are JPEGs, and of which quality; releases before that was recorded say nothing."""
+    found = part.get("jpeg")
+    if found is None:
+        return "-"
+    return f"{found['files']}, quality {found['lowest']} to {found['highest']}" if found["files"] else "none"
 
 
 def _short(digest: str) -> str:

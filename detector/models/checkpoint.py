@@ -279,7 +279,10 @@ def _build(path: Path, metadata: dict[str, Any]) -> Detector:
 
 
 def _warn_of_another_decoder(path: Path, recorded: Any) -> None:
-    difference = find_decoder().difference_from(recorded) if isinstance(recorded, Mapping) else None
+    decoder = find_decoder()
+    if decoder.fault is not None:  # which was said, and says more
+        return
+    difference = decoder.difference_from(recorded) if isinstance(recorded, Mapping) else None
     if difference is not None:
         message = (
             f"{path}: made where another decoder read images ({difference}); scores may differ from those measured"

@@ -112,7 +112,10 @@ class Detector(nn.Module):
         return self.classify(features.flatten(2).transpose(1, 2)).squeeze(2)
 
     def forward(self, images: Tensor) -> Tensor:
-        features = self.features(images)
+        return self.pool(self.features(images))
+
+    def pool(self, features: Tensor) -> Tensor:
+        """Logits [N, 1] of feature maps [N, C, h, w]."""
         if self.pooling == "mean":
             return self.classify(features.mean(dim=(2, 3)))
         return mean_of_largest(self.local_logits(features), share_of(self.pooling))

@@ -79,9 +79,8 @@ def _findings_table(audit: Audit) -> str:
     heads.append(cell("verdict", tag="th"))
     rows = []
     for finding in in_order(audit.findings):
-        unit = f" {finding.unit}" if finding.unit else ""
         typical = (
-            typical_text(finding, value, images) + (unit if isinstance(value, float) else "")
+            _typical(finding, value, images)
             for value, images in ((finding.real, finding.reals), (finding.fake, finding.fakes))
         )
         rows.append(
@@ -89,11 +88,18 @@ def _findings_table(audit: Audit) -> str:
                 _row_head(finding.name),
                 *map(cell, typical),
                 rate(finding.auc, finding.interval, shaded=True),
-                cell(p_text(finding.p), classes="number"),
+                cell(_shown(p_text(finding.p)), classes="number"),
                 cell(finding.verdict),
             ]
         )
     return table([heads], rows)
+
+
+def _typical(finding: Finding, value: float | Mapping[str, int] | None, images: int) -> str:
+    text = typical_text(finding, value, images)
+    if isinstance(value, Mapping):
+        return text
+    return _shown(text) + (f"\N{NO-BREAK SPACE}{finding.unit}" if finding.unit and value is not None else "")
 
 
 def _plot(findings: Sequence[Finding]) -> str:
@@ -177,8 +183,8 @@ def _bias_body(detector: Bias, colour: str) -> str:
         for side in (REAL, FAKE):
             found = of.get(side)
             shade = abs(found.strength) if found is not None and found.found else None
-            cells.append(cell(strength_text(found), classes="number", shade=shade))
-            cells.append(cell(p_text(found.p if found else None), classes="number"))
+            cells.append(cell(_shown(strength_text(found)), classes="number", shade=shade))
+            cells.append(cell(_shown(p_text(found.p if found else None)), classes="number"))
         verdict = "follows" if any(each.found for each in of.values()) else "none found"
         rows.append([_row_head(fact), *cells, cell(verdict)])
     body += table([heads], rows)
@@ -237,6 +243,13 @@ def _delivered_plot(detector: Bias) -> str:
         axis.set_xlabel("mean score; dashed: the threshold")
         axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     return plot.svg(f"Mean scores of {detector.name} on reals and fakes after each delivery")
+
+
+def _shown(text: str) -> str:
+    """A number with a true minus sign, and the page's dash for what is not there."""
+    if text == "-":
+        return "–"
+    return f"\N{MINUS SIGN}{text[1:]}" if text.startswith("-") else text
 
 
 def _row_head(name: str) -> str:

@@ -95,6 +95,10 @@ pre {
   white-space: pre-wrap; overflow-wrap: anywhere;
 }
 main { padding-bottom: 5rem; }
+@media (max-width: 40rem) {
+  /* The names stay in view while a table scrolls: long ones must leave room for the numbers. */
+  tbody th, tfoot th { white-space: normal; overflow-wrap: anywhere; min-width: 7.5rem; }
+}
 @media print {
   :root {
     color-scheme: light;

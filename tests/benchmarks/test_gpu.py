@@ -12,6 +12,7 @@ import torch
 
 from benchmarks import gpu, record, table, targets
 from detector.bench import machine, timing, works
+from tests.detector.bench import fakes
 
 SMALL = ["--device", "cpu", "--batch", "2", "--size", "16"]
 
@@ -66,6 +67,14 @@ def test_the_table_prints_again(results, tmp_path):
     command = [sys.executable, "-m", "benchmarks.table", str(file)]
     printed = subprocess.run(command, check=True, capture_output=True, text=True, cwd=gpu.ROOT).stdout
     assert printed.strip() == table.markdown(results).strip()
+
+
+def test_the_table_of_npr_bench_prints_again(tmp_path):
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps(fakes.results({"npr": 2.0, "eager": 9.0})))
+    command = [sys.executable, "-m", "benchmarks.table", str(file)]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True, cwd=gpu.ROOT).stdout
+    assert printed.startswith("Some CPU, 2 threads, avx2")
 
 
 @pytest.fixture

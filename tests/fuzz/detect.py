@@ -29,7 +29,7 @@ import importlib, sys
 from detector.cli import main
 importlib.import_module("detector.data.decode").MAX_PIXELS = int(sys.argv[1])
 sys.exit(main(sys.argv[2:]))
-""", str(MAX_PIXELS), "detect"]  # fmt: skip
+""", str(MAX_PIXELS), "detect", "--no-unsure"]  # fmt: skip
 KEPT = ROOT / "build" / "fuzz"
 MAX_SECONDS = 3600.0
 """For a folder."""

@@ -102,6 +102,22 @@ def test_strips_do_not_show(block):
 
 
 @needs_extension
+def test_into_memory_that_is_there(block):
+    folded = FoldedBottleneck.of(block)
+    x = random_input(2, inputs_of(block), 9, 14)
+    expected = folded(x)
+    out = torch.full(folded.shape(x), torch.nan).contiguous(memory_format=torch.channels_last)
+    assert folded(x, out) is out
+    assert torch.equal(out, expected)
+    for wrong in (out.contiguous(), out[:1], out.double()):
+        with pytest.raises(RuntimeError, match="out must be float32 of the result's shape"):
+            folded(x, wrong)
+    if out.shape == x.shape:
+        with pytest.raises(RuntimeError, match="out must not overlap x"):
+            folded(x, x)
+
+
+@needs_extension
 def test_empty_batch_and_other_layouts(block):
     folded = FoldedBottleneck.of(block)
     assert folded(random_input(0, inputs_of(block), 6, 6)).shape[0] == 0
@@ -173,3 +189,6 @@ def test_opcheck():
         folded = FoldedBottleneck.of(random_block(*BLOCKS[name]))
         x = random_input(2, folded.weights[0].shape[1], 9, 6)
         torch.library.opcheck(torch.ops.npr.bottleneck, (x, *folded.packed, folded.stride))
+        torch.library.opcheck(
+            torch.ops.npr.bottleneck_out, (x, *folded.packed, folded.stride, torch.empty_like(folded(x)))
+        )

@@ -13,7 +13,7 @@ class Machine:
         seconds: of a call, by implementation and setting or by implementation alone.
         slowness: by which all of it is multiplied, from the clock's time.
         errors: by implementation and request, such as ("eager", "prepare").
-        preparing: seconds that building takes.
+        preparing: seconds that building takes, of all or by implementation.
     """
 
     def __init__(
@@ -22,7 +22,7 @@ class Machine:
         *,
         slowness: Callable[[float], float] = lambda now: 1.0,
         errors: dict[tuple[str, str], str] | None = None,
-        preparing: float = 0.0,
+        preparing: float | dict[str, float] = 0.0,
     ) -> None:
         self.seconds, self.slowness, self.errors, self.preparing = seconds, slowness, errors or {}, preparing
         self.now = 0.0
@@ -45,7 +45,11 @@ class Machine:
         if request == "finish":
             return {"memory": 1000}
         if request == "prepare":
-            self.now += self.preparing
+            building = self.preparing
+            building = building.get(implementation, 0.0) if isinstance(building, dict) else building
+            self.now += min(building, timeout)
+            if building > timeout:
+                return {"error": "out of time"}
         of = self.seconds.get((implementation, setting), self.seconds.get(implementation))
         took = of * self.slowness(self.now)
         if request == "prepare":

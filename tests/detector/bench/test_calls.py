@@ -8,6 +8,7 @@ from detector.bench import calls, cases, works
 from detector.bench.calls import Caller
 from detector.bench.cases import Case
 from detector.bench.networks import BUILDS, random_detector
+from detector.export.errors import ExportError
 from detector.models import NPRDetector
 
 
@@ -48,11 +49,12 @@ def test_models_agree(rival, caller, rng):
     case = Case("model", "model in inference", int(rng.integers(1, 4)), 2 * int(rng.integers(16, 48)), ("npr", rival))
     try:
         found = flat(caller.prepare(case, rival)())
-    except (ImportError, TypeError) as error:
+    except (ExportError, TypeError) as error:
         pytest.skip(f"{rival}: {error}")
     ours = flat(caller.prepare(case, "npr")())
     assert found.shape == ours.shape == (case.batch,)
-    torch.testing.assert_close(found, ours, rtol=0, atol=0.1 if BUILDS[rival].int8 else 1e-4)
+    if not BUILDS[rival].int8:  # how near those are is tested with their rounding
+        torch.testing.assert_close(found, ours, rtol=0, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -92,18 +92,28 @@ def test_the_time_is_divided_among_the_cases():
 
 
 def test_what_does_not_fit_says_so():
+    """Building takes 40 s each: the first case fits, of the second only ours, and of the last nothing is begun."""
     machine = Machine(SPEEDS, preparing=40)
-    cases = (CASE, Case("train", "training step", 4, 256, ("npr", "eager", "compile")))
-    rows = run(machine, cases, effort=Effort(130, 0.2, 5))
-    assert all("ms_per_image" in row for row in rows[:3])
-    assert [row["error"] for row in rows[3:]] == ["out of time"] * 3
-    assert machine.now <= 130 * 1.1 + 40
+    cases = [Case("train", f"step {number}", 4, 256, CASE.implementations) for number in range(4)]
+    rows = run(machine, cases, effort=Effort(220, 0.2, 5))
+    assert all("ms_per_image" in row for row in rows[:4])
+    assert [row["error"] for row in rows[4:]] == ["out of time"] * 8
+    assert machine.now <= 220 * 1.1
+    assert len(machine.started) < 4 * 3
+
+
+def test_what_is_built_for_too_long_leaves_time_for_the_others():
+    machine = Machine(SPEEDS, preparing={"eager": 500})
+    rows = by_name(run(machine, effort=Effort(200, 0.2, 5)))
+    assert rows["eager"]["error"] == "out of time"
+    assert rows["compile"]["ratio"] == pytest.approx(2.5)
+    assert machine.now <= 110
 
 
 def test_least_rounds_are_kept_where_one_case_is_slow():
     """The first case has used its share when it is built; it still gets its least rounds, for there is time in all."""
-    machine = Machine(SPEEDS, preparing=40)
+    machine = Machine(SPEEDS, preparing=60)
     cases = (CASE, Case("train", "training step", 4, 256, ("npr",)))
-    rows = run(machine, cases, effort=Effort(200, 0.2, 9, least_rounds=2))
+    rows = run(machine, cases, effort=Effort(320, 0.2, 9, least_rounds=2))
     assert rows[1]["calls"] == 2 * 2
     assert rows[3]["calls"] == 9 * 10

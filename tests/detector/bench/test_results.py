@@ -34,7 +34,7 @@ def test_a_small_run(tmp_path):
             assert row["of"][0] <= row["ms_per_image"] <= row["of"][1]
             assert row["calls"] >= 2
             assert 0 < row["floor_ms"] < row["ms_per_image"]
-    assert "Not measured: soup" in table.as_tables(found)
+    assert "Not measured: npr_stem: inference, 1 of 16x16: soup: KeyError: 'soup'" in table.as_tables(found)
     assert all(change.factor == 1 for change in compare(found, found))
 
 

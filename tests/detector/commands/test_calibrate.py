@@ -105,7 +105,7 @@ def test_detect_uses_it(data, weights, calibrated, capsys):
         low, high = calibration.llr.bounds
         assert low <= line["llr"] <= high
     assert "llr" not in lines[-1]
-    assert status_of("detect", *paths, "--weights", out) == 1
+    assert status_of("detect", *paths, "--weights", out, "--no-unsure") == 1
     rows = capsys.readouterr().out.splitlines()
     assert rows[0].split() == ["score", "verdict", "log", "LR", "size", "path"]
     for row, line in zip(rows[1:-1], lines, strict=False):

@@ -1,6 +1,8 @@
 """Each reason, at the bounds that it is given for; and the limits that detectors bring."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -174,3 +176,8 @@ def test_recipes_that_say_nonsense():
     for quality in (None, [], "high", [None, 3]):
         model.recipe = {"jpeg_probability": 0.5, "jpeg_quality": quality}
         assert limits_of(model).jpeg_quality == JPEG_QUALITY
+
+
+def test_doubting_needs_no_torch():
+    code = "import sys, detector.doubt; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from detector.evaluation.binomial import upper_bound
+from detector.evaluation.binomial import clopper_pearson, upper_bound
 from detector.evaluation.calibration_threshold import (
     TooFewError,
     certified_rank,
@@ -96,6 +96,32 @@ def test_the_rate_stays_below_alpha_as_often_as_promised(kind, alpha, confidence
         binom = pytest.importorskip("scipy.stats", reason="needs SciPy").binom
         assert binom.cdf(failures, DRAWS, expected) > CHANCE
         assert binom.sf(failures - 1, DRAWS, expected) > CHANCE
+
+
+@pytest.mark.parametrize("kind", SCORES)
+def test_held_out_reals_called_fake(kind, rng):
+    """Of one set, divided at random again and again. How many of the held-out reals lie above the threshold does not
+    depend on the scores: their number is beta-binomial, or less where scores tie."""
+    stats = pytest.importorskip("scipy.stats", reason="needs SciPy")
+    alpha = 0.01
+    images = int(rng.integers(2 * images_needed(alpha), 1500))
+    half = images // 2
+    held_out = images - half
+    scores = SCORES[kind][0](rng, images)
+    ties = len(np.unique(scores)) < images
+    counts = []
+    for _ in range(DRAWS):
+        shuffled = rng.permutation(scores)
+        counts.append((shuffled[half:] > certified_threshold(shuffled[:half], alpha).threshold).sum())
+    rank = certified_rank(half, alpha)
+    law = stats.betabinom(held_out, rank, half - rank + 1)
+    # The last: rates whose own interval of 95 %, by Clopper and Pearson, lies above alpha.
+    outside = next(count for count in range(held_out) if clopper_pearson(count, held_out)[0] > alpha)
+    for most in (0, 1, int(alpha * held_out), outside - 1):
+        exceeding = (np.array(counts) > most).sum()
+        assert stats.binom.sf(exceeding - 1, DRAWS, law.sf(most)) > CHANCE
+        assert ties or stats.binom.cdf(exceeding, DRAWS, law.sf(most)) > CHANCE
+    assert law.sf(outside - 1) < 0.025
 
 
 @pytest.mark.parametrize("groups", [2, 6])

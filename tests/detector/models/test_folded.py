@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -58,6 +60,24 @@ def test_features_do_not_depend_on_batch_and_threads():
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(alone, together)
+
+
+@torch.no_grad()
+def test_logits_do_not_depend_on_how_many_images_go_together():
+    """Nor on what went through before, in this thread or in another, whose memory is used again."""
+    model = randomise(NPRDetector()).eval()
+    folded = model.for_inference()
+    images = random_images(9, 3, 120, 150)
+    expected = torch.cat([model.for_inference()(image[None]) for image in images])
+    found = folded(images)
+    assert not found.is_inference()
+    assert folded(images[:0]).shape == (0, 1)
+    with ThreadPoolExecutor(3) as pool:
+        others = list(pool.map(lambda n: folded(images[n : n + 3, :, : 90 + n]), range(6)))
+    for n, logits_of_part in enumerate(others):
+        torch.testing.assert_close(logits_of_part, model(images[n : n + 3, :, : 90 + n]), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    assert torch.equal(folded(images), found)
 
 
 def test_scoring_uses_it_and_follows_training():

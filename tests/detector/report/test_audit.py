@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from detector.audit import audit, measure_bias
+from detector.audit.leaks import CONSTANT, Finding
 from detector.data import Delivery, find_images
 from detector.report import write_report
+from detector.report.audit import _typical
 from tests.detector.audit.images import exif, make_set, save
 from tests.detector.evaluation.stub import Brightness
 from tests.detector.report.test_report import EVIL, Page
@@ -49,3 +51,18 @@ def test_a_damaged_audit_is_refused(found, tmp_path):
     del values["findings"][0]["auc"]
     with pytest.raises(ValueError, match="damaged"):
         write_report(tmp_path / "a.html", "Audit", [values])
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "wanted"),
+    [
+        (132645.7, "bytes", "132646\N{NO-BREAK SPACE}bytes"),
+        (-0.012934, "dB", "\N{MINUS SIGN}0.01293\N{NO-BREAK SPACE}dB"),
+        (9999.0, "", "9999"),
+        (None, "dB", "–"),
+        ({"-x": 3, "b": 1}, "", "-x 75\N{NO-BREAK SPACE}%, b 25\N{NO-BREAK SPACE}%"),
+    ],
+)
+def test_typical_values(value, unit, wanted):
+    finding = Finding("fact", "file", unit, CONSTANT, 4, 4)
+    assert _typical(finding, value, 4) == wanted

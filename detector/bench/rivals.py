@@ -1,27 +1,22 @@
 """The whole NPR network as others would run it on a CPU, each a call on a batch of decoded images.
 
-    rivals = build(batch=16, size=256, threads=2)
-    for name, rival in rivals.items():
-        logits = rival(images)  # uint8 [16, 3, 256, 256] -> float32 [16, 1]
-
-Nothing here measures. To be fair to all, time the calls in turns; engines' own threads spin for some milliseconds after
-a call, so leave a pause between one engine and the next.
+rival = RIVALS["openvino"](model, images, threads=2)
+logits = rival(images)  # uint8 [N, 3, H, W] -> float32 [N, 1]
 """
 
 from __future__ import annotations
 
-import copy
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from detector.bench.eager import Original
 from detector.export import onnx_format
 from detector.export.errors import import_engine
 from detector.export.metadata import INPUT, OUTPUTS
@@ -30,49 +25,7 @@ from detector.models.folding import fold
 
 Rival = Callable[[Tensor], Tensor]
 
-
-class Original(nn.Module):
-    """The network as the papers' code has it, with a detector's weights: float images, the residual by interpolation
-    (NPR) or as the band of a transform (Haar, by strides), a plain ResNet.
-
-    Shape: uint8 [N, 3, H, W], H and W even -> logits [N, 1].
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, model: NPRDetector) -> None:
-        super().__init__()
-        conv = model.conv1
-        if (conv.patch, conv.anchor, conv.mode) != (2, 0, "pixel") or model.pooling != "mean":
-            raise ValueError("only the papers' residuals and pooling have an original")
-        self.residuals, self.scale = conv.residual.split("+"), conv.scale
-        self.weights = nn.ParameterList(conv.weight.detach().chunk(len(self.residuals), dim=1))
-        own = copy.deepcopy(model)  # its layout may change
-        self.bn1, self.layer1, self.layer2, self.fc1 = own.bn1, own.layer1, own.layer2, own.fc1
-        for name in ("mean", "std"):
-            self.register_buffer(name, torch.tensor(getattr(model.preprocessing, name)).view(-1, 1, 1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        x = (images.float() / 255 - self.mean) / self.std
-        maps = [_npr(x) if name == "npr" else _haar(x) for name in self.residuals]
-        strides = [2 if name == "npr" else 1 for name in self.residuals]
-        parts = [
-            F.conv2d(residual * self.scale, weight, stride=stride, padding=1)
-            for residual, weight, stride in zip(maps, self.weights, strides, strict=True)
-        ]
-        y = F.relu(self.bn1(sum(parts[1:], parts[0])))
-        y = F.max_pool2d(y, kernel_size=3, stride=2, padding=1)
-        return self.fc1(self.layer2(self.layer1(y)).mean(dim=(2, 3)))
-
-
-def _npr(x: Tensor) -> Tensor:
-    half = F.interpolate(x, scale_factor=0.5, mode="nearest")
-    return x - F.interpolate(half, scale_factor=2.0, mode="nearest")
-
-
-def _haar(x: Tensor) -> Tensor:
-    return (x[:, :, ::2, ::2] - x[:, :, ::2, 1::2] - x[:, :, 1::2, ::2] + x[:, :, 1::2, 1::2]) / 2
+_CALIBRATION = 4  # images that the ranges of int8 are taken from: speed does not depend on them
 
 
 def eager(model: NPRDetector, images: Tensor, threads: int) -> Rival:
@@ -113,43 +66,16 @@ def openvino_int8(model: NPRDetector, images: Tensor, threads: int) -> Rival:
 
 
 RIVALS: dict[str, Callable[[NPRDetector, Tensor, int], Rival]] = {
-    "original eager": eager,
-    "original channels_last": eager_channels_last,
-    "torch.compile, frozen": compiled,
-    "ONNX Runtime": onnx_runtime,
-    "OpenVINO": openvino,
-    "ONNX Runtime int8": onnx_runtime_int8,
-    "OpenVINO int8": openvino_int8,
+    "eager": eager,
+    "channels_last": eager_channels_last,
+    "compile": compiled,
+    "onnxruntime": onnx_runtime,
+    "onnxruntime-int8": onnx_runtime_int8,
+    "openvino": openvino,
+    "openvino-int8": openvino_int8,
 }
-
-
-def build(
-    *,
-    batch: int,
-    size: int,
-    threads: int,
-    model: NPRDetector | None = None,
-    calibration: Tensor | None = None,
-    names: Iterable[str] = tuple(RIVALS),
-) -> dict[str, Rival]:
-    """Calls by name, ready to be timed: each has run once.
-
-    Args:
-        batch, size: of the images that they will be given, [batch, 3, size, size].
-        threads: that each uses.
-        model: whose weights all have; by default of a fresh NPRDetector, which costs the same.
-        calibration: uint8 [batch, 3, size, size], photographs, for the ranges of int8 (default: noise).
-        names: of RIVALS, those that are wanted.
-
-    Raises:
-        ExportError: an engine is not installed.
-    """
-    model = (NPRDetector() if model is None else model).eval()
-    images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8) if calibration is None else calibration
-    rivals = {name: RIVALS[name](model, images, threads) for name in names}
-    for rival in rivals.values():
-        rival(images)
-    return rivals
+"""Builders, of a model in evaluation mode, images like those that will be given (their ranges are those of int8), and
+threads. They raise :class:`detector.export.errors.ExportError` where an engine is not installed."""
 
 
 def _torch(function: Callable[[Tensor], Tensor], threads: int) -> Rival:
@@ -193,7 +119,7 @@ def _quantised(graph: bytes, images: Tensor) -> bytes:
 
     class Photographs(CalibrationDataReader):
         def __init__(self) -> None:
-            self.left = list(images.split(1))
+            self.left = list(images[:_CALIBRATION].split(1))
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             return {INPUT: self.left.pop().numpy()} if self.left else None
