@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import io
 import os
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -88,6 +88,23 @@ class Detection:
             "exact": self.exact,
             **({} if self.reasons is None else {"reasons": [reason.to_dict() for reason in self.reasons]}),
         }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Detection:
+        """The inverse of to_dict, of a dictionary that may hold more.
+
+        Raises:
+            ValueError: the values are no detection's.
+        """
+        known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
+        try:
+            if "reasons" in known:
+                known["reasons"] = tuple(Reason(**reason) for reason in known["reasons"])
+            if "interval" in known:
+                known["interval"] = None if values["exact"] else tuple(known["interval"])
+            return cls(**known)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"a damaged detection ({type(error).__name__}: {error})") from error
 
 
 def find_files(arguments: Iterable[str]) -> Iterator[str | Detection]:

@@ -24,18 +24,16 @@ from detector.commands.arguments import (
     fraction,
     positive_int,
 )
+from detector.commands.lines import as_line, identity_of, not_done, open_journal
 from detector.importing import nothing_to_collect
 from detector.printable import printable
 from detector.signals import held_back
 from detector.verdicts import INTERVAL_CONFIDENCE
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from detector.console import Meter
     from detector.detection import Detection
     from detector.facts import Facts
-    from detector.journal import Journal
 
 _DESCRIPTION = """\
 Say of every image how likely it is generated: a score from 0 (real) to 1 (fake), and the verdict, fake above the
@@ -139,19 +137,22 @@ def run(args: argparse.Namespace) -> int:
     threshold = threshold_of(model) if args.threshold is None else args.threshold
     identity = {}
     if args.json or args.resume is not None:
-        identity = _identity(weights, None if own else args.policy, None if args.exact else args.confidence)
+        identity = identity_of(weights, None if own else args.policy, None if args.exact else args.confidence)
     with_llr = own and llr_of(model) is not None
     files = find_files(_arguments(args.paths))
     failed = False
     with ExitStack() as stack:
-        journal = None if args.resume is None else stack.enter_context(_journal(args, identity, threshold))
+        journal = None
+        if args.resume is not None:
+            settings = {"threshold": threshold, "facts": args.facts, "unsure": not args.no_unsure}
+            journal = stack.enter_context(open_journal(args.resume, identity, **settings))
         # Lines on a terminal are progress enough, and a bar would come between them.
         verbose = messages.is_terminal and (journal is not None or not sys.stdout.isatty())
         meter = stack.enter_context(Meter("detect", None, verbose=verbose))
         if verbose and "-" not in args.paths:
             threading.Thread(target=_count, args=(meter, args.paths), daemon=True).start()
         if journal is not None:
-            files = _not_done(files, journal, meter)
+            files = not_done(files, journal, meter)
         elif not args.json:
             print(f"{'score':>6}  {'verdict':7}  {'log LR  ' * with_llr}{'size':>11}  path")
         detections = detect(
@@ -171,9 +172,9 @@ def run(args: argparse.Namespace) -> int:
             facts = _facts(detection) if args.facts else None
             with held_back():
                 if journal is not None:
-                    journal.append(_object(detection, identity, facts))
+                    journal.append(as_line(detection, identity, facts))
                 elif args.json:
-                    print(json.dumps(_object(detection, identity, facts)), flush=True)
+                    print(json.dumps(as_line(detection, identity, facts)), flush=True)
                 else:
                     lines = [
                         _row(detection, with_llr),
@@ -201,70 +202,11 @@ def _count(meter: Meter, paths: list[str]) -> None:
     meter.total = sum(1 for _ in find_files(paths))
 
 
-def _journal(args: argparse.Namespace, identity: dict[str, Any], threshold: float) -> Journal:
-    from detector.journal import Journal
-
-    expected: dict[str, Any] = {"threshold": threshold} | identity
-    expected |= {name: None for name, wanted in {"facts": args.facts, "reasons": not args.no_unsure}.items() if wanted}
-    return Journal(args.resume, _settings, _settings(expected))
-
-
-def _settings(line: dict[str, Any]) -> dict[str, str]:
-    """What a line with a score rests on, but for the file."""
-    versions = line.get("versions")
-    return {
-        "model": str(line.get("model")),
-        "decoder": str(line.get("decoder")),
-        "versions": ", ".join(" ".join(pair) for pair in versions.items()) if isinstance(versions, dict) else "unknown",
-        "policy": str(line.get("policy", "none")),
-        "threshold": str(line.get("threshold")),
-        "confidence": str(line.get("confidence", "exact")),
-        "facts": str("facts" in line).lower(),
-        "unsure": str("reasons" in line).lower(),
-    }
-
-
-def _not_done(files: Iterator[str | Detection], journal: Journal, meter: Meter) -> Iterator[str | Detection]:
-    """Those that have no line, each path once."""
-    for file in files:
-        if journal.begin(file if isinstance(file, str) else file.path):
-            yield file
-        else:
-            meter.skip(1)
-
-
 def _facts(detection: Detection) -> Facts | None:
     """Of the file, decodable or not; None where the argument means no file."""
     from detector.facts import read_facts
 
     return read_facts(detection.path) if os.path.isfile(detection.path) else None
-
-
-def _identity(weights: Path, policy: str | None, confidence: float | None) -> dict[str, Any]:
-    """What gave the scores: enough to tell two stored lines apart, each by itself, and to get either again.
-
-    Args:
-        policy: where it is not the detector's own.
-        confidence: of large images' scores; None where all of them is read.
-    """
-    import torch
-
-    from detector.data import find_decoder
-    from detector.files import sha256_of
-    from npr_kernels import __version__
-
-    return {
-        "model": sha256_of(weights),
-        "decoder": str(find_decoder()),
-        "versions": {"npr-kernels": __version__, "torch": torch.__version__},
-        **({} if policy is None else {"policy": policy}),
-        **({} if confidence is None else {"confidence": confidence}),
-    }
-
-
-def _object(detection: Detection, identity: dict[str, Any], facts: Facts | None) -> dict[str, Any]:
-    found = detection.to_dict() | (identity if detection.error is None else {})
-    return found if facts is None else found | {"facts": facts.to_dict()}
 
 
 def _reason_lines(detection: Detection) -> list[str]:

@@ -19,10 +19,14 @@ from detector.commands.arguments import (
     find_weights,
     positive_int,
 )
+from detector.commands.lines import as_line, identity_of, not_done, open_journal
 from detector.printable import printable
+from detector.signals import held_back
 
 if TYPE_CHECKING:
+    from detector.console import Meter
     from detector.detection import Detection
+    from detector.models import Detector
 
 _DESCRIPTION = """\
 Score images and list them from the most fake to the least. With --sheet, also draw thumbnails of both ends: what the
@@ -59,6 +63,11 @@ def add_parser(subparsers: Any) -> None:
     add_readers(parser)
     add_device(parser)
     parser.add_argument("--json", action="store_true", help="a JSON object on each line")
+    parser.add_argument(
+        "--resume",
+        metavar="FILE",
+        help="add a line of JSON for each file to FILE, and take those that are in it: goes on where the command ended",
+    )
     parser.set_defaults(run=run)
 
 
@@ -76,20 +85,23 @@ def run(args: argparse.Namespace) -> int:
     model = load_checkpoint(find_weights(args.weights), find_device(args.device))
     preprocessing = find_preprocessing(args, model.preprocessing)
     files = list(find_files(args.paths))
-    ranked: list[Detection] = []
-    failed: list[Detection] = []
+    options: dict[str, Any] = {
+        "preprocessing": preprocessing,
+        "batch_size": args.batch_size,
+        "workers": count_readers(args),
+        "exact": True,
+        "unsure": not args.no_unsure,
+    }
     with Meter("rank", len(files)) as meter:
-        for detection in detect(
-            model,
-            files,
-            preprocessing=preprocessing,
-            batch_size=args.batch_size,
-            workers=count_readers(args),
-            exact=True,
-            unsure=not args.no_unsure,
-        ):
-            (ranked if detection.error is None else failed).append(detection)
-            meter.advance(1)
+        if args.resume is None:
+            found = []
+            for detection in detect(model, files, **options):
+                found.append(detection)
+                meter.advance(1)
+        else:
+            found = _taken_up(args, model, files, meter, options)
+    ranked = [detection for detection in found if detection.error is None]
+    failed = [detection for detection in found if detection.error is not None]
     ranked.sort(key=lambda detection: -(detection.score or 0.0))
     if not args.json:
         print(f"{'rank':>6}  {'score':>6}  {'verdict':7}  path")
@@ -102,6 +114,25 @@ def run(args: argparse.Namespace) -> int:
     if args.sheet is not None:
         _draw(args.sheet, ranked, args.count)
     return int(bool(failed))
+
+
+def _taken_up(
+    args: argparse.Namespace, model: Detector, files: list[str | Detection], meter: Meter, options: dict[str, Any]
+) -> list[Detection]:
+    """Of every file, from the file of --resume, to which those that were not in it are added."""
+    from detector.detection import Detection, detect
+    from detector.evaluation import threshold_of
+
+    policy = None if options["preprocessing"] == model.preprocessing else args.policy
+    identity = identity_of(find_weights(args.weights), policy, None)
+    with open_journal(args.resume, identity, threshold=threshold_of(model), unsure=options["unsure"]) as journal:
+        for detection in detect(model, not_done(files, journal, meter), **options):
+            with held_back():
+                journal.append(as_line(detection, identity))
+            meter.advance(1)
+        wanted = {file if isinstance(file, str) else file.path for file in files}
+        found = {line["path"]: Detection.from_dict(line) for line in journal.lines() if line["path"] in wanted}
+    return [found[file if isinstance(file, str) else file.path] for file in files]
 
 
 def _draw(sheet: str, ranked: list[Detection], count: int) -> None:

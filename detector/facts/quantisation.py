@@ -74,11 +74,11 @@ def estimate_quality(tables: Sequence[tuple[int, ...]]) -> Quality | None:
         quality
         for quality in range(100, 0, -1)
         for largest in (255, 32767)  # of tables of 8 bits, which baseline JPEG allows, and of 16
-        if all(
+        if tables[0] == _scaled(_LUMINANCE, quality, largest)
+        and all(
             table in (_scaled(_LUMINANCE, quality, largest), _scaled(_CHROMINANCE, quality, largest))
             for table in tables
         )
-        and tables[0] == _scaled(_LUMINANCE, quality, largest)
     ]
     if exact:
         return Quality(exact[0], True)

@@ -1,5 +1,6 @@
 """detect and find_files on endless sources: how far ahead they draw, what they keep, and that they end cleanly."""
 
+import json
 import os
 import threading
 from itertools import count, islice
@@ -11,6 +12,7 @@ from PIL import Image
 
 from detector.data import Preprocessing
 from detector.detection import MOST_HELD_BACK, Detection, detect, find_files
+from detector.doubt import Reason
 from detector.models import NPRDetector
 
 
@@ -125,3 +127,23 @@ def test_files_are_found_as_they_are_drawn(tmp_path, monkeypatch):
         Detection(f"{tmp_path}/empty", error="is a folder without images"),
         f"{tmp_path}/gone",
     ]
+
+
+@pytest.mark.parametrize(
+    "detection",
+    [
+        Detection("a.png", error="is empty"),
+        Detection("b", 0.25, 30, 20, threshold=0.125, llr=-1.5, sha256="00"),
+        Detection("c", 0.75, 30, 20, sha256="00", reasons=(Reason("tiny", "small"),), read=0.5, interval=(0.5, 1.0)),
+        Detection("d", 1e-17, 30, 20, sha256="00", reasons=()),
+    ],
+)
+def test_detections_from_their_lines(detection):
+    line = json.loads(json.dumps(detection.to_dict() | {"model": "m"}))
+    assert Detection.from_dict(line) == detection
+
+
+@pytest.mark.parametrize("line", [{}, {"path": "a", "interval": [0, 1]}, {"path": "a", "reasons": [{"x": 1}]}])
+def test_what_is_no_detection(line):
+    with pytest.raises(ValueError, match="a damaged detection"):
+        Detection.from_dict(line)

@@ -20,7 +20,7 @@ from detector.models import NPRDetector, save_checkpoint
 # Imports once and forks for every command, which so begins in no time.
 SERVER = """
 import os, sys, json
-import detector.detection, detector.journal
+import detector.detection, detector.journal, detector.evaluation, detector.commands.rank
 from detector.cli import main
 print("ready", flush=True)
 for line in sys.stdin:
@@ -202,3 +202,25 @@ def test_workers_change_no_byte(pictures, weights, straight, capsys, options):
     assert capsys.readouterr().out.encode() == straight
     main(["detect", str(pictures), "--weights", str(weights), "--json", "--unordered", *options])
     assert sorted(capsys.readouterr().out.encode().splitlines()) == sorted(straight.splitlines())
+
+
+@pytest.mark.parametrize("options", [[], ["--json"], ["--policy", "centre"]])
+def test_rank_goes_on_from_its_file(server, pictures, weights, tmp_path, capsys, options):
+    """Killed on the way, and with files of which nobody asks now: the ranking is the one without the file."""
+    path = tmp_path / "r.jsonl"
+    files = [pictures, f"{pictures}/03.png"]
+    assert main(["rank", *map(str, files), "--weights", str(weights), *options]) == 1
+    expected = capsys.readouterr().out
+    command = ["rank", *files, "--weights", weights, "--resume", path, *options]
+    child = start(server, tmp_path, *command)
+    wait_for_lines(path, 7)
+    os.kill(child, signal.SIGKILL)
+    end(server)
+    assert main([*map(str, command)]) == 1
+    assert capsys.readouterr().out == expected
+    assert path.read_bytes().count(b"\n") == 40
+    assert main(["rank", f"{pictures}/03.png", *map(str, command[3:])]) == 0
+    assert "03.png" in capsys.readouterr().out
+    assert path.read_bytes().count(b"\n") == 40
+    assert main([*map(str, command), "--no-unsure"]) == 1
+    assert "its results are of another unsure, true, not false" in capsys.readouterr().err
