@@ -27,12 +27,19 @@ def stored(pixels, quality):
     return np.asarray(Image.open(file))
 
 
+def strengths(history, rng, number=9):
+    """Of so many photographs with a history: [number], sorted.
+
+    Edges of a scene may fall into a rhythm, and of a hundred photographs about one has a peak as strong as STRENGTH by
+    itself. So a test asks for the median: five of nine by chance are one case in 10^8.
+    """
+    return np.sort([find_period(history(photograph(rng))).strength for _ in range(number)])
+
+
 def test_photographs_have_none(rng):
     """Nor JPEGs of them, for all their blocks."""
-    for _ in range(3):
-        pixels = photograph(rng)
-        assert find_period(pixels).strength < STRENGTH
-        assert find_period(stored(pixels, int(rng.integers(70, 100)))).strength < STRENGTH
+    assert np.median(strengths(lambda pixels: pixels, rng)) < STRENGTH
+    assert np.median(strengths(lambda pixels: stored(pixels, int(rng.integers(70, 100))), rng)) < STRENGTH
 
 
 @pytest.mark.parametrize("filter", [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS])
@@ -55,14 +62,16 @@ def test_rows_and_columns_alike(rng):
         assert find_period(np.ascontiguousarray(image.transpose(1, 0, 2))) == find_period(image)
 
 
-def test_generators_factors_leave_none(rng):
+@pytest.mark.parametrize("factor", [2, 4])
+@pytest.mark.parametrize("filter", [Image.Resampling.NEAREST, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC])
+def test_generators_factors_leave_none(factor, filter, rng):
     """What up-samples by 2, 4 and 8 is to be found by the detector, not hidden by this sign."""
-    small = photograph(rng)
-    for factor in (2, 4):
-        for filter in (Image.Resampling.NEAREST, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC):
-            pixels = resized(small[: 320 // factor * 2], 320 * 2, 360 * factor, filter)
-            noisy = pixels.astype(np.int16) + rng.normal(0, 1, pixels.shape).round().astype(np.int16)
-            assert find_period(np.clip(noisy, 0, 255).astype(np.uint8)).strength < STRENGTH
+
+    def generated(pixels):
+        enlarged = resized(pixels[: 640 // factor], 640, 360 * factor, filter).astype(np.int16)
+        return np.clip(enlarged + rng.normal(0, 1, enlarged.shape).round(), 0, 255).astype(np.uint8)
+
+    assert np.median(strengths(generated, rng)) < STRENGTH
 
 
 def test_only_the_centre_counts(rng):
