@@ -10,10 +10,10 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 import npr_kernels as nk
-from npr_kernels.backends import native
+from tests import needs
 from tests.npr_kernels.inputs import draw_images, draw_weight
 
-pytestmark = pytest.mark.skipif(native.extension is None, reason=str(native.unavailable_reason("cpu")))
+pytestmark = needs.extension
 
 MIB = 1 << 20
 
