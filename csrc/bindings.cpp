@@ -232,7 +232,9 @@ Tensor conv2d_cpu(const Tensor& images, const Tensor& weight, const std::optiona
   Tensor out = empty({p.images.batch, p.outputs, p.images.rows(), p.images.cols()}, out_dtype, images,
                      channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
   p.out = out.data_ptr();
-  npr::cpu::expect_writes(p.out, out.numel() * size_of(p.type));
+  const size_t bytes = out.numel() * size_of(p.type);
+  npr::cpu::expect_writes(p.out, bytes);
+  p.past_caches = bytes > npr::cpu::last_level_cache();
   with_compute_type(p.type, [&](auto zero) {
     using T = decltype(zero);
     const auto packed = pack<T>(fold(weight, p, channel_scale), p.outputs);
@@ -703,6 +705,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("instruction_sets", &instruction_sets, "CPU instruction sets that run here, from the plainest to the best.");
   m.def("instruction_set", [] { return npr::cpu::kernels().name; }, "The CPU instruction set in use.");
   m.def("select_instruction_set", &select_instruction_set, "Uses another CPU instruction set; for tests.");
+  m.def("last_level_cache", &npr::cpu::last_level_cache,
+        "Bytes of the cache that larger results of npr.conv2d are written past.");
   m.def("multiply_adds", &multiply_adds, py::arg("steps"),
         "Does float32 multiply-adds as fast as the processor can; returns their number.");
 }

@@ -1,4 +1,4 @@
-// Fresh memory for large results.
+// Memory for large results: fresh pages, and the caches that it does not fit.
 //
 // The C library maps a large block anew for every result and unmaps it afterwards, so each run pays a page
 // fault for every 4 KiB that it writes: more than the arithmetic costs. Asked for huge pages, Linux takes one
@@ -10,6 +10,7 @@
 
 #if defined(__linux__)
 #include <sys/mman.h>
+#include <unistd.h>
 #endif
 
 namespace npr::cpu {
@@ -23,6 +24,17 @@ inline void expect_writes(void* data, size_t bytes) {
   if (data != nullptr && begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
 #else
   (void)data, (void)bytes;
+#endif
+}
+
+// Bytes of the last-level cache; where the system does not tell, those of a common server's.
+inline size_t last_level_cache() {
+  constexpr size_t kCommon = size_t(32) << 20;
+#if defined(_SC_LEVEL3_CACHE_SIZE)
+  static const long told = sysconf(_SC_LEVEL3_CACHE_SIZE);
+  return told > 0 ? size_t(told) : kCommon;
+#else
+  return kCommon;
 #endif
 }
 
