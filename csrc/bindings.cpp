@@ -236,7 +236,7 @@ Tensor conv2d_cpu(const Tensor& images, const Tensor& weight, const std::optiona
   p.out = out.data_ptr();
   const size_t bytes = out.numel() * size_of(p.type);
   npr::cpu::expect_writes(p.out, bytes);
-  p.past_caches = bytes > npr::cpu::last_level_cache();
+  p.past_caches = bytes > npr::cpu::kCacheShare;
   with_compute_type(p.type, [&](auto zero) {
     using T = decltype(zero);
     const auto packed = pack<T>(fold(weight, p, channel_scale), p.outputs);
@@ -735,8 +735,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("instruction_sets", &instruction_sets, "CPU instruction sets that run here, from the plainest to the best.");
   m.def("instruction_set", [] { return npr::cpu::kernels().name; }, "The CPU instruction set in use.");
   m.def("select_instruction_set", &select_instruction_set, "Uses another CPU instruction set; for tests.");
-  m.def("last_level_cache", &npr::cpu::last_level_cache,
-        "Bytes of the cache that larger results of npr.conv2d are written past.");
+  m.attr("CACHE_SHARE") = npr::cpu::kCacheShare;  // larger results of npr.conv2d are written past the caches
   m.def("multiply_adds", &multiply_adds, py::arg("steps"),
         "Does float32 multiply-adds as fast as the processor can; returns their number.");
 }

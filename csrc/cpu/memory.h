@@ -10,7 +10,6 @@
 
 #if defined(__linux__)
 #include <sys/mman.h>
-#include <unistd.h>
 #endif
 
 namespace npr::cpu {
@@ -27,15 +26,8 @@ inline void expect_writes(void* data, size_t bytes) {
 #endif
 }
 
-// Bytes of the last-level cache; where the system does not tell, those of a common server's.
-inline size_t last_level_cache() {
-  constexpr size_t kCommon = size_t(32) << 20;
-#if defined(_SC_LEVEL3_CACHE_SIZE)
-  static const long told = sysconf(_SC_LEVEL3_CACHE_SIZE);
-  return told > 0 ? size_t(told) : kCommon;
-#else
-  return kCommon;
-#endif
-}
+// Results of more bytes had better not go through the caches: a common share of the last level. Systems tell the
+// whole machine's, which is many times as much as a process on it has.
+constexpr size_t kCacheShare = size_t(32) << 20;
 
 }  // namespace npr::cpu

@@ -35,7 +35,7 @@ inline void multiply(const T* const* a, int64_t row, const T* const* b, int64_t 
   }
 }
 
-// Stores a tile's rows, `stride` apart; past the caches only where every row is whole cache lines.
+// Stores a tile's rows, `stride` apart.
 template <int M, int N, class T>
 inline void store_tile(T* to, int64_t stride, const Vec<T> (&tile)[M][N], bool past_caches) {
   if (past_caches) {
@@ -54,34 +54,36 @@ inline void store_tile(T* to, int64_t stride, const Vec<T> (&tile)[M][N], bool p
 }
 
 // One output row as the product of a [K][rows] and b [K][columns], out[row * stride + column].
-// The bias belongs to the rows or, if it does not, to the columns. A tile's rows are finished along all columns
-// before the next ones begin, so that few places of the memory are written at a time, each from its start to its end.
+// The bias belongs to the rows or, if it does not, to the columns.
 template <class Element, bool BiasOfRows, class T = Compute<Element>>
 inline void multiply_row(const T* const* a, int64_t rows, const T* const* b, int64_t columns, int64_t taps,
                          const T* bias, Element* out, int64_t stride, bool past_caches) {
   constexpr int64_t kWide = kTileVectors * kLanes<T>;
-  past_caches &= (uintptr_t(out) | stride * sizeof(Element) | columns * sizeof(Element)) % kCacheLine == 0;
-  for (int64_t row = 0; row < rows; row += kTileRows) {
-    with_constant<kTileRows>(int(min(kTileRows, rows - row)), [&](auto tile_rows) {
-      constexpr int M = decltype(tile_rows)::value;
-      for (int64_t column = 0; column < columns; column += kWide) {
-        const int64_t width = min(kWide, columns - column);
-        with_constant<kTileVectors>(int((width + kLanes<T> - 1) / kLanes<T>), [&](auto vectors) {
-          constexpr int N = decltype(vectors)::value;
+  // Only whole lines, each written at once: parts of one that come apart would be written to memory apart.
+  past_caches = past_caches && kWide * sizeof(T) % kCacheLine == 0 && std::is_same_v<Element, T> &&
+                (uintptr_t(out) | stride * sizeof(Element) | columns * sizeof(Element)) % kCacheLine == 0;
+  for (int64_t column = 0; column < columns; column += kWide) {
+    const int64_t width = columns - column < kWide ? columns - column : kWide;
+    const bool direct = std::is_same_v<Element, T> && width % kLanes<T> == 0;
+    with_constant<kTileVectors>(int((width + kLanes<T> - 1) / kLanes<T>), [&](auto vectors) {
+      constexpr int N = decltype(vectors)::value;
+      for (int64_t row = 0; row < rows; row += kTileRows) {
+        const int height = int(rows - row < kTileRows ? rows - row : kTileRows);
+        alignas(64) T buffer[kTileRows * kWide];
+        T* to = direct ? reinterpret_cast<T*>(out + row * stride + column) : buffer;
+        const int64_t to_stride = direct ? stride : kWide;
+        with_constant<kTileRows>(height, [&](auto tile_rows) {
+          constexpr int M = decltype(tile_rows)::value;
           const auto start = [&](int i, int j) {
             return BiasOfRows ? broadcast(bias[row + i]) : load(bias + column + j * kLanes<T>);
           };
           Vec<T> tile[M][N];
           multiply(a, row, b, column, taps, start, tile);
-          Element* to = out + row * stride + column;
-          if constexpr (std::is_same_v<Element, T>) {
-            if (width == N * kLanes<T>) return store_tile(to, stride, tile, past_caches);
-          }
-          constexpr int64_t kWidth = N * kLanes<T>;
-          alignas(64) T buffer[M * kWidth];
-          store_tile(buffer, kWidth, tile, false);
-          for (int i = 0; i < M; ++i) convert(buffer + i * kWidth, to + i * stride, min(width, kWidth));
+          store_tile(to, to_stride, tile, past_caches);
         });
+        if (!direct) {
+          for (int i = 0; i < height; ++i) convert(buffer + i * kWide, out + (row + i) * stride + column, width);
+        }
       }
     });
   }
