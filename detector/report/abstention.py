@@ -30,7 +30,7 @@ def abstention_body(of: Abstention, delivery: str) -> str:
             _curves_plot(of, delivery),
             "Errors among the images that are judged, as the most doubted ones are left out, both labels weighing the "
             f"same; a sign is worth having where it lies below {YARDSTICK} of the score p (bold). Dotted: a sign that "
-            "knows nothing, and one that knows the errors. Ring: what npr detect withholds.",
+            "knows nothing, and one that knows the errors. Ring: what npr detect judges.",
         )
         body += details("Areas under the risk-coverage curves", _signs_table(of))
     return body
@@ -46,18 +46,22 @@ def _lead(of: Abstention) -> str:
             f"Both labels weighing the same, {100 * of.coverage:.1f} % of the images are judged (coverage), "
             f"{100 * of.risk:.1f} % of these wrongly (risk). "
         )
+    text += "In the table, wrong is in percent: of all images, of those that are unsure, and of those that are judged. "
     if reasons:
         text += "Reasons: " + "; ".join(f"{code}, {words}" for code, words in REASONS.items() if code in reasons) + "."
     return paragraph(text)
 
 
 def _table(of: Abstention) -> str:
-    heads = [cell("folder", tag="th")]
-    numbers = ("images", "wrong", "unsure", "wrong of unsure", "judged", "wrong of these")
-    heads += [cell(head, tag="th", classes="number") for head in numbers] + [cell("why (images)", tag="th")]
+    names = [cell("folder", tag="th")]
+    names += [cell(head, tag="th", classes="number") for head in ("images", "wrong")]
+    names += [cell(head, tag="th", span=2) for head in ("unsure", "judged")] + [cell("why (images)", tag="th")]
+    units = [cell("", tag="th")] * 3
+    units += [cell(head, tag="th", classes="number") for head in ("images", "wrong", "%", "wrong")]
+    units.append(cell("", tag="th"))
     rows = [_row(f"{kind}: {name}", withheld) for kind, name, withheld in of.folders() if name is not None]
     foot = [_row(f"all {kind}", withheld) for kind, name, withheld in of.folders() if name is None]
-    return table([heads], rows, foot)
+    return table([names, units], rows, foot, classes="dense")
 
 
 def _row(name: str, of: Withheld) -> list[str]:
