@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.box import DEFAULT, find
 from detector.data import REAL, Collection, Sample
 from detector.evaluation import certified_threshold, clopper_pearson, find_folders, parse_pools, score_collection
 from detector.models import load_checkpoint
-from detector.weights import DEFAULT, find
 
 Scores = dict[str, NDArray[np.float64]]
 """Of reals, by group."""
