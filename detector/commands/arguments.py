@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detector.weights import DEFAULT, find
+from detector.box import DEFAULT, find
 
 if TYPE_CHECKING:
     import torch

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from detector.box import DEFAULT
 from detector.commands.arguments import (
     UsageError,
     add_device,
@@ -19,7 +20,6 @@ from detector.commands.arguments import (
     natural_int,
     positive_int,
 )
-from detector.weights import DEFAULT
 
 if TYPE_CHECKING:
     import torch
