@@ -60,7 +60,8 @@ def unavailable_reason(name: str) -> str | None:
         return f"the device is sm_{major}{minor}, the kernels were compiled for {', '.join(targets)}"
     # What torch can do says little of the extension, which is linked to a CUDA runtime of its own.
     with torch.cuda.device(served[0]):
-        return extension.cuda_unavailable_reason()
+        reason: str | None = extension.cuda_unavailable_reason()
+    return reason
 
 
 @functools.cache
