@@ -29,7 +29,9 @@ void forward(const ConvForward& p, int64_t first, int64_t last) {
     Element* out = static_cast<Element*>(p.out);
     if (p.channels_last) {
       out += unit * cols * p.outputs;
-      multiply_row<Element, false>(tap.get(), cols, weight.get(), p.outputs, taps, bias, out, p.outputs, p.past_caches);
+      // A tile of less than a pixel's outputs would come back to each pixel once a row is through: lines out of order.
+      const bool past_caches = p.past_caches && p.outputs <= kTileVectors * kLanes<T>;
+      multiply_row<Element, false>(tap.get(), cols, weight.get(), p.outputs, taps, bias, out, p.outputs, past_caches);
     } else {
       const int64_t n = unit / rows, oy = unit % rows;
       out += (n * p.outputs * rows + oy) * cols;
