@@ -22,7 +22,7 @@ from npr_kernels.backends import triton as triton_backend
 
 OPS = ("conv2d", "conv2d_backward", "patch_moments", "stem", "stem_backward")
 
-CPU_INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
+CPU_INSTRUCTION_SETS = ("baseline", "avx2", "avx512", "avx512vnni")
 
 NAMES = (
     "reference",
