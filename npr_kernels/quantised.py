@@ -1,16 +1,17 @@
 """A residual block of ResNet-50 for inference on 8-bit maps, one fused op on the CPU.
 
     block = QuantisedBottleneck.of(folded, steps)     # of a FoldedBottleneck, and what its maps are counted in
-    y = block(quantise(x, steps.x))                   # uint8 [N, C, H, W] in channels_last, like y
+    y = block(quantise(x, step))                      # uint8 [N, C, H, W] in channels_last, like y
 
 A map holds numbers of steps, 0 to 255, of values that are not negative: zero is zero, exactly, and so is the padding.
-A weight is a number of steps of its output's own, -127 to 127. Products of the two are summed in int32, exactly; a sum
+A channel may have steps of its own, which the weights that read it take up; a weight is a number of steps of its
+output's own, -127 to 127. Products of the two are summed in int32, exactly; a sum
 becomes a number of the next map's steps by float arithmetic that is rounded operation by operation. So the op gives the
 same bits on every instruction set, in any batch and on any number of threads, and :meth:`QuantisedBottleneck.reference`
 gives them too.
 
 Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
-CVPR 2018 (arXiv 1712.05877), Section 2, here with weights of an output's own step and no zero points.
+CVPR 2018 (arXiv 1712.05877), Section 2, here with steps of each channel and no zero points.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ _LARGEST_WEIGHT = 127
 
 class Steps(NamedTuple):
     """What a number counts in the block's maps: the input, after reduce, after spatial, and the result, which is float
-    where it has none. All are positive."""
+    where it has none. Of each channel, [C], or of all, a scalar; positive."""
 
-    x: float
-    reduced: float
-    middle: float
-    out: float | None
+    x: Tensor
+    reduced: Tensor
+    middle: Tensor
+    out: Tensor | None
 
 
 class _Conv(NamedTuple):
@@ -82,16 +83,16 @@ class QuantisedBottleneck:
             ValueError: a step is not positive and finite.
         """
         for name, step in zip(Steps._fields, steps, strict=True):
-            if step is not None and not 0 < step < float("inf"):
-                raise ValueError(f"the step of {name} must be positive and finite, got {step}")
-        unit = 1.0 if steps.out is None else steps.out
+            if step is not None and not bool(((step > 0) & step.isfinite()).all()):
+                raise ValueError(f"the steps of {name} must be positive and finite, got {step}")
+        unit = torch.ones(()) if steps.out is None else steps.out
         reduce = _conv(block.weights[0], block.biases[0], steps.x, steps.reduced)
         spatial = _conv(block.weights[1], block.biases[1], steps.reduced, steps.middle)
         expand = _conv(block.weights[2], block.biases[2], steps.middle, unit)
         if len(block.weights) == 4:
             project, gain, _ = _conv(block.weights[3], block.biases[2], steps.x, unit)
         else:
-            project, gain = None, torch.full_like(expand.gain, steps.x / unit)
+            project, gain = None, (steps.x.double() / unit.double()).float().expand_as(expand.gain)
         packed = _pack(reduce, spatial, expand, project, gain, block.stride)
         return cls(reduce, spatial, expand, project, gain, block.stride, steps.out is None, packed)
 
@@ -160,9 +161,10 @@ def quads(weight: Tensor) -> Tensor:
     return split.reshape(outputs // PANEL, taps * inputs // QUAD, PANEL, QUAD).contiguous()
 
 
-def _conv(weight: Tensor, bias: Tensor, step: float, step_out: float) -> _Conv:
-    weight, steps = quantise_weight(weight)
-    return _Conv(weight, (steps * (step / step_out)).float(), (bias.double() / step_out).float())
+def _conv(weight: Tensor, bias: Tensor, step: Tensor, step_out: Tensor) -> _Conv:
+    # Steps of channels are part of the weights before those are rounded, so that sums have steps of outputs alone.
+    weight, steps = quantise_weight(weight.double() * step.double().view(-1, 1, 1))
+    return _Conv(weight, (steps / step_out.double()).float(), (bias.double() / step_out.double()).float())
 
 
 def _pack(
@@ -179,7 +181,7 @@ def _pack(
     for conv in (reduce, spatial, expand):
         arguments += [quads(conv.weight.flatten(2)), conv.gain, conv.bias]
     arguments.append(None if project is None else quads(project.flatten(2)))
-    return (*arguments, shortcut_gain)
+    return (*arguments, shortcut_gain.contiguous())
 
 
 def _sums(x: Tensor, weight: Tensor, stride: int = 1, padding: int = 0) -> Tensor:

@@ -1,9 +1,9 @@
 """Checkpoints: safetensors files that say what they are, and the original implementations' .pth files, read safely.
 
 A checkpoint holds a model's state dict and, as metadata, strings of JSON: `architecture` (the model's name and
-arguments), `preprocessing`, `threshold`, `calibration` where there was one, `decoder` (what decoded images in the
-process that wrote it), `recipe` and whatever else the writer adds. No file is ever unpickled into anything but tensors
-and plain containers.
+arguments), `preprocessing`, `threshold`, `calibration` and `ranges` where there were any, `decoder` (what decoded images
+in the process that wrote it), `recipe` and whatever else the writer adds. No file is ever unpickled into anything but
+tensors and plain containers.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ def save_checkpoint(
         "preprocessing": model.preprocessing.to_dict(),
         "threshold": check_threshold(model.threshold),
         **({} if model.calibration is None else {"calibration": model.calibration}),
+        **({} if model.ranges is None else {"ranges": model.ranges}),
         "decoder": find_decoder().to_dict(),
         **metadata,
     }
@@ -272,6 +273,7 @@ def _build(path: Path, metadata: dict[str, Any]) -> Detector:
         model.threshold = check_threshold(metadata.get("threshold", THRESHOLD))
         model.calibration = _checked_object("calibration", metadata.get("calibration"))
         model.recipe = _checked_object("recipe", metadata.get("recipe"))
+        model.ranges = _checked_ranges(metadata.get("ranges"))
         return model
     except (KeyError, TypeError, ValueError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
@@ -293,6 +295,14 @@ def _warn_of_another_decoder(path: Path, recorded: Any) -> None:
 def _checked_object(name: str, value: Any) -> dict[str, Any] | None:
     if value is not None and not isinstance(value, dict):
         raise ValueError(f"{name} must be an object, got {value!r}")
+    return value
+
+
+def _checked_ranges(value: Any) -> list[list[float]] | None:
+    """Lists of numbers; whether they fit the model is seen where they are used."""
+    lists = isinstance(value, list) and all(isinstance(each, list) for each in value)
+    if value is not None and not (lists and all(type(x) in (int, float) for each in value for x in each)):
+        raise ValueError("ranges must be lists of numbers")
     return value
 
 

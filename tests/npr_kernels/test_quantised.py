@@ -36,10 +36,11 @@ def instruction_set(request):
         yield request.param
 
 
-def steps(out: float | None) -> Steps:
-    """Random ones, with which few of the block's values are beyond 255 and most are not 0."""
-    x, reduced, middle = (torch.rand(3) * 0.02 + 0.02).tolist()
-    return Steps(x, reduced, middle, out)
+def steps(folded: FoldedBottleneck, out: float | None) -> Steps:
+    """Random ones of each channel, with which few of the block's values are beyond 255 and most are not 0."""
+    reduce, spatial, expand = folded.weights[:3]
+    x, reduced, middle = (torch.rand(n) * 0.02 + 0.02 for n in (*reduce.shape[1::-1], spatial.shape[0]))
+    return Steps(x, reduced, middle, None if out is None else (torch.rand(expand.shape[0]) + 0.5) * out)
 
 
 @pytest.fixture(params=BLOCKS)
@@ -49,7 +50,7 @@ def folded(request) -> FoldedBottleneck:
 
 @pytest.fixture(params=[0.1, None], ids=["bytes", "float"])
 def block(request, folded) -> QuantisedBottleneck:
-    return QuantisedBottleneck.of(folded, steps(request.param))
+    return QuantisedBottleneck.of(folded, steps(folded, request.param))
 
 
 def random_bytes(*shape: int) -> Tensor:
@@ -99,7 +100,8 @@ def test_equals_sums_of_int64(block, size, instruction_set):
     assert block.packed is not None
     x = random_bytes(2, inputs_of(block), *size)
     y, expected = block(x), truth(block, x)
-    assert y.dtype == block.dtype and y.shape == block.shape(x)
+    assert y.dtype == block.dtype
+    assert y.shape == block.shape(x)
     assert y.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(y, expected)
     assert torch.equal(block.reference(x), expected)
@@ -108,7 +110,7 @@ def test_equals_sums_of_int64(block, size, instruction_set):
 
 def extreme(inputs: int, width: int, reduced: int, spatial: int, expanded: int) -> QuantisedBottleneck:
     """A block all of whose weights of a convolution are one number, and whose gains show its sums at full width."""
-    block = QuantisedBottleneck.of(FoldedBottleneck.of(random_block(inputs, width, 1)), Steps(1, 1, 1, None))
+    block = QuantisedBottleneck.of(FoldedBottleneck.of(random_block(inputs, width, 1)), Steps(*torch.ones(3), None))
     packed = list(block.packed or ())
     for place, number, depth in ((0, reduced, inputs), (3, spatial, 9 * width), (6, expanded, width)):
         packed[place].fill_(number)
@@ -156,17 +158,10 @@ def test_is_near_the_block_that_it_stands_for(folded):
     thousands of values; a wrong gain, bias or order of channels gives one of about 1."""
     x = random_input(2, folded.weights[0].shape[1], 16, 15).abs()
     y = folded.reference(x.double())
-    largest = [x.max(), *(value.max() for value in maps(folded, x.double()))]
-    size = Steps(*(float(value) / 255 for value in largest))
-    found = QuantisedBottleneck.of(folded, size)(quantise(x, size.x)).double() * size.out
+    largest = [x.max(), *(value.amax(dim=(0, 2, 3)) for value in folded.maps(x.double()))]
+    size = Steps(*(value.clamp_min(1e-3) / 255 for value in largest))
+    found = QuantisedBottleneck.of(folded, size)(quantise(x, size.x.item())).double() * size.out[:, None, None]
     assert (found - y).norm() <= 0.1 * y.norm()
-
-
-def maps(folded: FoldedBottleneck, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    conv, relu = torch.nn.functional.conv2d, torch.relu
-    reduced = relu(conv(x, folded.weights[0], folded.biases[0]))
-    middle = relu(conv(reduced, folded.weights[1], folded.biases[1], folded.stride, padding=1))
-    return reduced, middle, folded.reference(x)
 
 
 @needs_extension
@@ -206,7 +201,8 @@ def test_empty_batch_and_other_layouts(block):
 
 
 def test_blocks_that_the_op_does_not_cover_run_on_pytorch():
-    block = QuantisedBottleneck.of(FoldedBottleneck.of(random_block(24, 8, 2)), steps(0.1))  # 8 channels are no panel
+    folded = FoldedBottleneck.of(random_block(24, 8, 2))  # 8 channels are no panel
+    block = QuantisedBottleneck.of(folded, steps(folded, 0.1))
     assert block.packed is None
     x = random_bytes(2, 24, 9, 7)
     assert torch.equal(block(x), truth(block, x))
@@ -254,17 +250,18 @@ def test_quads():
 @pytest.mark.parametrize("step", [0.0, -1.0, float("inf"), float("nan")])
 def test_refuses_steps_that_are_none(step):
     folded = FoldedBottleneck.of(random_block(64, 32, 1))
-    with pytest.raises(ValueError, match="the step of middle must be positive and finite"):
-        QuantisedBottleneck.of(folded, Steps(1.0, 1.0, step, None))
+    with pytest.raises(ValueError, match="the steps of middle must be positive and finite"):
+        QuantisedBottleneck.of(folded, Steps(*torch.tensor([1.0, 1.0, step]), None))
 
 
 @needs_extension
 def test_refuses_what_does_not_fit():
-    block = QuantisedBottleneck.of(FoldedBottleneck.of(random_block(64, 32, 1)), steps(0.1))
+    folded = FoldedBottleneck.of(random_block(64, 32, 1))
+    block = QuantisedBottleneck.of(folded, steps(folded, 0.1))
     x = random_bytes(1, 64, 8, 8)
-    right = {"x": x, **dict(zip((
-        "reduce", "reduce_gain", "reduce_bias", "spatial", "spatial_gain", "spatial_bias", "expand", "expand_gain",
-        "expand_bias", "project", "shortcut_gain"), block.packed, strict=True)), "stride": 1, "out": block(x)}  # fmt: skip
+    weights = [f"{conv}{what}" for conv in ("reduce", "spatial", "expand") for what in ("", "_gain", "_bias")]
+    packed = dict(zip((*weights, "project", "shortcut_gain"), block.packed, strict=True))
+    right = {"x": x, **packed, "stride": 1, "out": block(x)}
     for name, wrong, message in [
         ("x", x.float(), "x must be uint8"),
         ("x", x.contiguous(), "channels_last"),
