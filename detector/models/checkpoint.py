@@ -1,8 +1,8 @@
 """Checkpoints: safetensors files that say what they are, and the original implementations' .pth files, read safely.
 
 A checkpoint holds a model's state dict and, as metadata, strings of JSON: `architecture` (the model's name and
-arguments), `preprocessing`, `threshold`, `calibration` and `ranges` where there were any, `decoder` (what decoded images
-in the process that wrote it), `recipe` and whatever else the writer adds. No file is ever unpickled into anything but
+arguments), `preprocessing`, `threshold`, `calibration` and `ranges` where there were any, `decoder` (what decoded
+images in the process that wrote it), `recipe` and whatever else the writer adds. No file is ever unpickled into anything but
 tensors and plain containers.
 """
 
