@@ -85,13 +85,16 @@ void quantised_bottleneck_cpu(const Tensor& x, const Tensor& reduce, const Tenso
   torch::stable::parallel_for(0, p.units(), 1, [&](int64_t first, int64_t last) { kernel(p, first, last); });
 }
 
-void quantise_cpu(const Tensor& x, double gain, Tensor& out) {
+void quantise_cpu(const Tensor& x, const Tensor& gain, Tensor& out) {
   STD_TORCH_CHECK(x.dim() == 4 && x.scalar_type() == ScalarType::Float && x.is_cpu() && channels_last(x),
                   "npr: x must be float32 [N, C, H, W], contiguous in channels_last");
   bool fits = out.dim() == 4 && out.scalar_type() == ScalarType::Byte && out.is_cpu();
   for (int i = 0; fits && i < 4; ++i) fits = out.size(i) == x.size(i);
   STD_TORCH_CHECK(fits && channels_last(out), "npr: out must be uint8 of x's shape, in channels_last");
-  const Quantise p = {floats(x), float(gain), static_cast<uint8_t*>(out.data_ptr()), x.numel()};
+  STD_TORCH_CHECK(contiguous(gain, ScalarType::Float) && gain.dim() == 1 && gain.size(0) == x.size(1),
+                  "npr: gain must be a contiguous float32 vector, one value a channel");
+  const int64_t positions = x.size(0) * x.size(2) * x.size(3);
+  const Quantise p = {floats(x), floats(gain), static_cast<uint8_t*>(out.data_ptr()), positions, x.size(1)};
   const auto kernel = npr::cpu::kernels().quantise;
   torch::stable::parallel_for(0, p.units(), 1, [&](int64_t first, int64_t last) { kernel(p, first, last); });
 }
@@ -103,7 +106,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(npr, m) {
       "quantised_bottleneck(Tensor x, Tensor reduce, Tensor reduce_gain, Tensor reduce_bias, Tensor spatial, Tensor "
       "spatial_gain, Tensor spatial_bias, Tensor expand, Tensor expand_gain, Tensor expand_bias, Tensor? project, "
       "Tensor shortcut_gain, int stride, Tensor(a!) out) -> ()");
-  m.def("quantise(Tensor x, float gain, Tensor(a!) out) -> ()");
+  m.def("quantise(Tensor x, Tensor gain, Tensor(a!) out) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(npr, CPU, m) {

@@ -1,7 +1,7 @@
 """A residual block of ResNet-50 for inference on 8-bit maps, one fused op on the CPU.
 
     block = QuantisedBottleneck.of(folded, steps)     # of a FoldedBottleneck, and what its maps are counted in
-    y = block(quantise(x, step))                      # uint8 [N, C, H, W] in channels_last, like y
+    y = block(quantise(x, steps.x))                   # uint8 [N, C, H, W] in channels_last, like y
 
 A map holds numbers of steps, 0 to 255, of values that are not negative: zero is zero, exactly, and so is the padding.
 A channel may have steps of its own, which the weights that read it take up; a weight is a number of steps of its
@@ -130,20 +130,21 @@ class QuantisedBottleneck:
         return F.relu(value) if self.as_float else _to_steps(value)
 
 
-def quantise(x: Tensor, step: float, out: Tensor | None = None) -> Tensor:
+def quantise(x: Tensor, step: Tensor, out: Tensor | None = None) -> Tensor:
     """Numbers of steps, to nearest, ties to even, 0 to 255: float32 [N, C, H, W] -> uint8, both in channels_last.
 
     Args:
+        step: of each channel, [C], or of all, a scalar.
         out: what the result is written to and returned, of its shape, dtype and layout.
     """
-    gain = torch.tensor(1 / step, dtype=torch.float32)
+    gain = (1 / step.double()).float().expand(x.shape[1]).contiguous()
     if native.unavailable_reason("cpu") is not None:
-        result = _to_steps(x * gain)
+        result = _to_steps(x * gain[:, None, None])
         return result if out is None else out.copy_(result)
     x = x.contiguous(memory_format=torch.channels_last)
     if out is None:
         out = torch.empty(x.shape, dtype=torch.uint8, memory_format=torch.channels_last)
-    torch.ops.npr.quantise(x, gain.item(), out)
+    torch.ops.npr.quantise(x, gain, out)
     return out
 
 

@@ -160,15 +160,15 @@ struct QuantisedBottleneck {
   static constexpr int64_t kStripPositions = 256;
 };
 
-// Floats to bytes: times gain, to nearest, ties to even, 0 or 255 beyond.
+// Floats to bytes: times the channel's gain, to nearest, ties to even, 0 or 255 beyond.
 struct Quantise {
-  const float* x;
-  float gain;
-  uint8_t* out;
-  int64_t size;
+  const float* x;     // [positions, channels]
+  const float* gain;  // [channels]
+  uint8_t* out;       // [positions, channels]
+  int64_t positions, channels;
 
-  static constexpr int64_t kUnit = 1 << 14;
-  int64_t units() const { return (size + kUnit - 1) / kUnit; }
+  static constexpr int64_t kUnit = 256;  // positions
+  int64_t units() const { return (positions + kUnit - 1) / kUnit; }
 };
 
 struct Kernels {

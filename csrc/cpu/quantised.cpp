@@ -153,16 +153,19 @@ class Strip {
 }  // namespace
 
 void quantise(const Quantise& p, int64_t first, int64_t last) {
-  const int64_t end = min(last * p.kUnit, p.size);
-  const Floats gain = broadcast(p.gain);
-  int64_t i = first * p.kUnit;
-  for (; i + kLanes32 <= end; i += kLanes32) store_rounded(p.out + i, load(p.x + i) * gain);
-  if (i < end) {
-    float rest[kLanes32] = {};
-    uint8_t bytes[kLanes32];
-    std::memcpy(rest, p.x + i, (end - i) * sizeof(float));
-    store_rounded(bytes, load(rest) * gain);
-    std::memcpy(p.out + i, bytes, end - i);
+  const int64_t whole = p.channels / kLanes32 * kLanes32, rest = p.channels - whole;
+  float x[kLanes32] = {}, gain[kLanes32] = {};
+  std::memcpy(gain, p.gain + whole, rest * sizeof(float));
+  for (int64_t i = first * p.kUnit, end = min(last * p.kUnit, p.positions); i < end; ++i) {
+    const float* from = p.x + i * p.channels;
+    uint8_t* to = p.out + i * p.channels;
+    for (int64_t c = 0; c < whole; c += kLanes32) store_rounded(to + c, load(from + c) * load(p.gain + c));
+    if (rest > 0) {
+      uint8_t bytes[kLanes32];
+      std::memcpy(x, from + whole, rest * sizeof(float));
+      store_rounded(bytes, load(x) * load(gain));
+      std::memcpy(to + whole, bytes, rest);
+    }
   }
 }
 

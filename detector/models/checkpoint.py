@@ -2,8 +2,8 @@
 
 A checkpoint holds a model's state dict and, as metadata, strings of JSON: `architecture` (the model's name and
 arguments), `preprocessing`, `threshold`, `calibration` and `ranges` where there were any, `decoder` (what decoded
-images in the process that wrote it), `recipe` and whatever else the writer adds. No file is ever unpickled into anything but
-tensors and plain containers.
+images in the process that wrote it), `recipe` and whatever else the writer adds. No file is ever unpickled into
+anything but tensors and plain containers.
 """
 
 from __future__ import annotations
@@ -79,7 +79,11 @@ def save_checkpoint(
 
 
 def save_calibrated(
-    source: str | os.PathLike[str], target: str | os.PathLike[str], threshold: float, calibration: dict[str, Any]
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    threshold: float,
+    calibration: dict[str, Any],
+    ranges: list[list[float]] | None = None,
 ) -> None:
     """Writes a checkpoint's weights, bit for bit, and all that it says of itself, with another threshold.
 
@@ -88,18 +92,21 @@ def save_calibrated(
         target: a `.safetensors` file, which may be the same.
         threshold: in (0, 1).
         calibration: what it was certified by, JSON-able.
+        ranges: of the maps, for int8; None to keep the source's.
 
     Raises:
         ValueError: the threshold is not between 0 and 1.
         OSError: a file cannot be read or written. CheckpointError: the source is no checkpoint.
     """
     tensors, metadata = _read(find(source))
-    changes = {"threshold": check_threshold(threshold), "calibration": calibration}
+    changes: dict[str, Any] = {"threshold": check_threshold(threshold), "calibration": calibration}
+    if ranges is not None:
+        changes["ranges"] = ranges
     if metadata:
         _write(target, tensors, metadata | changes)
     else:
         model = load_checkpoint(source)
-        model.threshold = threshold
+        model.threshold, model.ranges = threshold, ranges
         save_checkpoint(target, model, calibration=calibration)
 
 

@@ -48,17 +48,14 @@ class QuantisedDetector(FoldedDetector):
         super().__init__(model)
         folded = self._blocks
         maps = _check_ranges(ranges, folded)
-        # One step for all channels of the stem's map: its values are spread evenly.
-        steps = [maps[0].max(), *maps[1:]]
-        self._step = steps[0].item() / LARGEST
+        steps = [largest / LARGEST for largest in maps]
+        self._step = steps[0]
         self._quantised = [
             QuantisedBottleneck.of(
                 block,
                 Steps(
-                    steps[3 * number] / LARGEST,
-                    steps[3 * number + 1] / LARGEST,
-                    steps[3 * number + 2] / LARGEST,
-                    steps[3 * number + 3] / LARGEST if number + 1 < len(folded) else None,
+                    *steps[3 * number : 3 * number + 3],
+                    steps[3 * number + 3] if number + 1 < len(folded) else None,
                 ),
             )
             for number, block in enumerate(folded)

@@ -158,9 +158,9 @@ def test_is_near_the_block_that_it_stands_for(folded):
     thousands of values; a wrong gain, bias or order of channels gives one of about 1."""
     x = random_input(2, folded.weights[0].shape[1], 16, 15).abs()
     y = folded.reference(x.double())
-    largest = [x.max(), *(value.amax(dim=(0, 2, 3)) for value in folded.maps(x.double()))]
+    largest = [x.amax(dim=(0, 2, 3)), *(value.amax(dim=(0, 2, 3)) for value in folded.maps(x.double()))]
     size = Steps(*(value.clamp_min(1e-3) / 255 for value in largest))
-    found = QuantisedBottleneck.of(folded, size)(quantise(x, size.x.item())).double() * size.out[:, None, None]
+    found = QuantisedBottleneck.of(folded, size)(quantise(x, size.x)).double() * size.out[:, None, None]
     assert (found - y).norm() <= 0.1 * y.norm()
 
 
@@ -213,10 +213,11 @@ def test_blocks_that_the_op_does_not_cover_run_on_pytorch():
 
 @pytest.mark.parametrize("size", [(1, 1, 1, 1), (1, 3, 5, 7), (2, 64, 40, 50), (0, 4, 2, 2)])
 def test_quantise(size, instruction_set):
-    step = float(torch.rand(())) * 0.1 + 0.01
-    x = (torch.randn(size) * 400 * step).contiguous(memory_format=torch.channels_last)
-    expected = to_bytes(x.numpy() * np.float32(1 / step))
-    assert torch.equal(quantise(x, step), torch.from_numpy(expected))
+    step = torch.rand(size[1], dtype=torch.float64) * 0.1 + 0.01
+    for given in (step, step[0]):
+        x = (torch.randn(size) * 0.05 * 255).contiguous(memory_format=torch.channels_last)
+        gain = (1 / given.numpy()).astype(np.float32).reshape(-1, 1, 1)
+        assert torch.equal(quantise(x, given), torch.from_numpy(to_bytes(x.numpy() * gain)))
 
 
 def test_quantise_rounds_ties_to_even_and_bounds(instruction_set):
@@ -226,7 +227,7 @@ def test_quantise_rounds_ties_to_even_and_bounds(instruction_set):
     expected = torch.tensor([0, 2, 2, 254, 254, 255, 0, 0, 255, 0, 255, 0, 0], dtype=torch.uint8)
     for repeat in (1, 5):  # whole vectors, too
         x = values.repeat(repeat)[None, :, None, None]
-        assert torch.equal(quantise(x, 1.0).flatten(), expected.repeat(repeat))
+        assert torch.equal(quantise(x, torch.ones(())).flatten(), expected.repeat(repeat))
 
 
 def test_weights_are_rounded_to_steps_of_their_output():
@@ -283,9 +284,11 @@ def test_refuses_what_does_not_fit():
     torch.ops.npr.quantised_bottleneck(*right.values())
     f = random_input(1, 4, 3, 3)
     with pytest.raises(RuntimeError, match="x must be float32"):
-        torch.ops.npr.quantise(f.double(), 1.0, torch.empty_like(f, dtype=torch.uint8))
+        torch.ops.npr.quantise(f.double(), torch.ones(4), torch.empty_like(f, dtype=torch.uint8))
     with pytest.raises(RuntimeError, match="out must be uint8 of x's shape"):
-        torch.ops.npr.quantise(f, 1.0, torch.empty_like(f))
+        torch.ops.npr.quantise(f, torch.ones(4), torch.empty_like(f))
+    with pytest.raises(RuntimeError, match="gain must be"):
+        torch.ops.npr.quantise(f, torch.ones(3), torch.empty_like(f, dtype=torch.uint8))
 
 
 @needs_extension
@@ -294,4 +297,4 @@ def test_opcheck(block):
     out = torch.empty_like(block(x))
     torch.library.opcheck(torch.ops.npr.quantised_bottleneck, (x, *block.packed, block.stride, out))
     f = random_input(2, 4, 3, 5)
-    torch.library.opcheck(torch.ops.npr.quantise, (f, 2.0, torch.empty_like(f, dtype=torch.uint8)))
+    torch.library.opcheck(torch.ops.npr.quantise, (f, torch.rand(4), torch.empty_like(f, dtype=torch.uint8)))
