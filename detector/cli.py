@@ -60,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.command is None:
             parser.error("which command? See npr --help")
         args.command_line = shlex.join(["npr", *arguments])  # for results, which say how they were made
+        args.npr = main  # for commands that run others
         with _plain_warnings(), as_exceptions():
             status = args.run(args)
         sys.stdout.flush()

@@ -100,7 +100,8 @@ class FoldedBottleneck:
         if self.packed is not None and x.device.type == "cpu":
             x = x.contiguous(memory_format=torch.channels_last)
             if out is None:
-                return torch.ops.npr.bottleneck(x, *self.packed, self.stride)
+                result: Tensor = torch.ops.npr.bottleneck(x, *self.packed, self.stride)
+                return result
             torch.ops.npr.bottleneck_out(x, *self.packed, self.stride, out)
             return out
         return self.reference(x) if out is None else out.copy_(self.reference(x))

@@ -31,6 +31,7 @@ struct ConvForward : Source {
   void* out;           // [N, O, rows, cols], or [N, rows, cols, O] if channels_last
   Type type;
   bool channels_last;
+  bool past_caches;  // whether out is too large for the caches, and had better not go through them
 
   int64_t units() const { return images.batch * images.rows(); }  // output rows
 };

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from detector.box import DEFAULT, find
 from detector.verdicts import PRECISIONS
-from detector.weights import DEFAULT, find
 
 if TYPE_CHECKING:
     import torch

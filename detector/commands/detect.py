@@ -182,13 +182,8 @@ def run(args: argparse.Namespace) -> int:
                 elif args.json:
                     print(json.dumps(as_line(detection, identity, facts)), flush=True)
                 else:
-                    lines = [
-                        _row(detection, with_llr),
-                        *_reason_lines(detection),
-                        *_reading_lines(detection),
-                        *_fact_lines(facts),
-                    ]
-                    print("\n".join(lines), flush=True)
+                    below = [*detection.remarks, *_fact_lines(facts)]
+                    print("\n".join([_row(detection, with_llr), *(f"{'':8}{line}" for line in below)]), flush=True)
             meter.advance(1)
     return int(failed if journal is None else journal.failed > 0)
 
@@ -215,21 +210,10 @@ def _facts(detection: Detection) -> Facts | None:
     return read_facts(detection.path) if os.path.isfile(detection.path) else None
 
 
-def _reason_lines(detection: Detection) -> list[str]:
-    return [f"{'':8}unsure: {reason.text}" for reason in detection.reasons or ()]
-
-
-def _reading_lines(detection: Detection) -> list[str]:
-    if detection.interval is None:
-        return []
-    low, high = detection.interval
-    return [f"{'':8}read: {100 * detection.read:.2g} %, which gives the whole a score of {low:.4f} to {high:.4f}"]
-
-
 def _fact_lines(facts: Facts | None) -> list[str]:
     from detector.facts import as_lines
 
-    return [] if facts is None else [f"{'':8}{line}" for line in as_lines(facts)]
+    return [] if facts is None else list(as_lines(facts))
 
 
 def _row(detection: Detection, with_llr: bool) -> str:

@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from detector.box import DEFAULT
 from detector.commands.arguments import UsageError, find_weights, positive_int
 from detector.export import FORMATS
 from detector.printable import printable
-from detector.weights import DEFAULT
 
 if TYPE_CHECKING:
     from detector.export.checking import Agreement

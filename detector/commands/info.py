@@ -6,8 +6,8 @@ import argparse
 import json
 from typing import Any
 
+from detector.box import DEFAULT
 from detector.commands.arguments import UsageError
-from detector.weights import DEFAULT
 
 
 def add_parser(subparsers: Any) -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from detector.box import DEFAULT
 from detector.commands.arguments import (
     UsageError,
     add_device,
@@ -21,7 +22,6 @@ from detector.commands.arguments import (
     positive_int,
 )
 from detector.verdicts import PRECISIONS
-from detector.weights import DEFAULT
 
 if TYPE_CHECKING:
     import torch

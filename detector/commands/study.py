@@ -42,7 +42,6 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit status, of a stage if one fails."""
     from pathlib import Path
 
-    from detector.cli import main
     from detector.commands.arguments import find_device
     from detector.report import check_figures
     from detector.studies.study import FULL, QUICK, run_study, stages
@@ -58,4 +57,4 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         device=args.device,
     )
-    return run_study(out, study, main)
+    return run_study(out, study, args.npr)

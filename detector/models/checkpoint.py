@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from detector.box import find
 from detector.data import DecoderWarning, Preprocessing, check_decoder, find_decoder
 from detector.models.cnn_detector import CNNDetector
 from detector.models.detector import Detector
@@ -29,7 +30,6 @@ from detector.models.safe_detector import SAFEDetector, has_two_outputs, one_log
 from detector.printable import printable
 from detector.tensors import write_tensors
 from detector.verdicts import THRESHOLD, check_threshold
-from detector.weights import find
 from npr_kernels import __version__
 
 FORMAT = "npr-kernels checkpoint"

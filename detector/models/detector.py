@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from detector.box import DEFAULT
 from detector.data import Preprocessing
 from detector.models.pooling import mean_of_largest, share_of
 from detector.verdicts import THRESHOLD
-from detector.weights import DEFAULT
 
 
 class Detector(nn.Module):

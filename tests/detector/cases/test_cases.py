@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from detector.box import DEFAULT, find
 from detector.cli import main
-from detector.weights import DEFAULT, find
 from tests.detector.cases.recipe import file_of
 
 FOLDER = Path(__file__).parent

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from detector import weights
+from detector import box
 from detector.cli import main
 from detector.data import find_images
 from detector.evaluation import Scores
@@ -37,7 +37,7 @@ def default(model, tmp_path, monkeypatch):
     file = tmp_path / "package" / "default.safetensors"
     file.parent.mkdir()
     save_checkpoint(file, model, dtype=torch.float16, card=[{"title": "Data", "text": "None."}])
-    monkeypatch.setattr(weights, "_FILE", file)
+    monkeypatch.setattr(box, "_FILE", file)
     return file
 
 
@@ -97,7 +97,7 @@ def test_commands_use_the_default(default, photo, capsys, tmp_path):
 
 
 def test_a_package_without_weights_says_so(monkeypatch, tmp_path, photo, capsys):
-    monkeypatch.setattr(weights, "_FILE", tmp_path / "none.safetensors")
+    monkeypatch.setattr(box, "_FILE", tmp_path / "none.safetensors")
     with pytest.raises(FileNotFoundError, match="no default weights"):
         load_checkpoint("default")
     assert main(["detect", str(photo)]) == 1
@@ -114,7 +114,7 @@ def test_a_damaged_default(default, photo, capsys):
 
 
 def test_a_file_called_default_is_meant_by_its_path(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(weights, "_FILE", tmp_path / "none.safetensors")
+    monkeypatch.setattr(box, "_FILE", tmp_path / "none.safetensors")
     monkeypatch.chdir(tmp_path)
     save_checkpoint("default", model)
     assert load_checkpoint("./default").architecture == model.architecture
@@ -152,10 +152,10 @@ def test_a_cards_tables(default, model):
 
 
 def test_the_shipped_weights_are_as_promised():
-    if not weights._FILE.is_file():
+    if not box._FILE.is_file():
         pytest.skip("there are no weights in this tree")
-    assert weights._FILE.stat().st_size <= 4 * 2**20
-    card = read_card(weights._FILE)
+    assert box._FILE.stat().st_size <= 4 * 2**20
+    card = read_card(box._FILE)
     assert card.metadata["architecture"]["name"] == "NPRDetector"
     titles = [section["title"] for section in card.metadata["card"]]
     assert {"Trained on", "Threshold"} <= set(titles)
