@@ -42,6 +42,7 @@ class FoldedDetector(Detector):
     """
 
     precision = "float32"
+    chunk_pixels = CHUNK_PIXELS
 
     def __init__(self, model: Detector) -> None:
         super().__init__()
@@ -83,7 +84,7 @@ class FoldedDetector(Detector):
     def forward(self, images: Tensor) -> Tensor:
         """As :meth:`Detector.forward`, a few images at a time, whose maps lie in memory that is used again."""
         pixels = images.shape[2] * images.shape[3]
-        chunk = max(1, CHUNK_PIXELS * torch.get_num_threads() // max(pixels, 1))
+        chunk = max(1, self.chunk_pixels * torch.get_num_threads() // max(pixels, 1))
         with torch.inference_mode():  # what the buffers are always written under
             logits = [self.pool(self._kept_features(part)) for part in images.split(chunk)]
         return torch.cat(logits)  # a copy, and a tensor like any other
