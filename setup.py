@@ -47,6 +47,10 @@ if X86:
         "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c "
         "-Wno-uninitialized -Wno-maybe-uninitialized -Wno-unknown-warning-option"
     )
+# What is compiled once more for an instruction set that serves it alone: name, flags.
+FURTHER = {"quantised": {"avx512vnni": f"{INSTRUCTION_SETS['avx512']} -mavx512vnni"}} if X86 else {}
+# Flags for all instruction sets: products that are rounded before they are added, as processors without FMA do it.
+FLAGS = {"quantised": "-ffp-contract=off"}
 
 
 def say(message: str) -> None:
@@ -178,9 +182,10 @@ class BuildWithNinja(build_ext):
         for source in sorted(CSRC.glob("bindings*.cpp")):
             file.compile("cxx", source, f"{source.stem}.o", "$bindings")
         file.compile("cxx", CSRC / "cpu" / "dispatch.cpp", "cpu_dispatch.o", f"-I{CSRC}{x86}")
-        for name, flags in INSTRUCTION_SETS.items():
-            for source in CPU_KERNELS:
-                file.compile("cxx", source, f"cpu_{source.stem}_{name}.o", f"-I{CSRC} -DNPR_ISA={name} {flags}")
+        for source in CPU_KERNELS:
+            for name, flags in (INSTRUCTION_SETS | FURTHER.get(source.stem, {})).items():
+                flags = f"-I{CSRC} -DNPR_ISA={name} {flags} {FLAGS.get(source.stem, '')}"
+                file.compile("cxx", source, f"cpu_{source.stem}_{name}.o", flags)
         if kernels:
             codes = " ".join(f"-gencode=arch=compute_{t.split('_')[1]},code={t}" for t in targets)
             file.variable("nvcc", str(cuda / "bin" / "nvcc"))

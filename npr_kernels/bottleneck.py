@@ -108,12 +108,16 @@ class FoldedBottleneck:
 
     def reference(self, x: Tensor) -> Tensor:
         """The same in x's dtype, by PyTorch's convolutions."""
+        return self.maps(x)[-1]
+
+    def maps(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What each of the three ReLUs gives, the last of them the result, by PyTorch's convolutions."""
         weights = [weight.to(x) for weight in self.weights]
         reduce, spatial, expand = (bias.to(x) for bias in self.biases)
-        y = F.relu(F.conv2d(x, weights[0], reduce))
-        y = F.relu(F.conv2d(y, weights[1], spatial, self.stride, padding=1))
+        reduced = F.relu(F.conv2d(x, weights[0], reduce))
+        middle = F.relu(F.conv2d(reduced, weights[1], spatial, self.stride, padding=1))
         shortcut = x if len(weights) == 3 else F.conv2d(x, weights[3], None, self.stride)
-        return F.relu(F.conv2d(y, weights[2], expand) + shortcut)
+        return reduced, middle, F.relu(F.conv2d(middle, weights[2], expand) + shortcut)
 
 
 def _pack(weights: tuple[Tensor, ...], biases: list[Tensor], stride: int) -> tuple[Tensor | None, ...] | None:

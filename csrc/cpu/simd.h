@@ -107,6 +107,17 @@ inline V maximum(V a, V b) {
 }
 #endif
 
+// a < b ? a : b, likewise.
+#if defined(__AVX512F__)
+inline Vec<float> minimum(Vec<float> a, Vec<float> b) { return _mm512_min_ps(a, b); }
+#elif defined(__AVX2__)
+inline Vec<float> minimum(Vec<float> a, Vec<float> b) { return _mm256_min_ps(a, b); }
+#elif defined(__SSE2__)
+inline Vec<float> minimum(Vec<float> a, Vec<float> b) { return _mm_min_ps(a, b); }
+#else
+inline Vec<float> minimum(Vec<float> a, Vec<float> b) { return a < b ? a : b; }
+#endif
+
 #if defined(__has_builtin)
 #if __has_builtin(__builtin_shufflevector)
 #define NPR_SHUFFLE

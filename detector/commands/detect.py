@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from detector.commands.arguments import (
     add_device,
     add_policy,
+    add_precision,
     add_readers,
     add_unsure,
     add_weights,
@@ -28,7 +29,7 @@ from detector.commands.lines import as_line, identity_of, not_done, open_journal
 from detector.importing import nothing_to_collect
 from detector.printable import printable
 from detector.signals import held_back
-from detector.verdicts import INTERVAL_CONFIDENCE
+from detector.verdicts import INTERVAL_CONFIDENCE, PRECISIONS
 
 if TYPE_CHECKING:
     from detector.console import Meter
@@ -83,6 +84,7 @@ def add_parser(subparsers: Any) -> None:
     )
     add_unsure(parser)
     add_policy(parser)
+    add_precision(parser)
     reading = parser.add_mutually_exclusive_group()
     reading.add_argument("--exact", action="store_true", help="read all of large images, not just what a verdict takes")
     reading.add_argument(
@@ -132,12 +134,16 @@ def run(args: argparse.Namespace) -> int:
     keep_freed_memory()
     weights = find_weights(args.weights)
     model = load_checkpoint(weights, find_device(args.device))
+    if args.precision != PRECISIONS[0]:
+        model = model.for_inference(args.precision)
     preprocessing = find_preprocessing(args, model.preprocessing)
     own = preprocessing == model.preprocessing
     threshold = threshold_of(model) if args.threshold is None else args.threshold
     identity = {}
     if args.json or args.resume is not None:
-        identity = identity_of(weights, None if own else args.policy, None if args.exact else args.confidence)
+        identity = identity_of(
+            weights, None if own else args.policy, None if args.exact else args.confidence, args.precision
+        )
     with_llr = own and llr_of(model) is not None
     files = find_files(_arguments(args.paths))
     failed = False

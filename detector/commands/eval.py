@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     if args.html is not None:
         check_figures()
     preset = None if args.preset is None else find_preset(args.preset)
-    detectors = load_detectors(args.weights, find_device(args.device))
+    detectors = load_detectors(args.weights, find_device(args.device), args.precision)
     collection = _collection(args, preset)
     with score_file(args, detectors) as scores:
         evaluations = [_evaluate(args, detector, collection, preset, scores) for detector in detectors]

@@ -125,7 +125,7 @@ def run_truth(
         check_figures()
     parsed = list(dict.fromkeys(Delivery.parse(text) for text in deliveries))
     collection, pools = _images(args, reals)
-    detectors = load_detectors(args.weights, find_device(args.device))
+    detectors = load_detectors(args.weights, find_device(args.device), args.precision)
     with score_file(args, detectors) as scores:
         truths = [
             _measure(args, detector, collection, pools, parsed, scores, told_by_headers=reals is None, abstain=abstain)

@@ -1,8 +1,8 @@
 """The compiled extension: its ops (``torch.ops.npr``) on the CPU and, where it was built with nvcc, on CUDA devices.
 
 The CPU kernels are compiled for several instruction sets, and the best one that the processor has runs. With
-NPR_CPU=baseline, avx2 or avx512 in the environment when this module is first imported, that one does; asking for one
-that cannot run is an error, since whoever asks wants that path and no other.
+NPR_CPU=baseline, avx2, avx512 or avx512vnni in the environment when this module is first imported, that one does;
+asking for one that cannot run is an error, since whoever asks wants that path and no other.
 """
 
 from __future__ import annotations

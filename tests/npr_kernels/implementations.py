@@ -23,7 +23,7 @@ from tests import needs
 
 OPS = ("conv2d", "conv2d_backward", "patch_moments", "stem", "stem_backward")
 
-CPU_INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
+CPU_INSTRUCTION_SETS = ("baseline", "avx2", "avx512", "avx512vnni")
 
 NAMES = (
     "reference",

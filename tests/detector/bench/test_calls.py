@@ -52,7 +52,7 @@ def test_models_agree(rival, caller, rng):
     case = Case("model", "model in inference", int(rng.integers(1, 4)), 2 * int(rng.integers(16, 48)), ("npr", rival))
     try:
         found = flat(caller.prepare(case, rival)())
-    except (ExportError, TypeError) as error:
+    except ExportError as error:
         pytest.skip(f"{rival}: {error}")
     ours = flat(caller.prepare(case, "npr")())
     assert found.shape == ours.shape == (case.batch,)
