@@ -1,4 +1,4 @@
-# make demo | test | fuzz | kills | sanitize-cpu | lint | bench | weights: each works from nothing; they share the virtual
+# make demo | test | fuzz | kills | sanitize | lint | bench | weights: each works from nothing; they share the virtual
 # environment .venv.
 # make gpu: builds in place and runs with $(PYTHON) as it is, which must have torch and pytest; nothing is downloaded.
 #
@@ -19,7 +19,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*.* csrc/*/*.*)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test fuzz kills sanitize-cpu lint format weights bench gpu gpu-build gpu-test gpu-sanitize \
+.PHONY: help install demo test fuzz kills sanitize lint format weights bench gpu gpu-build gpu-test gpu-sanitize \
 	gpu-bench clean
 .NOTPARALLEL:
 
@@ -28,7 +28,7 @@ help:
 	@echo 'make test      install and run all tests'
 	@echo 'make fuzz      feed damaged image files to the decoder for SECONDS=60, and FILES=1000 to npr detect'
 	@echo 'make kills     kill commands with SIGKILL, KILLS=25 times each, and compare what they come to'
-	@echo 'make sanitize-cpu  test the CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer'
+	@echo 'make sanitize  test the CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make lint      ruff, mypy and clang-format, without changing files'
 	@echo 'make format    ruff and clang-format, in place'
 	@echo 'make weights   make the detector in the box anew, in weights/: hours of two cores, on Debian'
@@ -81,7 +81,7 @@ KILLS ?= 25
 kills: .venv/installed-dev
 	$(BIN)/python -m tests.kills.run --kills $(KILLS)
 
-sanitize-cpu: .venv/installed-dev
+sanitize: .venv/installed-dev
 	$(BIN)/python -m tests.npr_kernels.sanitize_cpu
 
 lint: .venv/installed-dev

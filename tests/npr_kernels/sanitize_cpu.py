@@ -21,7 +21,10 @@ ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "sanitized"
 PACKAGES = BUILD / "packages"
 HERE = "tests/npr_kernels"
-TESTS = ["test_conv2d_op.py", "test_moments_op.py", "test_stem_op.py", "test_npr_conv2d.py", "test_npr_stem.py"]
+TESTS = [
+    "test_conv2d_op.py", "test_moments_op.py", "test_stem_op.py", "test_npr_conv2d.py", "test_npr_stem.py",
+    "test_bottleneck.py", "test_quantised.py",
+]  # fmt: skip
 # Tests that run on a path of the CPU kernels say so in their names. A reservation of gigabytes is none that
 # AddressSanitizer makes for free.
 SELECTION = f"({' or '.join(CPU_INSTRUCTION_SETS)}) and not beyond_32_bits"

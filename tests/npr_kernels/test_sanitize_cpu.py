@@ -1,4 +1,4 @@
-"""make sanitize-cpu's own parts, without the build, which takes minutes."""
+"""make sanitize's own parts, without the build, which takes minutes."""
 
 import shutil
 import subprocess
