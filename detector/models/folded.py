@@ -44,7 +44,7 @@ class FoldedDetector(Detector):
         super().__init__()
         self.model = model
         self.preprocessing, self.pooling = model.preprocessing, model.pooling
-        self.threshold, self.calibration = model.threshold, model.calibration
+        self.threshold, self.calibration, self.recipe = model.threshold, model.calibration, model.recipe
         self._blocks = [FoldedBottleneck.of(block) for block in model.blocks]
         self._maps = _Maps()
         self.eval()
