@@ -87,8 +87,8 @@ def draw(model: Detector, image: Tensor) -> list[Picture]:
         ),
         Picture(
             "spectrum",
-            f"Spectrum{of} of what a median filter takes away, frequency 0 in the middle, {side} x {side}; peaks away "
-            "from the middle are traces of up-sampling",
+            f"Spectrum{of} of what a median filter takes away, frequency 0 in the middle, {side} x {side}; "
+            "single peaks away from the middle may be traces of up-sampling",
             _png(_scaled((frequencies - low) / max(high - low, 1e-9), _RISING)),
             None,
         ),
@@ -128,8 +128,9 @@ def _factor(image: Tensor) -> int:
 
 
 def _evidence(logits: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """RGBA [h, w, 4]: the sign is the colour, and the size is colour and opacity."""
-    strength = logits / max(float(np.abs(logits).max()), 1e-6)
+    """RGBA [h, w, 4]: the sign is the colour, and the size is colour and opacity, full from the 95th percentile on: a few
+    logits are many times the others."""
+    strength = np.clip(logits / max(float(np.percentile(np.abs(logits), 95)), 1e-6), -1, 1)
     colours = _scaled((1 + strength) / 2, _DIVERGING)
     alpha = 255 * (_FAINT + (_STRONG - _FAINT) * np.abs(strength))
     return np.dstack([colours, np.rint(alpha).astype(np.uint8)])

@@ -160,6 +160,7 @@ class Service:
         if not futures:
             return []
         results = asyncio.gather(*map(asyncio.wrap_future, futures))
+        results.add_done_callback(_retrieved)
         gone = asyncio.ensure_future(_gone(request))
         try:
             both: set[asyncio.Future[Any]] = {results, gone}
@@ -180,6 +181,12 @@ async def _gone(request: Request) -> None:
     """Returns when the client has closed the connection."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+def _retrieved(results: asyncio.Future[Any]) -> None:
+    """Says that the outcome of what is no longer waited for is of no interest."""
+    if not results.cancelled():
+        results.exception()
 
 
 def _busy(seconds: float) -> Refusal:

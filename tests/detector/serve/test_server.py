@@ -1,44 +1,18 @@
 """`npr serve` as a process on a loopback port: what it says, and how it ends."""
 
-import contextlib
 import json
-import os
-import re
 import signal
 import socket
-import subprocess
 import sys
 import threading
-import time
 
 import pytest
 
 from detector.cli import main
+from tests.detector.serve.process import running
 
 pytest.importorskip("uvicorn", reason="needs uvicorn: pip install 'npr-kernels[serve]'")
 httpx = pytest.importorskip("httpx")
-
-
-@contextlib.contextmanager
-def running(weights, *arguments, environment=()):
-    """A service on a free port: the process and its address."""
-    command = [sys.executable, "-m", "detector.cli", "serve", "--weights", str(weights), "--port", "0", *arguments]
-    paths = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, env=os.environ | paths | dict(environment)
-    ) as process:
-        try:
-            line = process.stderr.readline()
-            address = re.search(r"http://\S+", line)
-            assert address, line
-            for _ in range(600):
-                with contextlib.suppress(httpx.TransportError):
-                    if httpx.get(f"{address[0]}/readyz").status_code == 200:
-                        break
-                time.sleep(0.1)
-            yield process, address[0]
-        finally:
-            process.kill()
 
 
 def test_sigterm_ends_what_was_begun(weights, file_of):
@@ -78,6 +52,7 @@ def test_a_client_that_goes_away_is_no_longer_waited_for(weights, file_of):
         assert "npr_held_bytes 0.0" in figures
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
+        assert process.stderr.read() == ""
 
 
 def test_the_token_comes_from_a_file_or_the_environment(weights, tmp_path):
