@@ -128,8 +128,10 @@ def _factor(image: Tensor) -> int:
 
 
 def _evidence(logits: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """RGBA [h, w, 4]: the sign is the colour, and the size is colour and opacity, full from the 95th percentile on: a few
-    logits are many times the others."""
+    """RGBA [h, w, 4]: the sign is the colour, and the size is colour and opacity.
+
+    They are full from the 95th percentile on: a few logits are many times the others.
+    """
     strength = np.clip(logits / max(float(np.percentile(np.abs(logits), 95)), 1e-6), -1, 1)
     colours = _scaled((1 + strength) / 2, _DIVERGING)
     alpha = 255 * (_FAINT + (_STRONG - _FAINT) * np.abs(strength))
