@@ -71,6 +71,7 @@ class Scorer:
         self._queue, self._batch_size, self._delay = queue, batch_size, delay
         self._changed = threading.Condition()  # guards what follows
         self._jobs: deque[_Job] = deque()
+        self._scoring = 0
         self._closed = False
         self._seconds_a_file = 0.0
         self._thread = threading.Thread(target=self._run, name="scorer", daemon=True)
@@ -108,9 +109,10 @@ class Scorer:
         with self._changed:
             if self._closed:
                 raise Closed
-            expected = self._seconds_a_file * (len(self._jobs) + len(jobs))
-            if len(self._jobs) + len(jobs) > self._queue or (self._jobs and expected > timeout):
-                raise QueueFull(self._seconds_a_file * len(self._jobs))
+            before = len(self._jobs) + self._scoring
+            late = before > 0 and self._seconds_a_file * (before + len(jobs)) > timeout
+            if late or len(self._jobs) + len(jobs) > self._queue:
+                raise QueueFull(self._seconds_a_file * before)
             self._jobs.extend(jobs)
             self._changed.notify_all()
         return [job.future for job in jobs]
@@ -141,9 +143,11 @@ class Scorer:
     def _next_batch(self) -> list[_Job]:
         """Once there is one; none when the scorer is closed and all is done."""
         with self._changed:
+            self._scoring = 0
             self._changed.wait_for(lambda: self._jobs or self._closed)
             self._changed.wait_for(self._is_due, self._delay)
-            return [self._jobs.popleft() for _ in range(min(len(self._jobs), self._batch_size))]
+            self._scoring = min(len(self._jobs), self._batch_size)
+            return [self._jobs.popleft() for _ in range(self._scoring)]
 
     def _is_due(self) -> bool:
         """Whether what waits is to be scored at once."""
