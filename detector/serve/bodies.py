@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -26,6 +27,10 @@ FIELD = "files"
 # What is read on of a body that is not wanted, so that who sends it reads the answer.
 _DISCARDED_BYTES = 2**26
 _DISCARDED_SECONDS = 5.0
+
+
+# The parser tells of damaged forms by exceptions; what it logs beside that, anyone could fill a log with.
+logging.getLogger("python_multipart").addHandler(logging.NullHandler())
 
 
 class Allowance:

@@ -21,8 +21,12 @@ def _decoded(value: Any) -> bytes:
         raise ValueError(f"is not base64 ({error})") from error
 
 
+_PATTERN = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
+
 Base64 = Annotated[
-    bytes, BeforeValidator(_decoded), WithJsonSchema({"type": "string", "contentEncoding": "base64", "minLength": 4})
+    bytes,
+    BeforeValidator(_decoded),
+    WithJsonSchema({"type": "string", "contentEncoding": "base64", "minLength": 4, "pattern": _PATTERN}),
 ]
 
 

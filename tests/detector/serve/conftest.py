@@ -11,25 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-needed = "needs FastAPI: pip install 'npr-kernels[serve]'"
-pytest.importorskip("fastapi", reason=needed)
-pytest.importorskip("python_multipart", reason=needed)
-pytest.importorskip("prometheus_client", reason=needed)
-pytest.importorskip("httpx", reason="starlette's client for tests needs httpx")
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # starlette would rather have a later httpx
-    from starlette.testclient import TestClient
-
-from detector.commands.lines import as_line, identity_of  # noqa: E402
-from detector.data import Preprocessing  # noqa: E402
-from detector.evaluation import threshold_of  # noqa: E402
-from detector.models import NPRDetector, load_checkpoint, save_checkpoint  # noqa: E402
-from detector.serve.app import create_app  # noqa: E402
-from detector.serve.judge import Judge  # noqa: E402
-from detector.serve.service import Service  # noqa: E402
-from detector.serve.settings import Settings  # noqa: E402
-from detector.verdicts import INTERVAL_CONFIDENCE  # noqa: E402
+from detector.commands.lines import as_line, identity_of
+from detector.data import Preprocessing
+from detector.evaluation import threshold_of
+from detector.models import NPRDetector, load_checkpoint, save_checkpoint
+from detector.serve.judge import Judge
+from detector.serve.settings import Settings
+from detector.verdicts import INTERVAL_CONFIDENCE
 
 
 @pytest.fixture(scope="session")
@@ -66,6 +54,13 @@ def judge(weights):
 @pytest.fixture
 def serve(judge):
     """Starts a service with other settings than the default ones, and gives a client and the service."""
+    from detector.serve.app import create_app
+    from detector.serve.service import Service
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # starlette would rather have a later httpx
+        from starlette.testclient import TestClient
+
     clients = []
 
     def start(detect=None, **settings):

@@ -5,9 +5,18 @@ import os
 import re
 import subprocess
 import sys
-import time
+import urllib.error
+import urllib.request
 
-import httpx
+from tests.detector.serve.waiting import wait_for
+
+
+def is_ready(address):
+    try:
+        with urllib.request.urlopen(f"{address}/readyz", timeout=60) as answer:
+            return answer.status == 200
+    except urllib.error.URLError:  # the socket is there before it is served; or status 503
+        return False
 
 
 @contextlib.contextmanager
@@ -22,11 +31,7 @@ def running(weights, *arguments, environment=()):
             line = process.stderr.readline()
             address = re.search(r"http://\S+", line)
             assert address, line
-            for _ in range(600):
-                with contextlib.suppress(httpx.TransportError):
-                    if httpx.get(f"{address[0]}/readyz").status_code == 200:
-                        break
-                time.sleep(0.1)
+            wait_for(lambda: is_ready(address[0]))
             yield process, address[0]
         finally:
             process.kill()

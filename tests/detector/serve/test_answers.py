@@ -13,7 +13,10 @@ from detector.cli import main
 from detector.explain import local_logits
 from detector.facts import as_lines, read_facts
 from detector.serve.pictures import draw
+from tests.detector.serve.packages import needed
 from tests.detector.serve.waiting import wait_for
+
+needed()
 
 
 @pytest.fixture

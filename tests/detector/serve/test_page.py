@@ -6,9 +6,10 @@ import shutil
 import pytest
 
 from detector.cli import main
+from tests.detector.serve.packages import needed
 from tests.detector.serve.process import running
 
-pytest.importorskip("uvicorn", reason="needs uvicorn: pip install 'npr-kernels[serve]'")
+needed()
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, which drives the browser")
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 if BROWSER is None:

@@ -9,7 +9,10 @@ from dataclasses import replace
 import pytest
 
 from detector.serve.settings import Settings
+from tests.detector.serve.packages import needed
 from tests.detector.serve.waiting import wait_for
+
+needed()
 
 
 def form(**files):

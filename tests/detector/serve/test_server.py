@@ -9,9 +9,10 @@ import threading
 import pytest
 
 from detector.cli import main
+from tests.detector.serve.packages import needed
 from tests.detector.serve.process import running
 
-pytest.importorskip("uvicorn", reason="needs uvicorn: pip install 'npr-kernels[serve]'")
+needed()
 httpx = pytest.importorskip("httpx")
 
 
@@ -63,6 +64,16 @@ def test_the_token_comes_from_a_file_or_the_environment(weights, tmp_path):
     ):
         for token, status in (("from-file", 200), ("other", 401)):
             assert httpx.get(f"{address}/version", headers={"Authorization": f"Bearer {token}"}).status_code == status
+
+
+def test_damaged_forms_leave_nothing_in_the_log(weights):
+    with running(weights) as (process, address):
+        head = {"Content-Type": "multipart/form-data; boundary=b"}
+        answer = httpx.post(f"{address}/v1/detect", content=b"--b\r\nBad header\r\r: x\r\n\r\n", headers=head)
+        assert answer.status_code == 422
+        process.terminate()
+        assert process.wait(60) == 0
+        assert process.stderr.read() == ""
 
 
 def test_slow_bodies_are_given_up(weights):
