@@ -1,4 +1,4 @@
-"""`npr serve` under four times the requests that it can answer, for two minutes: what it answers, how late, how large.
+"""`npr serve` under four times the requests that it can answer: what it answers, how late, and how large it grows.
 
     python -m benchmarks.serve [--seconds 120] [--times 4] [-- ARGUMENTS OF NPR SERVE]
 
