@@ -6,8 +6,8 @@ found, the CUDA kernels, which know nothing of torch, so that a CPU build of tor
 Environment:
     CXX                   the C++ compiler; without one the package installs without its extension.
     NPR_CUDA              1: fail without nvcc; 0: leave CUDA out; unset: use nvcc where it is found.
-    TORCH_CUDA_ARCH_LIST  GPU targets, such as "8.0;9.0"; by default 8.0, 9.0 and 10.0.
-    CUDA_HOME             where nvcc is, if not on PATH.
+    TORCH_CUDA_ARCH_LIST  GPU targets, such as "8.0;9.0+PTX"; by default 8.0, 9.0, 10.0+PTX and 12.0.
+    CUDA_HOME             where nvcc is, if not on PATH; a toolkit of pip's packages is site-packages/nvidia/cu13.
     NPR_SANITIZE          1: let AddressSanitizer and UndefinedBehaviorSanitizer watch the host code, for tests.
     MAX_JOBS              parallel compilations; by default one per processor.
 """
@@ -33,7 +33,9 @@ CSRC = ROOT / "csrc"
 
 # torch's stable ABI from this version on: the oldest torch that the built extension runs under.
 TORCH_TARGET_VERSION = "0x020b000000000000"  # 2.11
-CUDA_TARGETS = ("80", "90", "100")
+# Machine code for what is common, and PTX for the rest and what is to come: of the oldest target that has no newer
+# generation without code, so that a driver can compile it for each of them.
+CUDA_TARGETS = ("8.0", "9.0", "10.0+PTX", "12.0")
 
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 CPU_KERNELS = sorted(path for path in (CSRC / "cpu").glob("*.cpp") if path.name != "dispatch.cpp")
@@ -45,6 +47,10 @@ if X86:
         "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c "
         "-Wno-uninitialized -Wno-maybe-uninitialized -Wno-unknown-warning-option"
     )
+# What is compiled once more for an instruction set that serves it alone: name, flags.
+FURTHER = {"quantised": {"avx512vnni": f"{INSTRUCTION_SETS['avx512']} -mavx512vnni"}} if X86 else {}
+# Flags for all instruction sets: products that are rounded before they are added, as processors without FMA do it.
+FLAGS = {"quantised": "-ffp-contract=off"}
 
 
 def say(message: str) -> None:
@@ -98,13 +104,23 @@ def toolkit_of(nvcc: str) -> Path:
 
 
 def cuda_targets() -> list[str]:
-    """Compute capabilities without their dot, such as 90."""
-    listed = os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(";", " ").split()
-    targets = [re.sub(r"\+PTX$", "", item).replace(".", "") for item in listed] or list(CUDA_TARGETS)
-    for target in targets:
-        if not re.fullmatch(r"\d{2,3}[af]?", target):
-            raise CompileError(f"TORCH_CUDA_ARCH_LIST must name targets such as 8.0 or 9.0, got {target!r}")
+    """What nvcc generates: sm_90, machine code, and compute_90, PTX, and so on."""
+    targets = []
+    for item in os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(";", " ").split() or CUDA_TARGETS:
+        number = item.removesuffix("+PTX").replace(".", "")
+        if not re.fullmatch(r"\d{2,3}[af]?", number):
+            raise CompileError(f"TORCH_CUDA_ARCH_LIST must name targets such as 8.0 or 9.0, got {item!r}")
+        targets += [f"sm_{number}"] + ([f"compute_{number}"] if item.endswith("+PTX") else [])
     return targets
+
+
+def cuda_libraries(cuda: Path) -> Path:
+    """The toolkit's folder of libraries: lib64 in NVIDIA's own, lib in pip's, targets/*/lib in some others."""
+    for folder in (cuda / "lib64", cuda / "lib", *sorted(cuda.glob("targets/*/lib"))):
+        if (folder / "libcudart_static.a").exists():
+            return folder
+    raise CompileError(f"{cuda} has no libcudart_static.a in lib64, lib or targets/*/lib; pip's package of it is "
+                       "nvidia-cuda-runtime")  # fmt: skip
 
 
 class BuildWithNinja(build_ext):
@@ -144,13 +160,13 @@ class BuildWithNinja(build_ext):
             "TORCH_STABLE_ONLY": "",
             "NPR_BUILD_TORCH": f'"{torch.__version__}"',
             "NPR_BUILD_CUDA": f'"{cuda_version(cuda) if kernels else ""}"',
-            "NPR_CUDA_TARGETS": '"' + ",".join(f"sm_{t}" for t in targets) + '"',
+            "NPR_CUDA_TARGETS": '"' + ",".join(targets) + '"',
         }
         libraries = [f"-L{path}" for path in library_paths()] + ["-lc10", "-ltorch", "-ltorch_cpu"]
         if kernels:
             defines["NPR_WITH_CUDA"] = ""
             includes.append(str(cuda / "include"))
-            libraries += [f"-L{cuda / 'lib64'}", "-lcudart_static", "-lrt", "-ldl", "-lpthread"]
+            libraries += [f"-L{cuda_libraries(cuda)}", "-lcudart_static", "-lrt", "-ldl", "-lpthread"]
         if sys.platform == "darwin":
             libraries.append("-undefined dynamic_lookup")
 
@@ -166,11 +182,12 @@ class BuildWithNinja(build_ext):
         for source in sorted(CSRC.glob("bindings*.cpp")):
             file.compile("cxx", source, f"{source.stem}.o", "$bindings")
         file.compile("cxx", CSRC / "cpu" / "dispatch.cpp", "cpu_dispatch.o", f"-I{CSRC}{x86}")
-        for name, flags in INSTRUCTION_SETS.items():
-            for source in CPU_KERNELS:
-                file.compile("cxx", source, f"cpu_{source.stem}_{name}.o", f"-I{CSRC} -DNPR_ISA={name} {flags}")
+        for source in CPU_KERNELS:
+            for name, flags in (INSTRUCTION_SETS | FURTHER.get(source.stem, {})).items():
+                flags = f"-I{CSRC} -DNPR_ISA={name} {flags} {FLAGS.get(source.stem, '')}"
+                file.compile("cxx", source, f"cpu_{source.stem}_{name}.o", flags)
         if kernels:
-            codes = " ".join(f"-gencode=arch=compute_{t},code=sm_{t}" for t in targets)
+            codes = " ".join(f"-gencode=arch=compute_{t.split('_')[1]},code={t}" for t in targets)
             file.variable("nvcc", str(cuda / "bin" / "nvcc"))
             file.rule(
                 "nvcc",

@@ -4,6 +4,8 @@
 // An op checks its tensors, allocates results, folds the weights and hands raw pointers to the kernels.
 // The public Python functions check their arguments more helpfully; the checks here only keep direct
 // callers of torch.ops.npr from reading memory that is not theirs.
+//
+// pybind11's headers come before torch's, whose bundled copy of pybind11 does not compile under TORCH_STABLE_ONLY.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <torch/csrc/stable/library.h>
@@ -232,7 +234,9 @@ Tensor conv2d_cpu(const Tensor& images, const Tensor& weight, const std::optiona
   Tensor out = empty({p.images.batch, p.outputs, p.images.rows(), p.images.cols()}, out_dtype, images,
                      channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
   p.out = out.data_ptr();
-  npr::cpu::expect_writes(p.out, out.numel() * size_of(p.type));
+  const size_t bytes = out.numel() * size_of(p.type);
+  npr::cpu::expect_writes(p.out, bytes);
+  p.past_caches = bytes > npr::cpu::kCacheShare;
   with_compute_type(p.type, [&](auto zero) {
     using T = decltype(zero);
     const auto packed = pack<T>(fold(weight, p, channel_scale), p.outputs);
@@ -473,15 +477,24 @@ cuda::Gradient gradient_of(const Tensor& grad, const Tensor& images) {
           grad.stride(3)};
 }
 
+void check_status(const cuda::Status& status) {
+  STD_TORCH_CHECK(status.ok(), "npr: CUDA: ", status.step, ": ", status.error,
+                  status.of_runtime
+                      ? " (its own error, or that of an earlier kernel on this device, whoever's; set NPR_CUDA_SYNC=1 "
+                        "to have each kernel waited for)"
+                      : "");
+}
+
 // Runs an operation on the images' device and torch's current stream, with the workspace it asks for. The kernels
 // have a CUDA runtime of their own, which works in the thread's current context: the one that torch's guard sets.
 template <class Problem>
-void run(const Problem& problem, int64_t (*workspace_size)(const Problem&),
-         cuda::Status (*operation)(const Problem&, void*, cuda::Stream), const Tensor& images) {
+void run(const Problem& problem, int64_t (*workspace_size)(const Problem&, cuda::Device),
+         cuda::Status (*operation)(const Problem&, cuda::Device, void*, cuda::Stream), const Tensor& images) {
   const torch::stable::accelerator::DeviceGuard guard(images.get_device_index());
-  const Tensor workspace = empty({workspace_size(problem)}, ScalarType::Byte, images);
-  const cuda::Status status = operation(problem, workspace.data_ptr(), current_stream(images.get_device_index()));
-  STD_TORCH_CHECK(status.ok(), "npr: CUDA kernel ", status.kernel, " failed: ", status.error);
+  cuda::Device device;
+  check_status(cuda::current_device(device));
+  const Tensor workspace = empty({workspace_size(problem, device)}, ScalarType::Byte, images);
+  check_status(operation(problem, device, workspace.data_ptr(), current_stream(images.get_device_index())));
 }
 
 Tensor conv2d_cuda(const Tensor& images, const Tensor& weight, const std::optional<Tensor>& bias,
@@ -675,6 +688,23 @@ py::dict build_info() {
   return info;
 }
 
+// Why the CUDA kernels cannot run on the current device; None when they can.
+std::optional<std::string> cuda_unavailable_reason() {
+#if defined(NPR_WITH_CUDA)
+  const npr::cuda::Status status = npr::cuda::probe();
+  if (status.ok()) return std::nullopt;
+  int runtime, driver;
+  npr::cuda::versions(runtime, driver);
+  const auto version = [](int number) {
+    return number == 0 ? "none" : std::to_string(number / 1000) + "." + std::to_string(number % 1000 / 10);
+  };
+  return std::string(status.error) + " (the extension's CUDA runtime is " + version(runtime) +
+         ", the newest that the driver serves is " + version(driver) + ")";
+#else
+  return "the extension was built without CUDA";
+#endif
+}
+
 std::vector<std::string> instruction_sets() {
   std::vector<std::string> names;
   for (int i = 0; i < npr::cpu::supported().count; ++i) names.emplace_back(npr::cpu::supported().tables[i]->name);
@@ -700,9 +730,12 @@ int64_t multiply_adds(int64_t steps) {
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Facts about the build of npr_kernels; importing it registers torch.ops.npr.";
   m.def("build_info", &build_info, "Compiler, torch and CUDA versions, and GPU targets that it was built with.");
+  m.def("cuda_unavailable_reason", &cuda_unavailable_reason,
+        "Why the CUDA kernels cannot run on the current device; None when one of them could be loaded there.");
   m.def("instruction_sets", &instruction_sets, "CPU instruction sets that run here, from the plainest to the best.");
   m.def("instruction_set", [] { return npr::cpu::kernels().name; }, "The CPU instruction set in use.");
   m.def("select_instruction_set", &select_instruction_set, "Uses another CPU instruction set; for tests.");
+  m.attr("CACHE_SHARE") = npr::cpu::kCacheShare;  // larger results of npr.conv2d are written past the caches
   m.def("multiply_adds", &multiply_adds, py::arg("steps"),
         "Does float32 multiply-adds as fast as the processor can; returns their number.");
 }

@@ -9,20 +9,19 @@
 
 #include "cpu/kernels.h"
 #include "cpu/memory.h"
+#include "maps.h"
 #include "npr.h"
 
 namespace {
 
+using npr::channels_last;
+using npr::floats;
+using npr::ScalarType;
+using npr::Tensor;
 using npr::cpu::Bottleneck;
 using torch::headeronly::MemoryFormat;
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
-bool contiguous_floats(const Tensor& tensor) {
-  return tensor.scalar_type() == ScalarType::Float && tensor.is_contiguous() && tensor.is_cpu();
-}
-
-const float* floats(const Tensor& tensor) { return static_cast<const float*>(tensor.data_ptr()); }
+bool contiguous_floats(const Tensor& tensor) { return npr::contiguous(tensor, ScalarType::Float); }
 
 // Panels [outputs / kPanel, *depth, kPanel] and their bias [outputs].
 void check_panels(const Tensor& panels, const Tensor& bias, const std::vector<int64_t>& depth, const char* name) {
@@ -32,16 +31,6 @@ void check_panels(const Tensor& panels, const Tensor& bias, const std::vector<in
   STD_TORCH_CHECK(fits, "npr: ", name, " must be contiguous float32 panels that fit the other weights");
   STD_TORCH_CHECK(contiguous_floats(bias) && bias.dim() == 1 && bias.size(0) == panels.size(0) * Bottleneck::kPanel,
                   "npr: the bias of ", name, " must be a contiguous float32 vector, one value an output");
-}
-
-// Whether x is dense with channels innermost; the strides of dimensions of one element do not matter.
-bool channels_last(const Tensor& x) {
-  int64_t expected = 1;
-  for (int dim : {1, 3, 2, 0}) {
-    if (x.size(dim) > 1 && x.stride(dim) != expected) return false;
-    expected *= x.size(dim);
-  }
-  return true;
 }
 
 // The problem without its result.

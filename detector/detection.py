@@ -81,6 +81,15 @@ class Detection:
         """Whether the score is the whole image's, not an estimate of it."""
         return self.interval is None
 
+    @property
+    def remarks(self) -> list[str]:
+        """Lines for people, beside score and verdict: each reason, and how much was read where that is not all."""
+        lines = [f"unsure: {reason.text}" for reason in self.reasons or ()]
+        if self.interval is not None:
+            low, high = self.interval
+            lines.append(f"read: {100 * self.read:.2g} %, which gives the whole a score of {low:.4f} to {high:.4f}")
+        return lines
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able: path and either score, verdict, width, height, threshold, llr where there is one, sha256, read,
         interval (around an exact score of no width), exact and reasons (a list of code and text) where they were asked

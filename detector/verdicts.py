@@ -17,6 +17,9 @@ ALPHA, CONFIDENCE = 0.01, 0.95
 INTERVAL_CONFIDENCE = 0.99
 """That the whole image's score lies in the interval of one that was read in part, unless another is asked for."""
 
+PRECISIONS = ("float32", "int8")
+"""Of the residual blocks in inference on the CPU."""
+
 
 def verdict(score: float, threshold: float) -> str:
     """ "fake" for scores above the threshold, otherwise "real"."""

@@ -1,4 +1,4 @@
-"""Measures what a calibrated threshold does on photographs that it was not calibrated on: the tables of calibration.md.
+"""Measures what a calibrated threshold does on photographs that it was not calibrated on: the tables of proofs.md.
 
     python docs/measure_calibration.py NAME=REALS[,REALS...] ... [--alpha 0.01] [--splits 2000]
 
@@ -9,6 +9,7 @@ crop of one in each half would tie the halves together.
 from __future__ import annotations
 
 import argparse
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,7 @@ def measure_halves(scores: Scores, alpha: float, splits: int, seed: int) -> None
         found = certified_threshold(calibration, alpha)
         called = np.arange(len(rest) + 1)
         chances = betabinom.pmf(called, len(rest), found.rank, found.images - found.rank + 1)
-        fits = np.array([clopper_pearson(int(k), len(rest))[0] <= alpha for k in called])
+        fits = _reaches_down(len(rest), alpha)
         above = int((rest > found.threshold).sum())
         rates.append(above / len(rest))
         below.append(above <= alpha * len(rest))
@@ -75,6 +76,12 @@ def measure_halves(scores: Scores, alpha: float, splits: int, seed: int) -> None
         f"\nheld-out rate: mean {100 * np.mean(rates):.2f} %, median {quantiles[0]:.2f} %, "
         f"95 of 100 at most {quantiles[1]:.2f} %, largest {quantiles[2]:.2f} %\n"
     )
+
+
+@cache
+def _reaches_down(images: int, alpha: float) -> NDArray[np.bool_]:
+    """For each number of images that are called fake, whether its interval does."""
+    return np.array([clopper_pearson(called, images)[0] <= alpha for called in range(images + 1)])
 
 
 def measure_groups(scores: Scores, alpha: float) -> None:

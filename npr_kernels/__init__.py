@@ -16,7 +16,7 @@ from npr_kernels import ops, reference
 from npr_kernels.backends import NPRFallbackWarning, available_backends, backend
 from npr_kernels.constants import IMAGENET_MEAN, IMAGENET_STD, NPR_SCALE
 from npr_kernels.functional import haar_residual, npr_conv2d, npr_residual, npr_stem
-from npr_kernels.info import __version__, info
+from npr_kernels.installation import __version__, info
 from npr_kernels.layers import NPRConv, NPRStem, fused_stem
 
 __all__ = [

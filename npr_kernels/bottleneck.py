@@ -100,19 +100,24 @@ class FoldedBottleneck:
         if self.packed is not None and x.device.type == "cpu":
             x = x.contiguous(memory_format=torch.channels_last)
             if out is None:
-                return torch.ops.npr.bottleneck(x, *self.packed, self.stride)
+                result: Tensor = torch.ops.npr.bottleneck(x, *self.packed, self.stride)
+                return result
             torch.ops.npr.bottleneck_out(x, *self.packed, self.stride, out)
             return out
         return self.reference(x) if out is None else out.copy_(self.reference(x))
 
     def reference(self, x: Tensor) -> Tensor:
         """The same in x's dtype, by PyTorch's convolutions."""
+        return self.maps(x)[-1]
+
+    def maps(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What each of the three ReLUs gives, the last of them the result, by PyTorch's convolutions."""
         weights = [weight.to(x) for weight in self.weights]
         reduce, spatial, expand = (bias.to(x) for bias in self.biases)
-        y = F.relu(F.conv2d(x, weights[0], reduce))
-        y = F.relu(F.conv2d(y, weights[1], spatial, self.stride, padding=1))
+        reduced = F.relu(F.conv2d(x, weights[0], reduce))
+        middle = F.relu(F.conv2d(reduced, weights[1], spatial, self.stride, padding=1))
         shortcut = x if len(weights) == 3 else F.conv2d(x, weights[3], None, self.stride)
-        return F.relu(F.conv2d(y, weights[2], expand) + shortcut)
+        return reduced, middle, F.relu(F.conv2d(middle, weights[2], expand) + shortcut)
 
 
 def _pack(weights: tuple[Tensor, ...], biases: list[Tensor], stride: int) -> tuple[Tensor | None, ...] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -139,10 +140,11 @@ def npr_conv2d(
             patch=patch, anchor=anchor, mode=mode, out_dtype=out_dtype,
         )  # fmt: skip
         return out.contiguous(memory_format=_memory_format(images))
-    return _low_level_op("conv2d", chosen)(
+    result: Tensor = _low_level_op("conv2d", chosen)(
         images, weight, bias, _channel_scale(residual, std, scale), out_dtype, _is_channels_last(images),
         precision == "fast", residual=residual,
     )  # fmt: skip
+    return result
 
 
 def npr_stem(
@@ -228,7 +230,7 @@ def npr_stem(
         )  # fmt: skip
         return out.contiguous(memory_format=torch.channels_last)
 
-    moments = None
+    moments: Tensor | None = None
     if training and positions == 0 and group is None:  # nothing to normalise, and no statistics to track
         training, running_mean, running_var = False, weight.new_zeros(len(weight)), weight.new_ones(len(weight))
     if training:
@@ -236,11 +238,12 @@ def npr_stem(
         if group is not None:
             dist.all_reduce(moments, group=group)
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (weight, bn_weight, bn_bias))
-    out, _, mean, var = _low_level_op("stem", chosen)(
+    result: tuple[Tensor, Tensor, Tensor, Tensor] = _low_level_op("stem", chosen)(
         images, moments, weight, bn_weight, bn_bias, None if training else running_mean,
         None if training else running_var, eps, _channel_scale(residual, std, scale), out_dtype, save,
         precision == "fast", residual=residual,
     )  # fmt: skip
+    out, _, mean, var = result
     if moments is not None and running_mean is not None and running_var is not None:
         with torch.no_grad():
             count = moments[0].double()
@@ -249,9 +252,10 @@ def npr_stem(
     return out
 
 
-def _low_level_op(name: str, chosen: str) -> Callable:
+def _low_level_op(name: str, chosen: str) -> Callable[..., Any]:
     """The op of a backend: ``torch.ops.npr.*`` is the extension's, by device; Triton's have names of their own."""
-    return getattr(torch.ops.npr, f"triton_{name}" if chosen == "triton" else name)
+    op: Callable[..., Any] = getattr(torch.ops.npr, f"triton_{name}" if chosen == "triton" else name)
+    return op
 
 
 def _channel_scale(residual: str, std: Sequence[float] | None, scale: float) -> list[float]:

@@ -142,13 +142,22 @@ def npr_stem(
     return out.to(weight.dtype if out_dtype is None else out_dtype)
 
 
-def _synchronised_batch_norm(y, running_mean, running_var, bn_weight, bn_bias, momentum, eps, group):
+def _synchronised_batch_norm(
+    y: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    bn_weight: Tensor | None,
+    bn_bias: Tensor | None,
+    momentum: float,
+    eps: float,
+    group: dist.ProcessGroup,
+) -> Tensor:
     """Batch norm in training with the statistics of all ranks; differentiable through the all-reduce."""
     sums = torch.cat([y.new_full((1,), y.numel() / y.shape[1]), y.sum((0, 2, 3)), y.square().sum((0, 2, 3))])
-    sums = all_reduce(sums.double(), group=group)
-    count, (mean, square) = sums[0], (sums[1:] / sums[0]).chunk(2)
+    totals: Tensor = all_reduce(sums.double(), group=group)
+    count, (mean, square) = totals[0], (totals[1:] / totals[0]).chunk(2)
     var = square - mean.square()
-    if running_mean is not None:
+    if running_mean is not None and running_var is not None:
         with torch.no_grad():
             running_mean.lerp_(mean.to(running_mean.dtype), momentum)
             running_var.lerp_((var * count / (count - 1)).to(running_var.dtype), momentum)

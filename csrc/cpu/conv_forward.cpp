@@ -7,7 +7,8 @@
 // straight from registers.
 //
 // Cost per output: K multiply-adds. Per row of 3 channels: 2 cols bytes read per image row and
-// O cols elements written; the taps, 9 planes of cols for NPR, stay in the first-level cache.
+// O cols elements written; the taps, 9 planes of cols for NPR, stay in the first-level cache. Writing through the
+// caches moves each line twice, since it is read before it is written; a result that does not fit them goes past them.
 #include "cpu/differences.h"
 #include "cpu/tiles.h"
 
@@ -28,13 +29,17 @@ void forward(const ConvForward& p, int64_t first, int64_t last) {
     Element* out = static_cast<Element*>(p.out);
     if (p.channels_last) {
       out += unit * cols * p.outputs;
-      multiply_row<Element, false>(tap.get(), cols, weight.get(), p.outputs, taps, bias, out, p.outputs);
+      // A tile of less than a pixel's outputs would come back to each pixel once a row is through: lines out of order.
+      const bool past_caches = p.past_caches && p.outputs <= kTileVectors * kLanes<T>;
+      multiply_row<Element, false>(tap.get(), cols, weight.get(), p.outputs, taps, bias, out, p.outputs, past_caches);
     } else {
       const int64_t n = unit / rows, oy = unit % rows;
       out += (n * p.outputs * rows + oy) * cols;
-      multiply_row<Element, true>(weight.get(), p.outputs, tap.get(), cols, taps, bias, out, rows * cols);
+      multiply_row<Element, true>(weight.get(), p.outputs, tap.get(), cols, taps, bias, out, rows * cols,
+                                  p.past_caches);
     }
   }
+  if (p.past_caches) finish_streaming();
 }
 
 }  // namespace

@@ -16,6 +16,19 @@ extern const Kernels table;
 namespace avx512 {
 extern const Kernels table;
 }
+// The kernels that have instructions of their own there; the others are avx512's.
+namespace avx512vnni {
+void quantised_bottleneck(const QuantisedBottleneck&, int64_t first, int64_t last);
+}
+static const Kernels& avx512_with_vnni() {
+  static const Kernels table = [] {
+    Kernels kernels = avx512::table;
+    kernels.name = "avx512vnni";
+    kernels.quantised_bottleneck = avx512vnni::quantised_bottleneck;
+    return kernels;
+  }();
+  return table;
+}
 #endif
 
 const Supported& supported() {
@@ -28,6 +41,7 @@ const Supported& supported() {
     if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
       list.tables[list.count++] = &avx512::table;
+      if (__builtin_cpu_supports("avx512vnni")) list.tables[list.count++] = &avx512_with_vnni();
     }
 #endif
     return list;

@@ -31,6 +31,7 @@ struct ConvForward : Source {
   void* out;           // [N, O, rows, cols], or [N, rows, cols, O] if channels_last
   Type type;
   bool channels_last;
+  bool past_caches;  // whether out is too large for the caches, and had better not go through them
 
   int64_t units() const { return images.batch * images.rows(); }  // output rows
 };
@@ -124,6 +125,53 @@ struct Bottleneck {
   static constexpr int64_t kStripPositions = 256;
 };
 
+// A convolution of 8-bit maps: weights of which four channels lie side by side, and for each output what makes its
+// integer sum a number of the result's steps.
+struct QuantisedConv {
+  const int8_t* weight;  // [outputs / kPanel][depth / kQuad][kPanel][kQuad]
+  const float* gain;     // [outputs]
+  const float* bias;     // [outputs]; the shortcut's is part of expand's
+};
+
+// The same block on maps [N, rows, cols, channels] of bytes, numbers of steps from 0 up, that are rounded to bytes
+// again after every ReLU. The depth of spatial is 9 taps of `width` channels. Of shortcut, the weight is null where it
+// is x.
+struct QuantisedBottleneck {
+  int64_t batch, rows, cols;  // of x
+  int64_t inputs, width, outputs, stride;
+  const uint8_t* x;
+  QuantisedConv reduce, spatial, expand, shortcut;
+  bool as_float;  // the result is float, not rounded
+  void* out;      // [N, out_rows, out_cols, outputs]
+
+  static constexpr int64_t kPanel = 32, kQuad = 4;
+  static constexpr int64_t kMaxDepth = INT32_MAX / (255 * 128);  // whose sums int32 holds
+
+  int64_t out_rows() const { return (rows + stride - 1) / stride; }
+  int64_t out_cols() const { return (cols + stride - 1) / stride; }
+  // A unit is a strip of output rows whose intermediate maps stay in the cache.
+  int64_t strip() const {
+    const int64_t wanted = (kStripPositions + out_cols() - 1) / out_cols();
+    return wanted < out_rows() ? wanted : out_rows();
+  }
+  int64_t strips() const { return (out_rows() + strip() - 1) / strip(); }
+  int64_t units() const { return batch * strips(); }
+
+ private:
+  static constexpr int64_t kStripPositions = 256;
+};
+
+// Floats to bytes: times the channel's gain, to nearest, ties to even, 0 or 255 beyond.
+struct Quantise {
+  const float* x;     // [positions, channels]
+  const float* gain;  // [channels]
+  uint8_t* out;       // [positions, channels]
+  int64_t positions, channels;
+
+  static constexpr int64_t kUnit = 256;  // positions
+  int64_t units() const { return (positions + kUnit - 1) / kUnit; }
+};
+
 struct Kernels {
   const char* name;
   void (*conv_forward)(const ConvForward&, int64_t first, int64_t last);
@@ -132,6 +180,8 @@ struct Kernels {
   void (*stem_forward)(const StemForward&, int64_t first, int64_t last);
   void (*stem_backward)(const StemBackward&, int64_t first, int64_t last);
   void (*bottleneck)(const Bottleneck&, int64_t first, int64_t last);
+  void (*quantised_bottleneck)(const QuantisedBottleneck&, int64_t first, int64_t last);
+  void (*quantise)(const Quantise&, int64_t first, int64_t last);
   int64_t (*multiply_adds)(int64_t steps);  // does so many steps of float's at full speed; returns their number
 };
 

@@ -1,4 +1,4 @@
-// Fresh memory for large results.
+// Memory for large results: fresh pages, and the caches that it does not fit.
 //
 // The C library maps a large block anew for every result and unmaps it afterwards, so each run pays a page
 // fault for every 4 KiB that it writes: more than the arithmetic costs. Asked for huge pages, Linux takes one
@@ -25,5 +25,9 @@ inline void expect_writes(void* data, size_t bytes) {
   (void)data, (void)bytes;
 #endif
 }
+
+// Results of more bytes had better not go through the caches: a common share of the last level. Systems tell the
+// whole machine's, which is many times as much as a process on it has.
+constexpr size_t kCacheShare = size_t(32) << 20;
 
 }  // namespace npr::cpu

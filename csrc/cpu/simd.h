@@ -64,6 +64,27 @@ template <class T>
 inline void store(T* to, Vec<T> value) {
   *reinterpret_cast<typename VectorOf<T>::unaligned*>(to) = value;
 }
+// Stores past the caches, to an address aligned to the vector. Lines that are written whole are not read before, and
+// what the caches hold stays there. Such stores are in no order with others until finish_streaming().
+constexpr size_t kCacheLine = 64;
+template <class T>
+inline void stream(T* to, Vec<T> value) {
+#if defined(__AVX512F__)
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(to), reinterpret_cast<__m512i>(value));
+#elif defined(__AVX2__)
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(to), reinterpret_cast<__m256i>(value));
+#elif defined(__SSE2__)
+  _mm_stream_si128(reinterpret_cast<__m128i*>(to), reinterpret_cast<__m128i>(value));
+#else
+  store(to, value);
+#endif
+}
+inline void finish_streaming() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+
 template <class T>
 inline Vec<T> broadcast(T value) {
   return value - Vec<T>{};
@@ -84,6 +105,17 @@ template <class V>
 inline V maximum(V a, V b) {
   return a > b ? a : b;
 }
+#endif
+
+// a < b ? a : b, likewise.
+#if defined(__AVX512F__)
+inline Vec<float> minimum(Vec<float> a, Vec<float> b) { return _mm512_min_ps(a, b); }
+#elif defined(__AVX2__)
+inline Vec<float> minimum(Vec<float> a, Vec<float> b) { return _mm256_min_ps(a, b); }
+#elif defined(__SSE2__)
+inline Vec<float> minimum(Vec<float> a, Vec<float> b) { return _mm_min_ps(a, b); }
+#else
+inline Vec<float> minimum(Vec<float> a, Vec<float> b) { return a < b ? a : b; }
 #endif
 
 #if defined(__has_builtin)

@@ -35,12 +35,33 @@ inline void multiply(const T* const* a, int64_t row, const T* const* b, int64_t 
   }
 }
 
+// Stores a tile's rows, `stride` apart.
+template <int M, int N, class T>
+inline void store_tile(T* to, int64_t stride, const Vec<T> (&tile)[M][N], bool past_caches) {
+  if (past_caches) {
+#pragma GCC unroll 8
+    for (int i = 0; i < M; ++i) {
+#pragma GCC unroll 8
+      for (int j = 0; j < N; ++j) stream(to + i * stride + j * kLanes<T>, tile[i][j]);
+    }
+  } else {
+#pragma GCC unroll 8
+    for (int i = 0; i < M; ++i) {
+#pragma GCC unroll 8
+      for (int j = 0; j < N; ++j) store(to + i * stride + j * kLanes<T>, tile[i][j]);
+    }
+  }
+}
+
 // One output row as the product of a [K][rows] and b [K][columns], out[row * stride + column].
 // The bias belongs to the rows or, if it does not, to the columns.
 template <class Element, bool BiasOfRows, class T = Compute<Element>>
 inline void multiply_row(const T* const* a, int64_t rows, const T* const* b, int64_t columns, int64_t taps,
-                         const T* bias, Element* out, int64_t stride) {
+                         const T* bias, Element* out, int64_t stride, bool past_caches) {
   constexpr int64_t kWide = kTileVectors * kLanes<T>;
+  // Only whole lines, each written at once: parts of one that come apart would be written to memory apart.
+  past_caches = past_caches && kWide * sizeof(T) % kCacheLine == 0 && std::is_same_v<Element, T> &&
+                (uintptr_t(out) | stride * sizeof(Element) | columns * sizeof(Element)) % kCacheLine == 0;
   for (int64_t column = 0; column < columns; column += kWide) {
     const int64_t width = columns - column < kWide ? columns - column : kWide;
     const bool direct = std::is_same_v<Element, T> && width % kLanes<T> == 0;
@@ -58,11 +79,7 @@ inline void multiply_row(const T* const* a, int64_t rows, const T* const* b, int
           };
           Vec<T> tile[M][N];
           multiply(a, row, b, column, taps, start, tile);
-#pragma GCC unroll 8
-          for (int i = 0; i < M; ++i) {
-#pragma GCC unroll 8
-            for (int j = 0; j < N; ++j) store(to + i * to_stride + j * kLanes<T>, tile[i][j]);
-          }
+          store_tile(to, to_stride, tile, past_caches);
         });
         if (!direct) {
           for (int i = 0; i < height; ++i) convert(buffer + i * kWide, out + (row + i) * stride + column, width);

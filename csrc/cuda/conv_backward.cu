@@ -84,10 +84,12 @@ __global__ void __launch_bounds__(kThreads, kBlocks) conv_backward_kernel(Proble
 }
 
 template <class T>
-Status conv_backward_tensor_cores(const ConvBackward& op, const SumsWorkspace& workspace, Stream stream) {
+Status conv_backward_tensor_cores(const ConvBackward& op, Device device, const SumsWorkspace& workspace,
+                                  Stream stream) {
   const Tiling tiling = Tiling::of<PatchTile<BFloat, 8, 64>>(op.images);
+  if (const Status status = tiling.check(op.images); !status.ok()) return status;
   const Problem problem{tiling, op.grad, op.outputs, op.grad_bias != nullptr, workspace.partial};
-  const unsigned blocks = persistent_blocks(tiling.count, kBlocks);
+  const unsigned blocks = persistent_blocks(tiling.count, device, kBlocks);
   const dim3 grid(blocks, unsigned(ceil_div(op.outputs, kSumChannels)));
   const auto run = [&](const char* name, void (*kernel)(Problem)) {
     return launch(name, kernel, grid, kThreads, stream, problem);
@@ -139,11 +141,11 @@ __global__ void __launch_bounds__(kPlainThreads)
 
 // ---- Launchers -------------------------------------------------------------------------------------
 
-int64_t conv_backward_workspace(const ConvBackward& op) {
-  return SumsWorkspace::bytes(op.outputs, patch_size(op.images), multiprocessors() * kBlocks);
+int64_t conv_backward_workspace(const ConvBackward& op, Device device) {
+  return SumsWorkspace::bytes(op.outputs, patch_size(op.images), device.multiprocessors * kBlocks);
 }
 
-Status conv_backward(const ConvBackward& op, void* workspace, Stream stream) {
+Status conv_backward(const ConvBackward& op, Device device, void* workspace, Stream stream) {
   const int64_t channels = op.images.channels;
   if (channels > kMaxChannels) return too_many_channels();
   const SumsWorkspace sums = SumsWorkspace::at(workspace, op.outputs, patch_size(op.images));
@@ -152,11 +154,11 @@ Status conv_backward(const ConvBackward& op, void* workspace, Stream stream) {
     status = launch("conv_backward_plain", conv_backward_plain, dim3(unsigned(op.outputs), unsigned(channels)),
                     kPlainThreads, stream, op.images, op.grad, sums.sums);
   } else if (op.grad.type == Type::f32) {
-    status = conv_backward_tensor_cores<float>(op, sums, stream);
+    status = conv_backward_tensor_cores<float>(op, device, sums, stream);
   } else if (op.grad.type == Type::bf16) {
-    status = conv_backward_tensor_cores<BFloat>(op, sums, stream);
+    status = conv_backward_tensor_cores<BFloat>(op, device, sums, stream);
   } else {
-    status = conv_backward_tensor_cores<Half>(op, sums, stream);
+    status = conv_backward_tensor_cores<Half>(op, device, sums, stream);
   }
   if (!status.ok()) return status;
   const auto blocks = unsigned(ceil_div(op.outputs * channels, kPlainThreads));

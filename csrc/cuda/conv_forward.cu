@@ -170,7 +170,10 @@ __global__ void __launch_bounds__(kThreads, kBlocks) conv_forward_planar(Problem
 }
 
 template <class T>
-Status conv_forward_tensor_cores(const ConvForward& op, const Folding& folding, void* workspace, Stream stream) {
+Status conv_forward_tensor_cores(const ConvForward& op, Device device, const Folding& folding, void* workspace,
+                                 Stream stream) {
+  const Tiling tiling = Tiling::of<Tile>(op.images);
+  if (const Status status = tiling.check(op.images); !status.ok()) return status;
   const PackedWeights weights = PackedWeights::at(workspace, op.outputs);
   const Status prepared =
       prepare_packed<kVector<T>>(folding, channel_scale(op.channel_scale, kChannels), weights, op.fast, stream);
@@ -178,8 +181,8 @@ Status conv_forward_tensor_cores(const ConvForward& op, const Folding& folding, 
 
   const int64_t run = op.channels_last ? op.outputs : op.images.cols();
   const bool aligned = run % kVector<T> == 0 && reinterpret_cast<uintptr_t>(op.out) % 16 == 0;
-  const Problem problem{Tiling::of<Tile>(op.images), weights, op.outputs, op.fast, aligned};
-  const dim3 grid(persistent_blocks(problem.tiling.count, kBlocks), unsigned(ceil_div(op.outputs, kBlockOutputs)));
+  const Problem problem{tiling, weights, op.outputs, op.fast, aligned};
+  const dim3 grid(persistent_blocks(tiling.count, device, kBlocks), unsigned(ceil_div(op.outputs, kBlockOutputs)));
   T* out = static_cast<T*>(op.out);
   return op.channels_last
              ? launch("conv_forward_channels_last", conv_forward_channels_last<T>, grid, kThreads, stream, problem, out)
@@ -216,12 +219,13 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class Compute, class T>
-Status conv_forward_plainly(const ConvForward& op, const Folding& folding, void* workspace, Stream stream) {
+Status conv_forward_plainly(const ConvForward& op, Device device, const Folding& folding, void* workspace,
+                            Stream stream) {
   const auto weights = PlainWeights<Compute>::at(workspace, op.outputs, patch_size(op.images));
   const Status prepared = prepare_plain(folding, channel_scale(op.channel_scale, op.images.channels), weights, stream);
   if (!prepared.ok()) return prepared;
   const int64_t total = op.images.batch * op.outputs * op.images.rows() * op.images.cols();
-  const unsigned blocks = persistent_blocks(ceil_div(total, kThreads), 8);
+  const unsigned blocks = persistent_blocks(ceil_div(total, kThreads), device, 8);
   return launch("conv_forward_plain", conv_forward_plain<Compute, T>, blocks, kThreads, stream, op.images, weights,
                 op.outputs, op.channels_last, static_cast<T*>(op.out));
 }
@@ -230,11 +234,11 @@ Status conv_forward_plainly(const ConvForward& op, const Folding& folding, void*
 
 // ---- Launchers -------------------------------------------------------------------------------------
 
-int64_t conv_forward_workspace(const ConvForward& op) {
+int64_t conv_forward_workspace(const ConvForward& op, Device) {
   return std::max(PackedWeights::bytes(op.outputs), PlainWeights<double>::bytes(op.outputs, patch_size(op.images)));
 }
 
-Status conv_forward(const ConvForward& op, void* workspace, Stream stream) {
+Status conv_forward(const ConvForward& op, Device device, void* workspace, Stream stream) {
   if (op.images.channels > kMaxChannels) return too_many_channels();
   Folding folding{};
   folding.outputs = op.outputs;
@@ -243,16 +247,16 @@ Status conv_forward(const ConvForward& op, void* workspace, Stream stream) {
   folding.bias = op.bias;
   if (op.images.channels != kChannels || op.type == Type::f64) {
     switch (op.type) {
-      case Type::f32: return conv_forward_plainly<float, float>(op, folding, workspace, stream);
-      case Type::bf16: return conv_forward_plainly<float, BFloat>(op, folding, workspace, stream);
-      case Type::f16: return conv_forward_plainly<float, Half>(op, folding, workspace, stream);
-      default: return conv_forward_plainly<double, double>(op, folding, workspace, stream);
+      case Type::f32: return conv_forward_plainly<float, float>(op, device, folding, workspace, stream);
+      case Type::bf16: return conv_forward_plainly<float, BFloat>(op, device, folding, workspace, stream);
+      case Type::f16: return conv_forward_plainly<float, Half>(op, device, folding, workspace, stream);
+      default: return conv_forward_plainly<double, double>(op, device, folding, workspace, stream);
     }
   }
   switch (op.type) {
-    case Type::bf16: return conv_forward_tensor_cores<BFloat>(op, folding, workspace, stream);
-    case Type::f16: return conv_forward_tensor_cores<Half>(op, folding, workspace, stream);
-    default: return conv_forward_tensor_cores<float>(op, folding, workspace, stream);
+    case Type::bf16: return conv_forward_tensor_cores<BFloat>(op, device, folding, workspace, stream);
+    case Type::f16: return conv_forward_tensor_cores<Half>(op, device, folding, workspace, stream);
+    default: return conv_forward_tensor_cores<float>(op, device, folding, workspace, stream);
   }
 }
 

@@ -20,12 +20,26 @@ enum class Type { f32, bf16, f16, f64 };
 
 constexpr int64_t size_of(Type type) { return type == Type::f64 ? 8 : type == Type::f32 ? 4 : 2; }
 
-// What became of an operation: the kernel that could not be launched and the runtime's message.
+// What became of an operation: the step that failed, a kernel or a call of the runtime, and why. Kernels run
+// asynchronously, so what the runtime tells with a launch may be of something that ran before, whoever's. With
+// NPR_CUDA_SYNC=1 in the environment each kernel is waited for, and what it does wrong is reported with it.
 struct Status {
-  const char* kernel = nullptr;
+  const char* step = nullptr;
   const char* error = nullptr;
+  bool of_runtime = false;  // or the operation refuses
   bool ok() const { return error == nullptr; }
 };
+
+// What the operations know of the current device; asked for once for each of them.
+struct Device {
+  int multiprocessors;
+};
+Status current_device(Device& device);
+
+// Whether these kernels run on the current device: loads one of them, with the runtime that they are linked to.
+Status probe();
+// The version of that runtime, and the newest one that the driver serves, 0 without one: 13000 is 13.0.
+void versions(int& runtime, int& driver);
 
 // A contiguous array of parameters.
 struct Array {
@@ -58,8 +72,8 @@ struct ConvForward {
   bool channels_last;
   bool fast;  // round the weights to one float16 term
 };
-int64_t conv_forward_workspace(const ConvForward&);
-Status conv_forward(const ConvForward&, void* workspace, Stream stream);
+int64_t conv_forward_workspace(const ConvForward&, Device);
+Status conv_forward(const ConvForward&, Device, void* workspace, Stream stream);
 
 // The gradients of the weight and the bias.
 struct ConvBackward {
@@ -71,16 +85,16 @@ struct ConvBackward {
   void* grad_bias;    // [outputs]
   Type type;          // of both results
 };
-int64_t conv_backward_workspace(const ConvBackward&);
-Status conv_backward(const ConvBackward&, void* workspace, Stream stream);
+int64_t conv_backward_workspace(const ConvBackward&, Device);
+Status conv_backward(const ConvBackward&, Device, void* workspace, Stream stream);
 
 // moments = N, sum d [K], sum d d^T [K, K], exactly.
 struct Moments {
   Images images;
   int64_t* moments;
 };
-int64_t moments_workspace(const Moments&);
-Status moments(const Moments&, void* workspace, Stream stream);
+int64_t moments_workspace(const Moments&, Device);
+Status moments(const Moments&, Device, void* workspace, Stream stream);
 
 // out = max_pool(relu(batch_norm(conv))), by the statistics of `moments`, or by mean and var as given.
 struct StemForward {
@@ -98,8 +112,8 @@ struct StemForward {
   double *used_mean, *used_var;  // [outputs]
   bool fast;
 };
-int64_t stem_forward_workspace(const StemForward&);
-Status stem_forward(const StemForward&, void* workspace, Stream stream);
+int64_t stem_forward_workspace(const StemForward&, Device);
+Status stem_forward(const StemForward&, Device, void* workspace, Stream stream);
 
 // The gradients of the stem's parameters; without moments the statistics are constants. Where the moments cover other
 // processes' images too, the gradients are this process's share of the sum.
@@ -116,7 +130,7 @@ struct StemBackward {
   void *grad_weight, *grad_bn_weight, *grad_bn_bias;
   Type type;  // of the results
 };
-int64_t stem_backward_workspace(const StemBackward&);
-Status stem_backward(const StemBackward&, void* workspace, Stream stream);
+int64_t stem_backward_workspace(const StemBackward&, Device);
+Status stem_backward(const StemBackward&, Device, void* workspace, Stream stream);
 
 }  // namespace npr::cuda

@@ -16,17 +16,21 @@ constexpr int kWarp = 32;
 
 NPR_HOST_DEVICE constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-inline int multiprocessors() {
-  int device = 0, count = 1;
-  cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
-  return count;
+// The status of a call of the runtime. A failed one stays its last error, which the next good launch would report as
+// its own, so it is taken away.
+inline Status check(const char* step, cudaError_t error) {
+  if (error == cudaSuccess) return {};
+  cudaGetLastError();
+  return {step, cudaGetErrorString(error), true};
 }
+
+// Whether NPR_CUDA_SYNC asks for each kernel to be waited for.
+bool waits_for_kernels();
 
 // Blocks for `work` units when a block takes one unit after the other and `per_multiprocessor` blocks
 // can run at once.
-inline unsigned persistent_blocks(int64_t work, int per_multiprocessor) {
-  return unsigned(std::min<int64_t>(work, int64_t(multiprocessors()) * per_multiprocessor));
+inline unsigned persistent_blocks(int64_t work, Device device, int per_multiprocessor) {
+  return unsigned(std::min<int64_t>(work, int64_t(device.multiprocessors) * per_multiprocessor));
 }
 
 // Launches `kernel`, whose dynamic shared memory is a Shared, if it has any.
@@ -37,17 +41,18 @@ Status launch(const char* name, void (*kernel)(Parameters...), dim3 grid, unsign
   size_t shared = 0;
   if constexpr (!std::is_void_v<Shared>) {
     shared = sizeof(Shared);
-    const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared));
-    if (error != cudaSuccess) return {name, cudaGetErrorString(error)};
+    const Status status =
+        check(name, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared)));
+    if (!status.ok()) return status;
   }
 #if defined(__CUDACC__)
   kernel<<<grid, threads, shared, stream>>>(arguments...);
 #else
   emulator::launch(grid, threads, shared, [=] { kernel(arguments...); });
 #endif
-  const cudaError_t error = cudaGetLastError();
-  if (error == cudaSuccess) return {};
-  return {name, cudaGetErrorString(error)};
+  const Status launched = check(name, cudaGetLastError());
+  if (!launched.ok() || !waits_for_kernels()) return launched;
+  return check(name, cudaStreamSynchronize(stream));
 }
 
 // The dynamic shared memory of a kernel that was launched with it.

@@ -10,7 +10,7 @@
 // 6 MMA, 2 ldmatrix, 12 additions, and about 30 to form the patches, which decide. Three blocks of 8 warps
 // fit a multiprocessor (80 registers a thread, 38 KB of shared memory a block).
 //
-// Other than 3 channels take a plain kernel, a block for each pair of taps.
+// Other than 3 channels take a plain kernel, a block for each pair of taps, and are at most 8191.
 #include "cuda/patches.cuh"
 #include "cuda/plain.cuh"
 
@@ -128,11 +128,15 @@ __global__ void __launch_bounds__(kSlices* kWarp)
   if (element == 0) moments[0] = outputs;
 }
 
-unsigned blocks_for(const Tiling& tiling) {
-  return std::max(persistent_blocks(tiling.count, kBlocks), unsigned(ceil_div(tiling.count, kMaxTiles)));
+unsigned blocks_for(const Tiling& tiling, Device device) {
+  return std::max(persistent_blocks(tiling.count, device, kBlocks), unsigned(ceil_div(tiling.count, kMaxTiles)));
 }
 
 // ---- Plain -----------------------------------------------------------------------------------------
+
+// A grid has at most 2^16 - 1 blocks in y: those of the taps, and one.
+constexpr int64_t kMostPlainChannels = ((1 << 16) - 2) / kTaps;
+static_assert(kMostPlainChannels == 8191);
 
 // Block (k, l): the sum of d[k] d[l], and with l = taps the sum of d[k].
 __global__ void __launch_bounds__(kPlainThreads) moments_plain(Images images, int64_t* moments) {
@@ -152,7 +156,7 @@ __global__ void __launch_bounds__(kPlainThreads) moments_plain(Images images, in
   __syncthreads();
   if (threadIdx.x != 0) return;
   for (int i = 1; i < kPlainThreads; ++i) sum += threads[i];
-  moments[l < taps ? 1 + taps + k * taps + l : 1 + k] = sum;
+  moments[l < taps ? 1 + taps + int64_t(k) * taps + l : 1 + k] = sum;
   if (k == 0 && l == 0) moments[0] = total;
 }
 
@@ -160,17 +164,19 @@ __global__ void __launch_bounds__(kPlainThreads) moments_plain(Images images, in
 
 // ---- Launchers -------------------------------------------------------------------------------------
 
-int64_t moments_workspace(const Moments& op) {
-  return op.images.channels == kChannels ? blocks_for(Tiling::of<Tile>(op.images)) * int64_t(kSums) * 8 : 0;
+int64_t moments_workspace(const Moments& op, Device device) {
+  return op.images.channels == kChannels ? blocks_for(Tiling::of<Tile>(op.images), device) * int64_t(kSums) * 8 : 0;
 }
 
-Status moments(const Moments& op, void* workspace, Stream stream) {
+Status moments(const Moments& op, Device device, void* workspace, Stream stream) {
+  if (op.images.channels > kMostPlainChannels) return {"moments", "images have more than 8191 channels"};
   if (op.images.channels != kChannels) {
     const auto taps = unsigned(patch_size(op.images));
     return launch("moments_plain", moments_plain, dim3(taps, taps + 1), kPlainThreads, stream, op.images, op.moments);
   }
   const Tiling tiling = Tiling::of<Tile>(op.images);
-  const unsigned blocks = blocks_for(tiling);
+  if (const Status status = tiling.check(op.images); !status.ok()) return status;
+  const unsigned blocks = blocks_for(tiling, device);
   auto* partial = static_cast<int64_t*>(workspace);
   const Status status = launch("moments_kernel", moments_kernel, blocks, kThreads, stream, tiling, partial);
   if (!status.ok()) return status;

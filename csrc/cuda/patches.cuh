@@ -38,14 +38,15 @@ inline ImageSource image_source(const Images& images) {
 }
 
 // How tiles of outputs cover a batch: the tile's number counts across, then down, then by image. Tiles
-// number less than 2^31, since the results of so many would not fit any memory.
+// number at most 2^30: a tile's number plus the blocks of a grid, which are no more, is an int.
 struct Tiling {
+  static constexpr int64_t kMost = int64_t(1) << 30;
   ImageSource source;
   int rows, cols;          // outputs of an image
   int down, across;        // tiles of an image
   int row_step, col_step;  // from tile to tile, in outputs
   int first_row, first_col;
-  int count;
+  int count;  // 0 where there would be more than kMost
 
   struct Position {
     int image, row, col;  // of the tile's first output
@@ -60,6 +61,9 @@ struct Tiling {
 
   static Tiling of(const Images& images, int64_t down, int64_t across, int row_step, int col_step, int first_row,
                    int first_col) {
+    // Each comparison keeps the products of the next one within 64 bits.
+    const bool countable = images.rows() <= kMost && images.cols() <= kMost && images.batch <= kMost &&
+                           down * across <= kMost && images.batch * down * across <= kMost;
     return {image_source(images),
             int(images.rows()),
             int(images.cols()),
@@ -69,7 +73,13 @@ struct Tiling {
             col_step,
             first_row,
             first_col,
-            int(images.batch * down * across)};
+            countable ? int(images.batch * down * across) : 0};
+  }
+
+  // Whether the tiles of these images could be counted.
+  Status check(const Images& images) const {
+    if (count > 0 || images.batch == 0) return {};
+    return {"tiling", "the images have more than 2^30 tiles of outputs; split the batch"};
   }
 
   __device__ Position position(int tile) const {

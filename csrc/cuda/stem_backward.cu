@@ -156,11 +156,12 @@ __global__ void __launch_bounds__(kThreads, kBlocks) stem_backward_kernel(Proble
 }
 
 template <class T>
-Status gather_on_tensor_cores(const StemBackward& op, const SumsWorkspace& workspace, Stream stream) {
+Status gather_on_tensor_cores(const StemBackward& op, Device device, const SumsWorkspace& workspace, Stream stream) {
   const Tiling tiling = tiling_of(op.images);
+  if (const Status status = tiling.check(op.images); !status.ok()) return status;
   const bool aligned = op.outputs % 4 == 0 && reinterpret_cast<uintptr_t>(op.code) % 4 == 0;
   const Problem problem{tiling, op.grad, op.code, op.outputs, aligned, workspace.partial};
-  const unsigned blocks = persistent_blocks(tiling.count, kBlocks);
+  const unsigned blocks = persistent_blocks(tiling.count, device, kBlocks);
   const dim3 grid(blocks, unsigned(ceil_div(op.outputs, kSumChannels)));
   const bool channels_last = layout_of(op.grad, op.outputs, 1) == Layout::channels_last;
   const Status status =
@@ -242,11 +243,11 @@ __global__ void __launch_bounds__(kWarp) stem_backward_finish(Finish p, ChannelS
 
 // ---- Launchers -------------------------------------------------------------------------------------
 
-int64_t stem_backward_workspace(const StemBackward& op) {
-  return SumsWorkspace::bytes(op.outputs, patch_size(op.images), multiprocessors() * kBlocks);
+int64_t stem_backward_workspace(const StemBackward& op, Device device) {
+  return SumsWorkspace::bytes(op.outputs, patch_size(op.images), device.multiprocessors * kBlocks);
 }
 
-Status stem_backward(const StemBackward& op, void* workspace, Stream stream) {
+Status stem_backward(const StemBackward& op, Device device, void* workspace, Stream stream) {
   const int64_t channels = op.images.channels;
   if (channels > kMaxChannels) return too_many_channels();
   const SumsWorkspace sums = SumsWorkspace::at(workspace, op.outputs, patch_size(op.images));
@@ -255,11 +256,11 @@ Status stem_backward(const StemBackward& op, void* workspace, Stream stream) {
     status = launch("stem_backward_plain", stem_backward_plain, dim3(unsigned(op.outputs), unsigned(channels)),
                     kPlainThreads, stream, op.images, op.grad, op.code, op.outputs, sums.sums);
   } else if (op.grad.type == Type::f32) {
-    status = gather_on_tensor_cores<float>(op, sums, stream);
+    status = gather_on_tensor_cores<float>(op, device, sums, stream);
   } else if (op.grad.type == Type::bf16) {
-    status = gather_on_tensor_cores<BFloat>(op, sums, stream);
+    status = gather_on_tensor_cores<BFloat>(op, device, sums, stream);
   } else {
-    status = gather_on_tensor_cores<Half>(op, sums, stream);
+    status = gather_on_tensor_cores<Half>(op, device, sums, stream);
   }
   if (!status.ok()) return status;
   const Finish finish{sums.sums, op.outputs, channels,       op.moments,        op.weight,       op.bn_weight, op.mean,

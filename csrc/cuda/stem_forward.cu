@@ -248,9 +248,17 @@ struct Shared {
   Tile patches;
   Exchange<kValues + (kSave ? 1 : 0)> exchange;
 };
+static_assert(sizeof(Shared<float, true>) <= 99 << 10);  // what a block may have on sm_86, sm_89 and sm_120
+
+// Blocks that the registers must leave room for: where a multiprocessor has 100 KB of shared memory, one fits.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1200
+constexpr int kResident = 1;
+#else
+constexpr int kResident = kBlocks;
+#endif
 
 template <class T, bool kSave>
-__global__ void __launch_bounds__(kThreads, kBlocks) stem_forward_kernel(Problem p, T* out) {
+__global__ void __launch_bounds__(kThreads, kResident) stem_forward_kernel(Problem p, T* out) {
   constexpr bool kPacked = kPacks<T, kSave>;
   constexpr int kRun = kVector<T>;
   using Values = Columns<kPacked>;
@@ -357,24 +365,27 @@ __global__ void __launch_bounds__(kThreads, kBlocks) stem_forward_kernel(Problem
 }
 
 template <class T, bool kSave>
-Status launch_stem_forward(const Problem& problem, T* out, Stream stream) {
-  const unsigned blocks = persistent_blocks(problem.tiling.count, kBlocks);
+Status launch_stem_forward(const Problem& problem, Device device, T* out, Stream stream) {
+  const unsigned blocks = persistent_blocks(problem.tiling.count, device, kBlocks);
   return launch<Shared<T, kSave>>("stem_forward_kernel", stem_forward_kernel<T, kSave>, blocks, kThreads, stream,
                                   problem, out);
 }
 
 template <class T>
-Status stem_forward_tensor_cores(const StemForward& op, const Folding& folding, void* workspace, Stream stream) {
+Status stem_forward_tensor_cores(const StemForward& op, Device device, const Folding& folding, void* workspace,
+                                 Stream stream) {
+  const Tiling tiling = tiling_of(op.images);
+  if (const Status status = tiling.check(op.images); !status.ok()) return status;
   const PackedWeights weights = PackedWeights::at(workspace, op.outputs);
   const Status prepared =
       prepare_packed<kVector<T>>(folding, channel_scale(op.channel_scale, kChannels), weights, op.fast, stream);
   if (!prepared.ok()) return prepared;
   const bool aligned = op.outputs % kVector<T> == 0 && reinterpret_cast<uintptr_t>(op.out) % 16 == 0 &&
                        reinterpret_cast<uintptr_t>(op.code) % kVector<T> == 0;
-  const Problem problem{tiling_of(op.images), weights, op.outputs, op.code, op.fast, aligned};
+  const Problem problem{tiling, weights, op.outputs, op.code, op.fast, aligned};
   T* out = static_cast<T*>(op.out);
-  return op.code != nullptr ? launch_stem_forward<T, true>(problem, out, stream)
-                            : launch_stem_forward<T, false>(problem, out, stream);
+  return op.code != nullptr ? launch_stem_forward<T, true>(problem, device, out, stream)
+                            : launch_stem_forward<T, false>(problem, device, out, stream);
 }
 
 // ---- Plain -----------------------------------------------------------------------------------------
@@ -417,12 +428,13 @@ __global__ void __launch_bounds__(kPlainThreads)
 }
 
 template <class Compute, class T>
-Status stem_forward_plainly(const StemForward& op, const Folding& folding, void* workspace, Stream stream) {
+Status stem_forward_plainly(const StemForward& op, Device device, const Folding& folding, void* workspace,
+                            Stream stream) {
   const auto weights = PlainWeights<Compute>::at(workspace, op.outputs, patch_size(op.images));
   const Status prepared = prepare_plain(folding, channel_scale(op.channel_scale, op.images.channels), weights, stream);
   if (!prepared.ok()) return prepared;
   const int64_t total = op.images.batch * op.outputs * pooled(op.images.rows()) * pooled(op.images.cols());
-  const unsigned blocks = persistent_blocks(ceil_div(total, kPlainThreads), 8);
+  const unsigned blocks = persistent_blocks(ceil_div(total, kPlainThreads), device, 8);
   return launch("stem_forward_plain", stem_forward_plain<Compute, T>, blocks, kPlainThreads, stream, op.images, weights,
                 op.outputs, static_cast<T*>(op.out), op.code);
 }
@@ -431,11 +443,11 @@ Status stem_forward_plainly(const StemForward& op, const Folding& folding, void*
 
 // ---- Launchers -------------------------------------------------------------------------------------
 
-int64_t stem_forward_workspace(const StemForward& op) {
+int64_t stem_forward_workspace(const StemForward& op, Device) {
   return std::max(PackedWeights::bytes(op.outputs), PlainWeights<double>::bytes(op.outputs, patch_size(op.images)));
 }
 
-Status stem_forward(const StemForward& op, void* workspace, Stream stream) {
+Status stem_forward(const StemForward& op, Device device, void* workspace, Stream stream) {
   if (op.images.channels > kMaxChannels) return too_many_channels();
   Folding folding{};
   folding.outputs = op.outputs;
@@ -452,16 +464,16 @@ Status stem_forward(const StemForward& op, void* workspace, Stream stream) {
   folding.used_var = op.used_var;
   if (op.images.channels != kChannels || op.type == Type::f64) {
     switch (op.type) {
-      case Type::f32: return stem_forward_plainly<float, float>(op, folding, workspace, stream);
-      case Type::bf16: return stem_forward_plainly<float, BFloat>(op, folding, workspace, stream);
-      case Type::f16: return stem_forward_plainly<float, Half>(op, folding, workspace, stream);
-      default: return stem_forward_plainly<double, double>(op, folding, workspace, stream);
+      case Type::f32: return stem_forward_plainly<float, float>(op, device, folding, workspace, stream);
+      case Type::bf16: return stem_forward_plainly<float, BFloat>(op, device, folding, workspace, stream);
+      case Type::f16: return stem_forward_plainly<float, Half>(op, device, folding, workspace, stream);
+      default: return stem_forward_plainly<double, double>(op, device, folding, workspace, stream);
     }
   }
   switch (op.type) {
-    case Type::bf16: return stem_forward_tensor_cores<BFloat>(op, folding, workspace, stream);
-    case Type::f16: return stem_forward_tensor_cores<Half>(op, folding, workspace, stream);
-    default: return stem_forward_tensor_cores<float>(op, folding, workspace, stream);
+    case Type::bf16: return stem_forward_tensor_cores<BFloat>(op, device, folding, workspace, stream);
+    case Type::f16: return stem_forward_tensor_cores<Half>(op, device, folding, workspace, stream);
+    default: return stem_forward_tensor_cores<float>(op, device, folding, workspace, stream);
   }
 }
 

@@ -29,8 +29,7 @@ def ours(model: NPRDetector, example: Tensor, threads: int) -> Network:
 
 
 def ours_int8(model: NPRDetector, example: Tensor, threads: int) -> Network:
-    options: dict[str, Any] = {"precision": "int8"}
-    return _without_gradients(model.for_inference(**options))
+    return _without_gradients(model.for_inference("int8"))
 
 
 def _without_gradients(network: Callable[[Tensor], Tensor]) -> Network:

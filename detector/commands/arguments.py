@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detector.box import DEFAULT, find
-from detector.verdicts import INTERVAL_CONFIDENCE
+from detector.verdicts import INTERVAL_CONFIDENCE, PRECISIONS
 
 if TYPE_CHECKING:
     import torch
@@ -93,6 +93,7 @@ def add_judging(parser: argparse.ArgumentParser) -> None:
     )
     add_unsure(parser)
     add_policy(parser)
+    add_precision(parser)
     reading = parser.add_mutually_exclusive_group()
     reading.add_argument("--exact", action="store_true", help="read all of large images, not just what a verdict takes")
     reading.add_argument(
@@ -156,6 +157,15 @@ def add_readers(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         type=natural_int,
         help="images that are read and decoded at once, 0 for none ahead (default: the cores, at most 8)",
+    )
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default=PRECISIONS[0],
+        help="of the residual blocks; int8 is faster on the CPU, with scores that are near (default: %(default)s)",
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from detector.commands.arguments import (
     UsageError,
     add_device,
+    add_precision,
     add_readers,
     add_weights,
     count_readers,
@@ -16,7 +17,7 @@ from detector.commands.arguments import (
     positive_int,
 )
 from detector.commands.measuring import load_detectors
-from detector.verdicts import ALPHA, CONFIDENCE
+from detector.verdicts import ALPHA, CONFIDENCE, PRECISIONS
 
 _DESCRIPTION = """\
 Find the lowest threshold above which, with 95 % confidence, at most 1 % of the reals lie: of reals like those given,
@@ -28,7 +29,8 @@ at once. Copies of a file count once.
 With fakes, also learn the log-likelihood ratio of fake over real (log10), bounded by what so many images can support
 (ELUB, Vergeer et al. 2016), and measure: fakes found, equal error rate, fakes found at 1 % and 0.1 % false alarms,
 Cllr and its least value. With --out, write the detector with its new threshold and all this in it: `npr detect` uses
-both, `npr info --model` shows them."""
+both, `npr info --model` shows them. With --precision int8, the ranges of int8 are taken from the reals, what is found
+holds for int8, and --out keeps the ranges, too."""
 
 _EPILOG = """\
 examples:
@@ -73,6 +75,7 @@ def add_parser(subparsers: Any) -> None:
         help="how likelihood ratios follow from scores: a straight line of the logit, or any growing function "
         "(default: logistic)",
     )
+    add_precision(parser)
     parser.add_argument("--out", metavar="FILE", help="write the detector, calibrated, as .safetensors")
     parser.add_argument(
         "--batch-size",
@@ -96,6 +99,7 @@ def run(args: argparse.Namespace) -> int:
     from detector.console import say
     from detector.data import FAKE, REAL
     from detector.evaluation import as_calibration_tables, calibrate, find_folders, parse_pools, print_table
+    from detector.evaluation.ranges import ranges_on
     from detector.evaluation.results import as_results
     from detector.files import check_writable
     from detector.memory import keep_freed_memory
@@ -112,8 +116,12 @@ def run(args: argparse.Namespace) -> int:
     fakes = [find_folders(name, items, FAKE) for name, items in parse_pools(args.fakes or [], "fakes").items()]
     device = find_device(args.device)
     (detector,) = load_detectors([args.weights], device)
+    model = detector.model
+    if args.precision != PRECISIONS[0]:
+        model.ranges = ranges_on(model, (path for pool in reals for part in pool.parts.values() for path in part))
+        model = model.for_inference(args.precision)
     calibration = calibrate(
-        detector.model,
+        model,
         reals,
         fakes,
         alpha=args.alpha,
@@ -136,7 +144,7 @@ def run(args: argparse.Namespace) -> int:
             print_table(table)
     results = [calibration.to_dict()]
     if args.out is not None:
-        save_calibrated(detector.weights, args.out, calibration.threshold, calibration.record())
+        save_calibrated(detector.weights, args.out, calibration.threshold, calibration.record(), detector.model.ranges)
     if args.json is not None:
         write_result(args.json, as_results(results))
     if args.html is not None:

@@ -26,6 +26,7 @@ from detector.commands.lines import as_line, identity_of, not_done, open_journal
 from detector.importing import nothing_to_collect
 from detector.printable import printable
 from detector.signals import held_back
+from detector.verdicts import PRECISIONS
 
 if TYPE_CHECKING:
     from detector.console import Meter
@@ -116,12 +117,16 @@ def run(args: argparse.Namespace) -> int:
     keep_freed_memory()
     weights = find_weights(args.weights)
     model = load_checkpoint(weights, find_device(args.device))
+    if args.precision != PRECISIONS[0]:
+        model = model.for_inference(args.precision)
     preprocessing = find_preprocessing(args, model.preprocessing)
     own = preprocessing == model.preprocessing
     threshold = threshold_of(model) if args.threshold is None else args.threshold
     identity = {}
     if args.json or args.resume is not None:
-        identity = identity_of(weights, None if own else args.policy, None if args.exact else args.confidence)
+        identity = identity_of(
+            weights, None if own else args.policy, None if args.exact else args.confidence, args.precision
+        )
     with_llr = own and llr_of(model) is not None
     files = find_files(_arguments(args.paths))
     failed = False
@@ -160,13 +165,8 @@ def run(args: argparse.Namespace) -> int:
                 elif args.json:
                     print(json.dumps(as_line(detection, identity, facts)), flush=True)
                 else:
-                    lines = [
-                        _row(detection, with_llr),
-                        *_reason_lines(detection),
-                        *_reading_lines(detection),
-                        *_fact_lines(facts),
-                    ]
-                    print("\n".join(lines), flush=True)
+                    below = [*detection.remarks, *_fact_lines(facts)]
+                    print("\n".join([_row(detection, with_llr), *(f"{'':8}{line}" for line in below)]), flush=True)
             meter.advance(1)
     return int(failed if journal is None else journal.failed > 0)
 
@@ -193,21 +193,10 @@ def _facts(detection: Detection) -> Facts | None:
     return read_facts(detection.path) if os.path.isfile(detection.path) else None
 
 
-def _reason_lines(detection: Detection) -> list[str]:
-    return [f"{'':8}unsure: {reason.text}" for reason in detection.reasons or ()]
-
-
-def _reading_lines(detection: Detection) -> list[str]:
-    if detection.interval is None:
-        return []
-    low, high = detection.interval
-    return [f"{'':8}read: {100 * detection.read:.2g} %, which gives the whole a score of {low:.4f} to {high:.4f}"]
-
-
 def _fact_lines(facts: Facts | None) -> list[str]:
     from detector.facts import as_lines
 
-    return [] if facts is None else [f"{'':8}{line}" for line in as_lines(facts)]
+    return [] if facts is None else list(as_lines(facts))
 
 
 def _row(detection: Detection, with_llr: bool) -> str:

@@ -31,9 +31,9 @@ files and where a table has room for them, what forensics reports: equal error r
 sets, with its folders, its treatment of images and the published figures beside. Images that cannot be read are named
 and do not count.
 
-With --delivery or --reals, what is measured is what reals and fakes that differ in format, size and counts leave
-comparable: balanced average precision against each pool of reals, fakes found, and reals called fake by folder, after
-each delivery, as `npr truth` shows them."""
+With --delivery, --reals or --abstain, what is measured is what reals and fakes that differ in format, size and counts
+leave comparable: balanced average precision against each pool of reals, fakes found, and reals called fake by folder,
+after each delivery, as `npr truth` shows them."""
 
 _EPILOG = """\
 examples:
@@ -86,7 +86,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command; returns the exit status: 1 where no image could be read."""
-    if args.delivery or args.reals:
+    if args.delivery or args.reals or args.abstain:
         return _run_truth(args)
     from detector.console import say
     from detector.evaluation import as_csv, find_preset
@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     if args.html is not None:
         check_figures()
     preset = None if args.preset is None else find_preset(args.preset)
-    detectors = load_detectors(args.weights, find_device(args.device))
+    detectors = load_detectors(args.weights, find_device(args.device), args.precision)
     collection = _collection(args, preset)
     with score_file(args, detectors) as scores:
         evaluations = [_evaluate(args, detector, collection, preset, scores) for detector in detectors]
@@ -127,8 +127,12 @@ def _run_truth(args: argparse.Namespace) -> int:
     from detector.evaluation import parse_pools
 
     if args.preset is not None or args.bootstrap or args.by == "class":
-        raise UsageError("arguments --delivery and --reals do not go with --preset, --bootstrap and --by class")
-    return run_truth(args, deliveries=args.delivery or ["none"], reals=parse_pools(args.reals or []))
+        raise UsageError(
+            "arguments --delivery, --reals and --abstain do not go with --preset, --bootstrap and --by class"
+        )
+    return run_truth(
+        args, deliveries=args.delivery or ["none"], reals=parse_pools(args.reals or []), abstain=args.abstain
+    )
 
 
 def _collection(args: argparse.Namespace, preset: Preset | None) -> Collection:

@@ -11,17 +11,21 @@ from typing import Any
 from detector.commands.arguments import (
     add_device,
     add_policy,
+    add_unsure,
     add_weights,
     find_device,
     find_preprocessing,
     find_weights,
+    fraction,
 )
+from detector.printable import printable
 
 _DESCRIPTION = """\
 Draw for every image one picture, OUT/NAME.png: the image, the class activation map (red speaks for generated, blue for
 real; the local logits' mean is the image's logit, exactly), the saliency (how much each pixel moves the logit), the NPR
 residual, the part of it where the evidence is strongest, magnified, and the spectrum of what a median filter takes
-away. A file that cannot be read gets a line with its error, the others go on, and the exit status is 1."""
+away. Score and verdict above it are those of `npr detect`, and so are the reasons below them where it is unsure. A file
+that cannot be read gets a line with its error, the others go on, and the exit status is 1."""
 
 _EPILOG = """\
 examples:
@@ -38,6 +42,10 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("paths", metavar="IMAGE", nargs="+", help="files, folders (with subfolders) or patterns")
     add_weights(parser)
     parser.add_argument("--out", metavar="DIR", required=True, help="folder for the pictures, made where it is missing")
+    parser.add_argument(
+        "--threshold", metavar="X", type=fraction, help="call fake what scores above X (default: the detector's own)"
+    )
+    add_unsure(parser)
     add_policy(parser)
     add_device(parser)
     parser.add_argument("--json", action="store_true", help="a JSON object on each line")
@@ -62,7 +70,10 @@ def run(args: argparse.Namespace) -> int:
     used: set[str] = set()
     failed = False
     # Scores are those of `npr detect`, bit for bit; what explains one passes other code, and rounds otherwise.
-    for detection in detect(model, find_files(args.paths), preprocessing=preprocessing):
+    detections = detect(
+        model, find_files(args.paths), preprocessing=preprocessing, threshold=args.threshold, unsure=not args.no_unsure
+    )
+    for detection in detections:
         picture = None
         if detection.error is None:
             try:
@@ -72,7 +83,8 @@ def run(args: argparse.Namespace) -> int:
             else:
                 picture = out / _unused(Path(detection.path).stem, used)
                 title = f"{Path(detection.path).name}: {detection.verdict}, score {detection.score:.4f}"
-                save_figure(explanation_figure(image, explain(model, image), title), picture)
+                figure = explanation_figure(image, explain(model, image), title, detection.remarks)
+                save_figure(figure, picture)
         failed |= detection.error is not None
         _report(detection, picture, args.json)
     return int(failed)
@@ -92,6 +104,7 @@ def _report(detection: Any, picture: Path | None, as_json: bool) -> None:
     if as_json:
         print(json.dumps(detection.to_dict() | ({} if picture is None else {"picture": str(picture)})), flush=True)
     elif picture is None:
-        print(f"npr: {detection.path}: {detection.error}", file=sys.stderr)
+        print(f"npr: {printable(detection.path)}: {detection.error}", file=sys.stderr)
     else:
-        print(f"{detection.score:6.4f}  {detection.verdict:7}  {detection.path} -> {picture}", flush=True)
+        row = f"{detection.score:6.4f}  {detection.verdict:7}  {printable(detection.path)} -> {printable(str(picture))}"
+        print("\n".join([row, *(f"{'':8}{line}" for line in detection.remarks)]), flush=True)

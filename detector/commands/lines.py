@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from detector.verdicts import PRECISIONS
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -14,12 +16,15 @@ if TYPE_CHECKING:
     from detector.journal import Journal
 
 
-def identity_of(weights: Path, policy: str | None, confidence: float | None) -> dict[str, Any]:
+def identity_of(
+    weights: Path, policy: str | None, confidence: float | None, precision: str = PRECISIONS[0]
+) -> dict[str, Any]:
     """What gave the scores: enough to tell two stored lines apart, each by itself, and to get either again.
 
     Args:
         policy: where it is not the detector's own.
         confidence: of large images' scores; None where all of them is read.
+        precision: of the detector.
     """
     import torch
 
@@ -33,6 +38,7 @@ def identity_of(weights: Path, policy: str | None, confidence: float | None) -> 
         "versions": {"npr-kernels": __version__, "torch": torch.__version__},
         **({} if policy is None else {"policy": policy}),
         **({} if confidence is None else {"confidence": confidence}),
+        **({} if precision == PRECISIONS[0] else {"precision": precision}),
     }
 
 
@@ -80,6 +86,7 @@ def _settings(line: dict[str, Any]) -> dict[str, str]:
         "policy": str(line.get("policy", "none")),
         "threshold": str(line.get("threshold")),
         "confidence": str(line.get("confidence", "exact")),
+        "precision": str(line.get("precision", PRECISIONS[0])),
         "facts": str("facts" in line).lower(),
         "unsure": str("reasons" in line).lower(),
     }

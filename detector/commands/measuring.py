@@ -14,12 +14,14 @@ from detector.commands.arguments import (
     UsageError,
     add_device,
     add_policy,
+    add_precision,
     add_readers,
     find_weights,
     names,
     natural_int,
     positive_int,
 )
+from detector.verdicts import PRECISIONS
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +50,7 @@ def add_measuring(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="add each score to FILE, a line of JSON, and take those that are in it: goes on where the command ended",
     )
+    add_precision(parser)
     add_selection(parser)
 
 
@@ -79,8 +82,11 @@ class Named(NamedTuple):
     model: Detector
 
 
-def load_detectors(weights: list[str], device: torch.device) -> list[Named]:
+def load_detectors(weights: list[str], device: torch.device, precision: str = PRECISIONS[0]) -> list[Named]:
     """The detectors of --weights, all read before the first is measured, so that a bad one costs no time.
+
+    Args:
+        precision: other than the first, they are for inference alone.
 
     Raises:
         UsageError: two have one name.
@@ -94,7 +100,10 @@ def load_detectors(weights: list[str], device: torch.device) -> list[Named]:
         if name in paths:
             raise UsageError(f"argument --weights: two are called {name}; write NAME=FILE")
         paths[name] = path
-    return [Named(name, path, load_checkpoint(path, device)) for name, path in paths.items()]
+    models = [load_checkpoint(path, device) for path in paths.values()]
+    if precision != PRECISIONS[0]:
+        models = [model.for_inference(precision) for model in models]
+    return [Named(name, path, model) for (name, path), model in zip(paths.items(), models, strict=True)]
 
 
 @contextmanager

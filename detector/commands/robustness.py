@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     if unknown := [sweep for sweep in args.sweeps or () if sweep not in SWEEPS]:
         raise ValueError(f"--sweeps: unknown {', '.join(unknown)}; there are {', '.join(SWEEPS)}")
     before = _read(args.out)
-    detectors = load_detectors(args.weights, find_device(args.device))
+    detectors = load_detectors(args.weights, find_device(args.device), args.precision)
     collection = limit_collection(args, find_collection(args))
     say(collection.describe())
 

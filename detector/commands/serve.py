@@ -101,12 +101,14 @@ def run(args: argparse.Namespace) -> int:
     with listen(args.host, args.port) as listener:
         keep_freed_memory()
         weights = find_weights(args.weights)
-        model = load_checkpoint(weights, find_device(args.device)).eval()
+        model = load_checkpoint(weights, find_device(args.device)).eval().for_inference(args.precision)
         preprocessing = find_preprocessing(args, model.preprocessing)
         own = preprocessing == model.preprocessing
-        identity = identity_of(weights, None if own else args.policy, None if args.exact else args.confidence)
+        identity = identity_of(
+            weights, None if own else args.policy, None if args.exact else args.confidence, args.precision
+        )
         judge = Judge(
-            model=model.for_inference(),
+            model=model,
             preprocessing=preprocessing,
             threshold=threshold_of(model) if args.threshold is None else args.threshold,
             unsure=not args.no_unsure,

@@ -33,10 +33,21 @@ examples:
   npr train data --augment jpeg --jpeg-encoders pillow     NPR, made robust to JPEG
   npr train data --augment delivery                        and to what web sites do to pictures
   npr train data --patch 4 --mode mean                     the paper's ablations
+  torchrun --nproc-per-node 8 -m detector.cli train data --device cuda     a share of every batch on each of 8 GPUs
 """
 
 # Options that a resumed run takes from its config.json where they are not given.
-_SHAPING = ("classes", "generators", "balanced", "val_fraction", "imagenet", "seed", "amp", "validate_every")
+_SHAPING = (
+    "classes",
+    "generators",
+    "balanced",
+    "val_fraction",
+    "imagenet",
+    "seed",
+    "amp",
+    "accumulate",
+    "validate_every",
+)
 _OF_RECIPE = (
     "policy", "crop", "batch_size", "epochs", "learning_rate", "residual", "patch", "anchor", "mode", "luma", "pooling",
     "jpeg_encoders",
@@ -123,6 +134,12 @@ def add_parser(subparsers: Any) -> None:
     add_device(machine)
     machine.add_argument("--amp", action="store_true", default=None, help="compute in bfloat16 where it is safe")
     machine.add_argument(
+        "--accumulate",
+        metavar="N",
+        type=positive_int,
+        help="compute batches in N parts, in as much less memory; batch norms see the parts (default: 1)",
+    )
+    machine.add_argument(
         "--workers", metavar="N", type=natural_int, help="processes that decode; weights do not depend"
     )
     machine.add_argument(
@@ -148,6 +165,7 @@ def run(args: argparse.Namespace) -> int:
     from detector.console import say
     from detector.memory import keep_freed_memory
     from detector.models import read_metadata
+    from detector.training.ranks import torchrun_ranks
     from detector.training.trainer import TrainConfig, describe, read_config, train
 
     keep_freed_memory()
@@ -172,11 +190,14 @@ def run(args: argparse.Namespace) -> int:
         checkpoint_every=args.checkpoint_every,
         **given,
     )
-    try:
-        best = train(config, resume=args.resume, force=args.force)
-    except KeyboardInterrupt:
-        say(f"the run in {out} goes on with --resume")
-        raise
-    say(f"best {describe(read_metadata(best)['validation'])}")
-    print(best)
+    with torchrun_ranks() as ranks:
+        try:
+            best = train(config, resume=args.resume, force=args.force, ranks=ranks)
+        except KeyboardInterrupt:
+            if ranks.writes:
+                say(f"the run in {out} goes on with --resume")
+            raise
+        if ranks.writes:
+            say(f"best {describe(read_metadata(best)['validation'])}")
+            print(best)
     return 0

@@ -48,12 +48,6 @@ def add_parser(subparsers: Any) -> None:
     )
     add_measuring(parser)
     add_delivery_and_reals(parser)
-    parser.add_argument(
-        "--abstain",
-        action="store_true",
-        help="also say how many of each folder npr detect is unsure of, what is wrong among the rest, and which signs "
-        "of doubt are worth more than the score's own, by the area under risk-coverage curves (in tables and --json)",
-    )
     parser.add_argument("--csv", metavar="FILE", help="write the tables, in percent; - for standard output")
     parser.add_argument("--json", metavar="FILE", help="write the results, as fractions; - for standard output")
     parser.add_argument("--html", metavar="FILE", help="write a report with tables and plots")
@@ -61,7 +55,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def add_delivery_and_reals(parser: argparse.ArgumentParser) -> None:
-    """What images pass before they are scored, and the reals that fakes are measured against."""
+    """What images pass before they are scored, the reals that fakes are measured against, and withheld verdicts."""
     parser.add_argument(
         "--delivery",
         metavar="TEXT",
@@ -75,6 +69,12 @@ def add_delivery_and_reals(parser: argparse.ArgumentParser) -> None:
         action="append",
         help="measure every source of fakes against these reals: folders, those of DATA by their name, or patterns "
         "such as photos/0_real/a_*; may be given again for another pool",
+    )
+    parser.add_argument(
+        "--abstain",
+        action="store_true",
+        help="also say how many of each folder npr detect is unsure of, what is wrong among the rest, and which signs "
+        "of doubt are worth more than the score's own, by the area under risk-coverage curves",
     )
 
 
@@ -125,7 +125,7 @@ def run_truth(
         check_figures()
     parsed = list(dict.fromkeys(Delivery.parse(text) for text in deliveries))
     collection, pools = _images(args, reals)
-    detectors = load_detectors(args.weights, find_device(args.device))
+    detectors = load_detectors(args.weights, find_device(args.device), args.precision)
     with score_file(args, detectors) as scores:
         truths = [
             _measure(args, detector, collection, pools, parsed, scores, told_by_headers=reals is None, abstain=abstain)

@@ -8,7 +8,7 @@ weigh the same. Signs that do not beat it are of no use to `npr detect`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from detector.doubt import REASONS, Limits, limits_of, reasons_of_image, reasons
 from detector.evaluation.bootstrap import Interval, intervals
 from detector.evaluation.calibration_cost import logits_of
 from detector.evaluation.calibration_llr import Llr, llr_of
-from detector.evaluation.risk_coverage import aurc, balanced_weights
+from detector.evaluation.risk_coverage import aurc, balanced_weights, risk_coverage
 from detector.facts import read_compression
 from detector.facts.jpeg import Jpeg
 from detector.models import Detector
@@ -36,6 +36,9 @@ NOTHING, EVERYTHING = "nothing", "the errors themselves"
 """What the worst sign and the best one know."""
 
 RESAMPLES = 1000
+
+POINTS = 100
+"""Of curves that are kept to be drawn."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,16 @@ class Withheld:
     reasons: dict[str, int]
 
     @property
+    def coverage(self) -> float | None:
+        """The share whose verdict is not withheld, in 0..1; None without images."""
+        return 1 - self.unsure / self.images if self.images else None
+
+    @property
+    def why(self) -> str:
+        """The reasons as text, each with its images."""
+        return ", ".join(f"{code} {count}" for code, count in self.reasons.items())
+
+    @property
     def wrong_of_unsure(self) -> float | None:
         """In 0..1; None where no verdict is withheld."""
         return self.unsure_wrong / self.unsure if self.unsure else None
@@ -75,10 +88,13 @@ class Sign:
     Attributes:
         aurc: the area under its risk-coverage curve, both labels weighing the same; lower is better.
         gain: by how much that of YARDSTICK is larger: the middle 95 % of draws of the images, stratified by label.
+        curve: coverage and risk, both in 0..1, from the least doubted image on: at most POINTS of its points, evenly
+            spaced in coverage; none in results of earlier releases.
     """
 
     aurc: float
     gain: Interval
+    curve: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,19 +113,46 @@ class Abstention:
     totals: dict[str, Withheld]
     signs: dict[str, Sign]
 
+    @property
+    def coverage(self) -> float | None:
+        """The share of images that are judged, both labels weighing the same; None where one is missing."""
+        shares = [part.coverage for part in self.totals.values()]
+        known = [share for share in shares if share is not None]
+        return sum(known) / 2 if len(known) == 2 else None
+
+    @property
+    def risk(self) -> float | None:
+        """The share of wrong verdicts among those, weighed so; None where there are none, or a label is missing."""
+        if not self.coverage:
+            return None
+        return sum((part.wrong - part.unsure_wrong) / part.images for part in self.totals.values()) / 2 / self.coverage
+
+    def folders(self) -> Iterator[tuple[str, str | None, Withheld]]:
+        """ "fakes" or "reals", and a folder, in their order; after each kind's last, None and its total."""
+        for kind, parts in (("fakes", self.fakes), ("reals", self.reals)):
+            for name, withheld in parts.items():
+                yield kind, name, withheld
+            yield kind, None, self.totals[kind]
+
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able, the inverse of from_dict: `fakes`, `reals`, `totals` and `signs`, lists with a `name`."""
+        """JSON-able, the inverse of from_dict: `fakes`, `reals`, `totals` and `signs`, lists with a `name`; `coverage`
+        and `risk`."""
         return {
+            "coverage": self.coverage,
+            "risk": self.risk,
             **{
                 kind: [{"name": name, **asdict(part)} for name, part in parts.items()]
                 for kind, parts in (("fakes", self.fakes), ("reals", self.reals), ("totals", self.totals))
             },
-            "signs": [{"name": name, "aurc": sign.aurc, "gain": list(sign.gain)} for name, sign in self.signs.items()],
+            "signs": [
+                {"name": name, "aurc": sign.aurc, "gain": list(sign.gain), "curve": list(map(list, sign.curve))}
+                for name, sign in self.signs.items()
+            ],
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Abstention:
-        """The inverse of to_dict."""
+        """The inverse of to_dict; coverage and risk follow from the rest and are not read."""
         fakes, reals, totals = (
             {
                 part["name"]: Withheld(**{key: value for key, value in part.items() if key != "name"})
@@ -117,7 +160,10 @@ class Abstention:
             }
             for kind in ("fakes", "reals", "totals")
         )
-        signs = {sign["name"]: Sign(sign["aurc"], tuple(sign["gain"])) for sign in values["signs"]}
+        signs = {
+            sign["name"]: Sign(sign["aurc"], tuple(sign["gain"]), tuple((x, y) for x, y in sign.get("curve", ())))
+            for sign in values["signs"]
+        }
         return cls(fakes, reals, totals, signs)
 
 
@@ -214,13 +260,28 @@ def compare_signs(
             areas[name].append(_area(errors[drawn], doubts[drawn], weights[drawn]))
     yardstick = np.array(areas[YARDSTICK])
     gains = intervals({name: yardstick - np.array(found) for name, found in areas.items()})
-    return {name: Sign(_area(errors, doubts, weights), gains[name]) for name, doubts in signs.items()}
+    return {
+        name: Sign(_area(errors, doubts, weights), gains[name], _points(errors, doubts, weights))
+        for name, doubts in signs.items()
+    }
 
 
 def _area(errors: NDArray[np.bool_], doubts: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
     area = aurc(errors, doubts, weights)
     assert area is not None
     return area
+
+
+def _points(
+    errors: NDArray[np.bool_], doubts: NDArray[np.float64], weights: NDArray[np.float64]
+) -> tuple[tuple[float, float], ...]:
+    """Of the curve, rounded to six digits: they are for the eye, and more would only make files larger."""
+    curve = risk_coverage(errors, doubts, weights)
+    last = len(errors) - 1
+    at = np.searchsorted(curve.coverage, np.arange(1, POINTS + 1) / POINTS).clip(max=last)
+    return tuple(
+        (round(float(curve.coverage[i]), 6), round(float(curve.risk[i]), 6)) for i in np.unique([*at.tolist(), last])
+    )
 
 
 def _signs(

@@ -182,22 +182,19 @@ def _matches(item: str, base: Path) -> list[Path]:
 
 
 def _images_below(path: Path, root: Path, label: int) -> list[Path]:
-    """Images at or below a path that no folder's name gives the other label."""
+    """Images at or below a path that no folder's name gives the other label: one below it, else the next one above."""
     folder = (path if path.is_dir() else path.parent).absolute()
     # Folders above the data set or the working directory have their names by chance.
     base = next((base for base in (root.absolute(), Path.cwd()) if folder.is_relative_to(base)), Path(folder.anchor))
     folder = folder.relative_to(base)
-    above = _label_of_folders(reversed(folder.parts))
-    if above not in (label, None):
-        return []
+    fitting = _label_of_folders(reversed(folder.parts)) in (label, None)
     if path.is_file():
-        return [path] if path.suffix.lower() in IMAGE_SUFFIXES else []
+        return [path] if fitting and path.suffix.lower() in IMAGE_SUFFIXES else []
     images = list_images(path)[0]
-    if above == label:
-        return images
     labels = [_label_of_folders(image.relative_to(path).parent.parts) for image in images]
-    wanted = None if all(below is None for below in labels) else label
-    return [image for image, below in zip(images, labels, strict=True) if below == wanted]
+    if all(below is None for below in labels):
+        return images if fitting else []
+    return [image for image, below in zip(images, labels, strict=True) if below == label]
 
 
 def _label_of_folders(names: Iterable[str]) -> int | None:

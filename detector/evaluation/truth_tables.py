@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from detector.evaluation.abstention import YARDSTICK, Withheld
+from detector.evaluation.abstention import YARDSTICK, Abstention, Withheld
 from detector.evaluation.formats import percent, percent_cell
 from detector.evaluation.pools import OWN
 from detector.evaluation.truth import SUMMARIES, Measurement, Share, Truth
@@ -41,17 +41,28 @@ def as_truth_csv(*truths: Truth) -> str:
     Columns: detector, delivery, rows ("source", "mean of sources", "worst of sources", "reals", "pool", "worst of
     reals"), name, images, encodings, called_fake (recall of fakes, false alarms of reals), the ends of its interval,
     and for OWN and every pool the balanced average precision and the AUC of sources against it.
+
+    Where withheld verdicts were measured, there are more rows, "fakes withheld" and "reals withheld" of each folder,
+    "all fakes withheld" and "all reals withheld", "both labels" with both weighing the same, and "sign" of doubt; and
+    at the end of all more columns: the numbers wrong (withheld or not), unsure and unsure_wrong; coverage, the share
+    that is judged, and risk, what is wrong of that; reasons with their numbers; aurc and the ends of its interval,
+    gain_low and gain_high, by which YARDSTICK's is larger.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     pools = list(dict.fromkeys(pool for truth in truths for pool in truth.columns))
     heads = [f"{metric}_{pool}" for pool in pools for metric in ("balanced_ap", "auc")]
     names = ["detector", "delivery", "rows", "name", "images", "encodings"]
-    writer.writerow([*names, "called_fake", "called_fake_low", "called_fake_high", *heads])
+    names += ["called_fake", "called_fake_low", "called_fake_high", *heads]
+    withheld = any(part.abstention is not None for truth in truths for part in truth.measurements)
+    names += _WITHHELD_COLUMNS * withheld
+    writer.writerow(names)
     for truth in truths:
         for part in truth.measurements:
-            for row in _csv_rows(truth, part, pools):
-                writer.writerow([truth.provenance.detector, part.delivery, *row])
+            rows = _csv_rows(truth, part, pools) + _withheld_rows(part.abstention, 4 + 2 * len(pools))
+            for row in rows:
+                row = [truth.provenance.detector, part.delivery, *row]
+                writer.writerow([*row, *[""] * (len(names) - len(row))])
     return text.getvalue()
 
 
@@ -130,14 +141,15 @@ def _withheld_table(truth: Truth, part: Measurement) -> Table:
             percent(withheld.unsure / images if images else None),
             percent(withheld.wrong_of_unsure),
             percent(withheld.wrong_of_rest),
-            ", ".join(f"{code} {count}" for code, count in withheld.reasons.items()),
+            withheld.why,
         )
 
-    for kind, folders in (("fakes", part.abstention.fakes), ("reals", part.abstention.reals)):
-        for name, withheld in folders.items():
+    for kind, name, withheld in part.abstention.folders():
+        if name is not None:
             add(f"{kind}: {name}", withheld)
-        add(f"all {kind}", part.abstention.totals[kind])
-        table.add_section()
+        else:
+            add(f"all {kind}", withheld)
+            table.add_section()
     return table
 
 
@@ -185,6 +197,27 @@ def _csv_rows(truth: Truth, part: Measurement, pools: Sequence[str]) -> list[lis
     for name, share in part.pools.items():
         rows.append(["pool", name, str(share.images), "", *_share_cells(share), *empty])
     rows.append(["worst of reals", "", "", "", percent_cell(part.worst_false_alarms), "", "", *empty])
+    return rows
+
+
+_WITHHELD_COLUMNS = [
+    "wrong", "unsure", "unsure_wrong", "coverage", "risk", "reasons", "aurc", "gain_low", "gain_high",
+]  # fmt: skip
+
+
+def _withheld_rows(of: Abstention | None, between: int) -> list[list[str]]:
+    """From the column "rows" on; so many columns between that of images and _WITHHELD_COLUMNS stay empty."""
+    if of is None:
+        return []
+    rows, empty = [], [""] * between
+    for kind, name, part in of.folders():
+        counts = [str(count) for count in (part.wrong, part.unsure, part.unsure_wrong)]
+        shares = [percent_cell(part.coverage), percent_cell(part.wrong_of_rest)]
+        first = [f"{kind} withheld", name] if name is not None else [f"all {kind} withheld", ""]
+        rows.append([*first, str(part.images), *empty, *counts, *shares, part.why])
+    rows.append(["both labels", "", "", *empty, "", "", "", percent_cell(of.coverage), percent_cell(of.risk)])
+    for name, sign in of.signs.items():
+        rows.append(["sign", name, "", *empty, *[""] * 6, *map(percent_cell, (sign.aurc, *sign.gain))])
     return rows
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,9 @@ _SHOWN = 640
 
 # Side in pixels of the part that is shown magnified, so that single cells of the residual are seen.
 _DETAIL = 48
+
+# Inches that a line below the title takes.
+_LINE = 0.2
 
 # Side of the spectrum of one image; that of smaller images is their shorter side.
 _SPECTRUM = 256
@@ -52,16 +56,17 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
         figure.savefig(part, format="png", metadata={"Software": None})
 
 
-def explanation_figure(image: Tensor, explanation: Explanation, title: str) -> Figure:
+def explanation_figure(image: Tensor, explanation: Explanation, title: str, remarks: Sequence[str] = ()) -> Figure:
     """The image, where the evidence lies, what the residual looks like there, and the spectrum.
 
     Args:
         image: uint8 [3, H, W], what was explained.
         explanation: of it.
         title: of the figure.
+        remarks: lines below the title, for which the figure is so much higher.
     """
-    figure = new_figure(13.5, 8.6)
-    figure.suptitle(_text(title))
+    figure = new_figure(13.5, 8.6 + _LINE * len(remarks))
+    figure.suptitle("\n".join(map(_text, (title, *remarks))))
     axes: np.ndarray = figure.subplots(2, 3)
     top, left, side = _detail(image, explanation)
     (whole, activation, saliency), (residual, magnified, frequencies) = axes

@@ -1,9 +1,9 @@
 """Checkpoints: safetensors files that say what they are, and the original implementations' .pth files, read safely.
 
 A checkpoint holds a model's state dict and, as metadata, strings of JSON: `architecture` (the model's name and
-arguments), `preprocessing`, `threshold`, `calibration` where there was one, `decoder` (what decoded images in the
-process that wrote it), `recipe` and whatever else the writer adds. No file is ever unpickled into anything but tensors
-and plain containers.
+arguments), `preprocessing`, `threshold`, `calibration` and `ranges` where there were any, `decoder` (what decoded
+images in the process that wrote it), `recipe` and whatever else the writer adds. No file is ever unpickled into
+anything but tensors and plain containers.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ def save_checkpoint(
         "preprocessing": model.preprocessing.to_dict(),
         "threshold": check_threshold(model.threshold),
         **({} if model.calibration is None else {"calibration": model.calibration}),
+        **({} if model.ranges is None else {"ranges": model.ranges}),
         "decoder": find_decoder().to_dict(),
         **metadata,
     }
@@ -78,7 +79,11 @@ def save_checkpoint(
 
 
 def save_calibrated(
-    source: str | os.PathLike[str], target: str | os.PathLike[str], threshold: float, calibration: dict[str, Any]
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    threshold: float,
+    calibration: dict[str, Any],
+    ranges: list[list[float]] | None = None,
 ) -> None:
     """Writes a checkpoint's weights, bit for bit, and all that it says of itself, with another threshold.
 
@@ -87,18 +92,21 @@ def save_calibrated(
         target: a `.safetensors` file, which may be the same.
         threshold: in (0, 1).
         calibration: what it was certified by, JSON-able.
+        ranges: of the maps, for int8; None to keep the source's.
 
     Raises:
         ValueError: the threshold is not between 0 and 1.
         OSError: a file cannot be read or written. CheckpointError: the source is no checkpoint.
     """
     tensors, metadata = _read(find(source))
-    changes = {"threshold": check_threshold(threshold), "calibration": calibration}
+    changes: dict[str, Any] = {"threshold": check_threshold(threshold), "calibration": calibration}
+    if ranges is not None:
+        changes["ranges"] = ranges
     if metadata:
         _write(target, tensors, metadata | changes)
     else:
         model = load_checkpoint(source)
-        model.threshold = threshold
+        model.threshold, model.ranges = threshold, ranges
         save_checkpoint(target, model, calibration=calibration)
 
 
@@ -272,6 +280,7 @@ def _build(path: Path, metadata: dict[str, Any]) -> Detector:
         model.threshold = check_threshold(metadata.get("threshold", THRESHOLD))
         model.calibration = _checked_object("calibration", metadata.get("calibration"))
         model.recipe = _checked_object("recipe", metadata.get("recipe"))
+        model.ranges = _checked_ranges(metadata.get("ranges"))
         return model
     except (KeyError, TypeError, ValueError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
@@ -293,6 +302,14 @@ def _warn_of_another_decoder(path: Path, recorded: Any) -> None:
 def _checked_object(name: str, value: Any) -> dict[str, Any] | None:
     if value is not None and not isinstance(value, dict):
         raise ValueError(f"{name} must be an object, got {value!r}")
+    return value
+
+
+def _checked_ranges(value: Any) -> list[list[float]] | None:
+    """Lists of numbers; whether they fit the model is seen where they are used."""
+    lists = isinstance(value, list) and all(isinstance(each, list) for each in value)
+    if value is not None and not (lists and all(type(x) in (int, float) for each in value for x in each)):
+        raise ValueError("ranges must be lists of numbers")
     return value
 
 

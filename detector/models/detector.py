@@ -29,6 +29,8 @@ class Detector(nn.Module):
         calibration: what the threshold was certified by, as :mod:`detector.evaluation.calibration` records it,
             JSON-able; None for a detector that was not calibrated. Written to checkpoints.
         recipe: of the training, as the checkpoint tells it; None where it does not.
+        ranges: of the maps, for int8, see :func:`detector.models.quantised.find_ranges`; None for those of images drawn
+            for it. Written to checkpoints.
     """
 
     preprocessing: Preprocessing
@@ -37,6 +39,7 @@ class Detector(nn.Module):
     threshold: float = THRESHOLD
     calibration: dict[str, Any] | None = None
     recipe: dict[str, Any] | None = None
+    ranges: list[list[float]] | None = None
 
     @staticmethod
     def from_pretrained(name: str | os.PathLike[str] = DEFAULT, device: torch.device | str = "cpu") -> Detector:
@@ -90,18 +93,23 @@ class Detector(nn.Module):
             x = block(x)
         return x
 
-    def for_inference(self) -> Detector:
+    def for_inference(self, precision: str | None = None) -> Detector:
         """The same detector, faster and without gradients: on the CPU, float32, its batch norms folded into fused
         residual blocks, see :class:`detector.models.folded.FoldedDetector`; elsewhere this model itself.
 
         It keeps the weights of the moment: call it again after training on.
 
+        Args:
+            precision: "float32", or "int8" for blocks that compute on 8-bit integers, whose logits are near, see
+                :mod:`detector.models.quantised`; by default what the detector has.
+
         Raises:
-            ValueError: in training mode, where batch norms depend on the batch and cannot be folded.
+            ValueError: in training mode, where batch norms depend on the batch and cannot be folded; another precision;
+                int8 elsewhere than on the CPU, or for another dtype.
         """
         from detector.models.folded import fold_detector  # which knows this class
 
-        return fold_detector(self)
+        return fold_detector(self, precision)
 
     def classify(self, mean_features: Tensor) -> Tensor:
         """Logits [..., 1] of features [..., C], or of their means."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from detector.models.detector import Detector
+from detector.verdicts import PRECISIONS
 from npr_kernels.bottleneck import FoldedBottleneck
 
 CHUNK_PIXELS = 2**16
@@ -20,15 +21,15 @@ class _Maps(threading.local):
     """Two maps that a thread keeps from call to call; blocks read one and write the other."""
 
     def __init__(self) -> None:
-        self._memory = [torch.empty(0), torch.empty(0)]
+        self._memory = [torch.empty(0, dtype=torch.uint8), torch.empty(0, dtype=torch.uint8)]
 
-    def take(self, which: int, shape: tuple[int, int, int, int]) -> Tensor:
-        """float32, of the shape, in channels_last."""
-        size = math.prod(shape)
+    def take(self, which: int, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+        """Of the shape [N, C, H, W], in channels_last."""
+        size = math.prod(shape) * dtype.itemsize
         if self._memory[which].numel() < size:
-            self._memory[which] = torch.empty(size)
+            self._memory[which] = torch.empty(size, dtype=torch.uint8)
         batch, channels, rows, columns = shape
-        return self._memory[which][:size].view(batch, rows, columns, channels).permute(0, 3, 1, 2)
+        return self._memory[which][:size].view(dtype).view(batch, rows, columns, channels).permute(0, 3, 1, 2)
 
 
 class FoldedDetector(Detector):
@@ -40,11 +41,15 @@ class FoldedDetector(Detector):
         model: in evaluation mode, float32, on the CPU. Its stem and classifier are shared, its blocks are copied.
     """
 
+    precision = "float32"
+    chunk_pixels = CHUNK_PIXELS
+
     def __init__(self, model: Detector) -> None:
         super().__init__()
         self.model = model
         self.preprocessing, self.pooling = model.preprocessing, model.pooling
-        self.threshold, self.calibration, self.recipe = model.threshold, model.calibration, model.recipe
+        self.threshold, self.calibration = model.threshold, model.calibration
+        self.recipe, self.ranges = model.recipe, model.ranges
         self._blocks = [FoldedBottleneck.of(block) for block in model.blocks]
         self._maps = _Maps()
         self.eval()
@@ -79,7 +84,7 @@ class FoldedDetector(Detector):
     def forward(self, images: Tensor) -> Tensor:
         """As :meth:`Detector.forward`, a few images at a time, whose maps lie in memory that is used again."""
         pixels = images.shape[2] * images.shape[3]
-        chunk = max(1, CHUNK_PIXELS * torch.get_num_threads() // max(pixels, 1))
+        chunk = max(1, self.chunk_pixels * torch.get_num_threads() // max(pixels, 1))
         with torch.inference_mode():  # what the buffers are always written under
             logits = [self.pool(self._kept_features(part)) for part in images.split(chunk)]
         return torch.cat(logits)  # a copy, and a tensor like any other
@@ -95,10 +100,16 @@ class FoldedDetector(Detector):
         return self.model.classify(mean_features)
 
 
-def fold_detector(model: Detector) -> Detector:
+def fold_detector(model: Detector, precision: str | None) -> Detector:
     """See :meth:`Detector.for_inference`."""
+    if precision not in (None, *PRECISIONS):
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     if isinstance(model, FoldedDetector):
-        return model
+        return model if precision in (None, model.precision) else fold_detector(model.model, precision)
+    if precision == "int8":
+        from detector.models.quantised import quantise_detector  # which builds on this module
+
+        return quantise_detector(model)
     if model.training:
         raise ValueError("a model in training mode cannot be folded for inference: call eval() first")
     weight = next(model.parameters())

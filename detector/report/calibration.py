@@ -50,10 +50,10 @@ def _section(calibration: Calibration, of_detector: Mapping[str, str]) -> Sectio
         body += figure(
             _evidence_plot(calibration, calibration.llr, of_detector[detector]),
             "ROC and DET curves of all images together (bold) and of each source of fakes against all reals (thin), "
-            "with the certified threshold as a ring. Tippett plot: images whose likelihood ratio is at least so large; "
-            "right of the dashed line reals, left of it fakes are misleading. Reliability: the fakes among images of "
-            "a probability, both labels weighing one half, for the learnt ratio (bold) and the score itself (thin); "
-            "calibrated ones are on the diagonal.",
+            "with the certified threshold as a ring, at the edge of the DET plot where it is beyond it. Tippett plot: "
+            "images whose likelihood ratio is at least so large; right of the dashed line reals, left of it fakes are "
+            "misleading. Reliability: the fakes among images of a probability, both labels weighing one half, for the "
+            "learnt ratio (bold) and the score itself (thin); calibrated ones are on the diagonal.",
         )
     return Section(f"Calibration: {detector}", body)
 
@@ -155,6 +155,7 @@ def _scores_plot(calibration: Calibration) -> str:
         threshold = math.log(calibration.threshold) - math.log1p(-calibration.threshold)
         axis.axvline(threshold, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
         axis.set_yscale("log")
+        axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axis.set_xlabel("logit of the score")
         axis.set_ylabel("images that score as much, %")
         plot.figure.legend(loc="outside upper right", ncols=min(len(groups), 4))
@@ -172,10 +173,15 @@ def _evidence_plot(calibration: Calibration, llr: Llr, colour: str) -> str:
         for source in sources if len(sources) > 1 else []:
             _draw_curves(roc, det, reals, source, color=colour, alpha=0.4, linewidth=0.8)
         _draw_curves(roc, det, reals, fakes, color=colour, linewidth=2)
-        point = [float((group > calibration.threshold).mean()) for group in (reals, fakes)]
-        roc.scatter([100 * point[0]], [100 * point[1]], s=40, facecolor="none", edgecolor=INK, zorder=3)
-        if 0 < point[0] < 1 and 0 < point[1] < 1:
-            det.scatter(_probit([point[0]]), _probit([1 - point[1]]), s=40, facecolor="none", edgecolor=INK, zorder=3)
+        # As counted, not from the logits, which are rounded: the threshold is one of the scores.
+        alarms, found = (
+            sum(part.share.called for part in parts.values()) / sum(part.share.images for part in parts.values())
+            for parts in (calibration.reals, calibration.fakes)
+        )
+        ring: dict[str, Any] = {"s": 40, "facecolor": "none", "edgecolor": INK, "zorder": 3, "clip_on": False}
+        roc.scatter([100 * alarms], [100 * found], **ring)
+        # The axes of the other have no 0 and no 100: it lies at their ends.
+        det.scatter(*(_probit([min(max(value, _TICKS[0]), _TICKS[-1])]) for value in (alarms, 1 - found)), **ring)
         _finish_roc(roc)
         _finish_det(det)
         _draw_tippett(shares, llr(reals), llr(fakes))

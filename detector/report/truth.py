@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from detector.evaluation.pools import OWN
 from detector.evaluation.truth import SUMMARIES, Measurement, Share, Truth
 from detector.evaluation.truth_tables import HEADERS_NOTE, encodings_text
+from detector.report.abstention import abstention_body
 from detector.report.markup import Section, cell, coloured, details, figure, paragraph, rate, table
 from detector.report.plots import INK, REALS, Plot, colours, label
 from detector.verdicts import threshold_text
@@ -33,6 +34,8 @@ def _section(truth: Truth, of_detector: Mapping[str, str]) -> Section:
             "Balanced average precision of each source of fakes against each set of reals, dashed: guessing; and reals "
             "called fake by folder, with 95 % intervals.",
         )
+        if part.abstention is not None:
+            body += abstention_body(part.abstention, part.delivery)
         body += details("Areas under the ROC curve, and intervals of the fakes found", _more_table(truth, part))
     return Section(f"Truth: {detector} on {truth.provenance.data}", body)
 

@@ -59,6 +59,19 @@ class RunLog:
             self._writer.close()
 
 
+class NoLog:
+    """In place of a RunLog where another process writes it."""
+
+    def write(self, event: str, step: int, epoch: int, **values: Any) -> None:
+        """Writes nothing."""
+
+    def sync(self) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
 def read_log(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The lines of a run's log, without one cut off by a crash."""
     return [json.loads(line) for line in _lines_until(Path(folder) / LOG, None)]

@@ -19,6 +19,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from detector.console import Meter, say
 from detector.data import (
     FAKE,
     REAL,
+    BadImage,
     Batch,
     Collection,
     DataError,
@@ -45,7 +47,8 @@ from detector.data import (
 from detector.evaluation import compute_metrics, score_collection
 from detector.files import write_text
 from detector.models import CNNDetector, Detector, load_imagenet_weights, save_checkpoint
-from detector.training.log import LOG, TENSORBOARD, RunLog
+from detector.training.log import LOG, TENSORBOARD, NoLog, RunLog
+from detector.training.ranks import ALONE, Ranks
 from detector.training.recipes import Recipe
 from detector.training.state import Position, load_state, save_state
 from npr_kernels import __version__
@@ -72,6 +75,8 @@ class TrainConfig:
         seed: of weights, order, crops and augmentation.
         device: "cpu", "cuda", "cuda:1", ...
         amp: autocast to bfloat16.
+        accumulate: parts that each batch, or each rank's share of it, is computed in, one after the other: as much less
+            memory. Gradients are those of the whole batch; batch norms see the parts.
         workers: processes that decode. The result does not depend on them.
         validate_every: epochs between validations, besides the one after the last epoch; 1 for the schedule
             "plateau", which lives by them.
@@ -90,13 +95,14 @@ class TrainConfig:
     seed: int = 100
     device: str = "cpu"
     amp: bool = False
+    accumulate: int = 1
     workers: int = 0
     validate_every: int = 1
     log_every: int = 10
     checkpoint_every: int = 100
 
     def __post_init__(self) -> None:
-        for name in ("validate_every", "log_every", "checkpoint_every"):
+        for name in ("accumulate", "validate_every", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.recipe.schedule == "plateau" and self.validate_every > 1:
@@ -125,7 +131,9 @@ class TrainConfig:
 FREE_TO_CHANGE = ("data", "out", "workers", "log_every", "checkpoint_every")
 
 
-def train(config: TrainConfig, *, resume: bool = False, force: bool = False, verbose: bool = True) -> Path:
+def train(
+    config: TrainConfig, *, resume: bool = False, force: bool = False, verbose: bool = True, ranks: Ranks = ALONE
+) -> Path:
     """Trains a detector, or goes on with it.
 
     Args:
@@ -134,6 +142,8 @@ def train(config: TrainConfig, *, resume: bool = False, force: bool = False, ver
             was killed before its first state starts anew.
         force: replace a run that is there.
         verbose: show what was found, progress and validations.
+        ranks: this process among those that train together, each of which calls this function with the same other
+            arguments; see :mod:`detector.training.ranks`. All of them read the data and the run's folder.
 
     Returns:
         The checkpoint with the best validation.
@@ -143,14 +153,17 @@ def train(config: TrainConfig, *, resume: bool = False, force: bool = False, ver
         FileExistsError: there is a run already, and neither resume nor force.
         ValueError: the run that is there does not fit; an argument is wrong.
     """
-    recipe, out, device = config.recipe, Path(config.out), torch.device(config.device)
+    recipe, out, device = config.recipe, Path(config.out), ranks.device(config.device)
+    verbose = verbose and ranks.writes
     preprocessing, augmentation = recipe.preprocessing(), recipe.augmentation()
     training, validation = find_data(config, verbose)
     _seed(config.seed)
     model = recipe.detector()
     if config.imagenet is not None and isinstance(model, CNNDetector):
         load_imagenet_weights(model, config.imagenet)
-    open_run(config, training, resume, force)
+    if ranks.writes:
+        open_run(config, training, resume, force, ranks.size)
+    ranks.wait()
 
     model.to(device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -165,8 +178,10 @@ def train(config: TrainConfig, *, resume: bool = False, force: bool = False, ver
         if verbose:
             say(f"resumed after step {position.step}, in epoch {position.epoch + 1}")
 
+    ranks.prepare(model)
+
     dataset = ImageDataset(training, preprocessing, training=True, seed=config.seed, augmentation=augmentation)
-    batches = EpochBatches(training.labels, recipe.batch_size, seed=config.seed, balanced=config.balanced)
+    batches = EpochBatches(training.labels, recipe.batch_size, seed=config.seed, balanced=config.balanced, ranks=ranks)
     loader = DataLoader(
         dataset,
         batch_sampler=batches,
@@ -176,7 +191,7 @@ def train(config: TrainConfig, *, resume: bool = False, force: bool = False, ver
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # else every epoch draws from the global one, and a resumed epoch once more
     )
-    log = RunLog(out, position.step, verbose=verbose)
+    log = RunLog(out, position.step, verbose=verbose) if ranks.writes else NoLog()
     named: set[int] = set()  # bad images that the user knows of
 
     for epoch in range(position.epoch, recipe.epochs):
@@ -190,12 +205,14 @@ def train(config: TrainConfig, *, resume: bool = False, force: bool = False, ver
         with Meter(name, batches.images, done=batches.skipped, verbose=verbose) as meter:
             for batch in loader:
                 learning_rate = recipe.learning_rate_at(epoch, position.batch, batches.total, position.drops)
-                if len(batch.labels):
-                    losses.append(step(model, optimizer, batch, learning_rate, device, config.amp))
-                name_bad(batch, named, verbose)
+                good, bad = ranks.sums(len(batch.labels), len(batch.bad))
+                if good:
+                    losses.append(step(model, optimizer, batch, good, learning_rate, device, config, ranks))
+                if bad:
+                    name_bad(list(chain(*ranks.gather(batch.bad))), named, verbose)
                 position.step += 1
                 position.batch += 1
-                meter.advance(len(batch.labels) + len(batch.bad))
+                meter.advance(good + bad)
 
                 if position.step % config.log_every == 0 and losses:
                     loss = torch.stack(losses).mean().item()
@@ -207,11 +224,12 @@ def train(config: TrainConfig, *, resume: bool = False, force: bool = False, ver
                 # complete for one and not for the other.
                 if position.step % config.checkpoint_every == 0 and position.batch < batches.total:
                     position.losses = [loss.item() for loss in losses]
-                    log.sync()
-                    save_state(out / STATE, model, optimizer, position)
+                    if ranks.writes:
+                        log.sync()
+                        save_state(out / STATE, model, optimizer, position)
 
         due = (epoch + 1) % config.validate_every == 0 or epoch + 1 == recipe.epochs
-        metrics = validate(model, validation, config.workers) if due else None
+        metrics = validate(model, validation, config.workers, ranks) if due else None
         if metrics is not None:
             log.write("val", position.step, epoch + 1, **metrics)
             if verbose:
@@ -220,7 +238,7 @@ def train(config: TrainConfig, *, resume: bool = False, force: bool = False, ver
         position.losses = [loss.item() for loss in losses]
         about: dict[str, Any] = {"recipe": recipe.to_dict(), "epoch": epoch + 1, "step": position.step}
         about["validation"] = metrics
-        if metrics is not None and position.improves(metrics):
+        if metrics is not None and position.improves(metrics) and ranks.writes:
             save_checkpoint(out / BEST, model, **about)
         if (
             metrics is not None
@@ -231,11 +249,13 @@ def train(config: TrainConfig, *, resume: bool = False, force: bool = False, ver
             if verbose:
                 ends = " and the training ends" if recipe.ends_after(position.drops) else ""
                 say(f"validation accuracy no longer improves: the learning rate falls to {rate:g}{ends}")
-        save_checkpoint(out / LAST, model, **about)
-        log.sync()
-        save_state(out / STATE, model, optimizer, position)
+        if ranks.writes:
+            save_checkpoint(out / LAST, model, **about)
+            log.sync()
+            save_state(out / STATE, model, optimizer, position)
 
     log.close()
+    ranks.wait()
     return out / BEST
 
 
@@ -243,31 +263,56 @@ def step(
     model: Detector,
     optimizer: torch.optim.Optimizer,
     batch: Batch,
+    good: int,
     learning_rate: float,
     device: torch.device,
-    amp: bool,
+    config: TrainConfig,
+    ranks: Ranks,
 ) -> Tensor:
-    """One step of the optimizer; the batch's mean loss, on the device, so that nobody waits for it."""
+    """One step of the optimizer; the mean loss of all ranks' `good` images, on the device, so that nobody waits for it.
+
+    Args:
+        batch: this rank's images, of which there may be none.
+        good: images of all ranks.
+    """
     assert isinstance(batch.images, Tensor)  # training crops have one size
-    images = batch.images.to(device, non_blocking=True)
-    labels = batch.labels.to(device, torch.float32, non_blocking=True)
-    with torch.autocast(device.type, torch.bfloat16, enabled=amp):
-        logits = model(images)
-    loss = F.binary_cross_entropy_with_logits(logits.flatten().float(), labels)
+    images = batch.images if len(batch.labels) else batch.images.new_empty(0, 3, config.recipe.crop, config.recipe.crop)
+    images = images.to(device, non_blocking=True)
+    labels = batch.labels.to(device, non_blocking=True)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    for part in range(config.accumulate):
+        chosen = slice(len(labels) * part // config.accumulate, len(labels) * (part + 1) // config.accumulate)
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.amp):
+            logits = model(images[chosen]).flatten()
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        targets = labels[chosen].to(logits.dtype)
+        if len(targets):
+            loss = F.binary_cross_entropy_with_logits(logits, targets) * (len(targets) / good)
+        else:
+            loss = logits.sum()  # of nothing; but the other ranks wait for this one's gradients
+        loss.backward()
+        total += loss.detach()
+    ranks.sum_gradients(model)
     optimizer.step()
-    return loss.detach()
+    return ranks.sum(total)
 
 
-def validate(model: Detector, validation: Collection, workers: int) -> dict[str, Any]:
-    """Loss, accuracy and average precision (None where a class is missing) over all validation images."""
-    result = score_collection(model, validation, workers=workers)
-    metrics = compute_metrics(result.labels, result.scores)
-    right = [score if label else 1 - score for label, score in zip(result.labels, result.scores, strict=True)]
-    loss = -sum(math.log(max(score, 1e-30)) for score in right) / len(right) if right else None
+def validate(model: Detector, validation: Collection, workers: int, ranks: Ranks = ALONE) -> dict[str, Any]:
+    """Loss, accuracy and average precision (None where a class is missing) over all validation images.
+
+    Every rank scores its share; a score depends on its image alone.
+    """
+    result = score_collection(
+        model, replace(validation, samples=tuple(ranks.share(validation.samples))), workers=workers
+    )
+    shares = ranks.gather((result.labels, result.scores))
+    labels, scores = (list(chain(*parts)) for parts in zip(*shares, strict=True))
+    metrics = compute_metrics(labels, scores)
+    right = [score if label else 1 - score for label, score in zip(labels, scores, strict=True)]
+    loss = -math.fsum(math.log(max(score, 1e-30)) for score in right) / len(right) if right else None
     return {
         "images": metrics.images,
         "loss": loss,
@@ -284,9 +329,9 @@ def describe(metrics: dict[str, Any]) -> str:
     return "validation: " + "  ".join([*parts, f"loss {loss:.4f}" if loss is not None else "no readable image"])
 
 
-def name_bad(batch: Batch, named: set[int], verbose: bool) -> None:
+def name_bad(bad: list[BadImage], named: set[int], verbose: bool) -> None:
     """Tells the user of images that cannot be read and are skipped, of each one once."""
-    for image in batch.bad:
+    for image in bad:
         if image.index not in named and verbose:
             say(f"skipped {image.path}: {image.reason}")
         named.add(image.index)
@@ -295,15 +340,18 @@ def name_bad(batch: Batch, named: set[int], verbose: bool) -> None:
 class EpochBatches(Sampler[list[int]]):
     """The batches of one epoch after another, from any batch of the epoch on: what makes an exact resumption possible.
 
+    Of each, this process's share among the ranks, which may be empty.
+
     Attributes:
         total: batches in an epoch.
         images: images in an epoch.
         skipped: images before the epoch's first batch that is drawn.
     """
 
-    def __init__(self, labels: list[int], batch_size: int, *, seed: int, balanced: bool) -> None:
+    def __init__(self, labels: list[int], batch_size: int, *, seed: int, balanced: bool, ranks: Ranks = ALONE) -> None:
         self._order = EpochSampler(labels, seed=seed, balanced=balanced)
         self._batch_size = batch_size
+        self._ranks = ranks
         self._first = 0
         self.images = len(self._order)
         self.total = math.ceil(self.images / batch_size)
@@ -323,7 +371,7 @@ class EpochBatches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         order = list(self._order)
         for start in range(self.skipped, self.images, self._batch_size):
-            yield order[start : start + self._batch_size]
+            yield list(self._ranks.share(order[start : start + self._batch_size]))
 
 
 def find_data(config: TrainConfig, verbose: bool) -> tuple[Collection, Collection]:
@@ -369,12 +417,12 @@ def hold_out(collection: Collection, fraction: float, seed: int) -> tuple[Collec
     return replace(collection, samples=tuple(kept)), replace(collection, samples=tuple(out))
 
 
-def open_run(config: TrainConfig, training: Collection, resume: bool, force: bool) -> None:
+def open_run(config: TrainConfig, training: Collection, resume: bool, force: bool, ranks: int = 1) -> None:
     """Makes the run's folder and writes its config, or checks that the run which is there is the one to go on with.
 
     Raises:
         FileExistsError: there is a run, and neither resume nor force. FileNotFoundError: nothing to resume.
-        ValueError: the run that is there was configured otherwise or had other images.
+        ValueError: the run that is there was configured otherwise, had other images or another number of ranks.
     """
     out = Path(config.out)
     there = [name for name in (CONFIG, LOG, STATE, BEST, LAST) if (out / name).exists()]
@@ -382,7 +430,7 @@ def open_run(config: TrainConfig, training: Collection, resume: bool, force: boo
     if resume:
         if CONFIG not in there:
             raise FileNotFoundError(f"no run to resume in {out}: it has no {CONFIG}")
-        _check_same_run(out / CONFIG, config, identity)
+        _check_same_run(out / CONFIG, config, identity, ranks)
         return
     if there and not force:
         raise FileExistsError(
@@ -393,7 +441,8 @@ def open_run(config: TrainConfig, training: Collection, resume: bool, force: boo
         (out / name).unlink(missing_ok=True)
     shutil.rmtree(out / TENSORBOARD, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
-    record = {"config": config.to_dict(), "images": identity, "npr_kernels": __version__, "torch": torch.__version__}
+    record = {"config": config.to_dict(), "images": identity, "ranks": ranks}
+    record |= {"npr_kernels": __version__, "torch": torch.__version__}
     write_text(out / CONFIG, json.dumps(record, indent=2) + "\n")
 
 
@@ -418,7 +467,7 @@ def fingerprint(collection: Collection) -> str:
     return f"{len(collection)} {digest.hexdigest()}"
 
 
-def _check_same_run(path: Path, config: TrainConfig, identity: str) -> None:
+def _check_same_run(path: Path, config: TrainConfig, identity: str, ranks: int) -> None:
     recorded, wanted = (_flat(values.to_dict()) for values in (read_config(path.parent), config))
     different = [
         f"{name} {recorded[name]!r}, not {wanted[name]!r}"
@@ -427,7 +476,12 @@ def _check_same_run(path: Path, config: TrainConfig, identity: str) -> None:
     ]
     if different:
         raise ValueError(f"cannot resume {path.parent}, which was started with {'; '.join(different)}")
-    if json.loads(path.read_text(encoding="utf-8"))["images"] != identity:
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if record.get("ranks", 1) != ranks:
+        raise ValueError(
+            f"cannot resume {path.parent} with {ranks} processes: it was started with {record.get('ranks', 1)}"
+        )
+    if record["images"] != identity:
         raise ValueError(f"cannot resume {path.parent}: the training images in {config.data} are not the run's")
 
 

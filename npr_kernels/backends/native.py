@@ -1,8 +1,8 @@
 """The compiled extension: its ops (``torch.ops.npr``) on the CPU and, where it was built with nvcc, on CUDA devices.
 
 The CPU kernels are compiled for several instruction sets, and the best one that the processor has runs. With
-NPR_CPU=baseline, avx2 or avx512 in the environment when this module is first imported, that one does; asking for one
-that cannot run is an error, since whoever asks wants that path and no other.
+NPR_CPU=baseline, avx2, avx512 or avx512vnni in the environment when this module is first imported, that one does;
+asking for one that cannot run is an error, since whoever asks wants that path and no other.
 """
 
 from __future__ import annotations
@@ -54,10 +54,14 @@ def unavailable_reason(name: str) -> str | None:
         return "the extension was built without CUDA"
     if not torch.cuda.is_available():
         return "torch sees no CUDA device"
-    if not any(serves(torch.device("cuda", index)) for index in range(torch.cuda.device_count())):
+    served = [index for index in range(torch.cuda.device_count()) if serves(torch.device("cuda", index))]
+    if not served:
         major, minor = torch.cuda.get_device_capability()
         return f"the device is sm_{major}{minor}, the kernels were compiled for {', '.join(targets)}"
-    return None
+    # What torch can do says little of the extension, which is linked to a CUDA runtime of its own.
+    with torch.cuda.device(served[0]):
+        reason: str | None = extension.cuda_unavailable_reason()
+    return reason
 
 
 @functools.cache
@@ -70,12 +74,16 @@ def serves(device: torch.device) -> bool:
 
 
 def covers(target: str, capability: tuple[int, int]) -> bool:
-    """True when machine code for a target such as sm_80 runs on a device: one of its own generation, as new or newer.
+    """True when code for a target runs on a device.
 
-    Code for sm_90a runs on exactly that device.
+    Machine code, such as sm_80: on one of its own generation, as new or newer; sm_90a on exactly that device. PTX, such
+    as compute_80: on any as new or newer, whose driver compiles it.
     """
-    number = target.removeprefix("sm_").rstrip("af")
+    kind, _, name = target.partition("_")
+    number = name.rstrip("af")
     major, minor = int(number[:-1]), int(number[-1])
     if target.endswith("a"):
         return capability == (major, minor)
+    if kind == "compute" and name == number:
+        return capability >= (major, minor)
     return capability[0] == major and capability[1] >= minor

@@ -12,6 +12,7 @@ import torch
 
 from benchmarks import gpu, record, table, targets
 from detector.bench import machine, timing, works
+from tests import needs
 from tests.detector.bench import fakes
 
 SMALL = ["--device", "cpu", "--batch", "2", "--size", "16"]
@@ -20,6 +21,7 @@ SMALL = ["--device", "cpu", "--batch", "2", "--size", "16"]
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     """A run of the CPU's kernels, eager mode and a backend that is not here."""
+    needs.require_extension()
     out = tmp_path_factory.mktemp("results") / "results.json"
     out.write_text('{"sanitizer": {"memcheck": "passed"}}')
     implementations = ["cpu", "eager", "cuda"]

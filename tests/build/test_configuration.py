@@ -88,18 +88,29 @@ def test_npr_sanitize_is_0_or_1(configuration, monkeypatch):
 @pytest.mark.parametrize(
     ("value", "targets"),
     [
-        (None, ["80", "90", "100"]),
-        ("", ["80", "90", "100"]),
-        ("8.0", ["80"]),
-        ("8.0;9.0", ["80", "90"]),
-        ("8.6 9.0a", ["86", "90a"]),
-        ("10.0+PTX", ["100"]),
+        (None, ["sm_80", "sm_90", "sm_100", "compute_100", "sm_120"]),
+        ("", ["sm_80", "sm_90", "sm_100", "compute_100", "sm_120"]),
+        ("8.0", ["sm_80"]),
+        ("8.0;9.0", ["sm_80", "sm_90"]),
+        ("8.6 9.0a", ["sm_86", "sm_90a"]),
+        ("10.0+PTX", ["sm_100", "compute_100"]),
     ],
 )
 def test_gpu_targets(configuration, monkeypatch, value, targets):
     if value is not None:
         monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", value)
     assert configuration.cuda_targets() == targets
+
+
+@pytest.mark.parametrize("folder", ["lib64", "lib", "targets/x86_64-linux/lib"])
+def test_libraries_of_a_toolkit(configuration, tmp_path, folder):
+    """As NVIDIA, pip and conda lay it out, of which others have folders without it."""
+    for name in ("lib64", "lib", "targets/x86_64-linux/lib"):
+        (tmp_path / name).mkdir(parents=True)
+    with pytest.raises(CompileError, match=r"has no libcudart_static\.a in lib64, lib or targets/\*/lib"):
+        configuration.cuda_libraries(tmp_path)
+    (tmp_path / folder / "libcudart_static.a").touch()
+    assert configuration.cuda_libraries(tmp_path) == tmp_path / folder
 
 
 @pytest.mark.parametrize("value", ["Hopper", "9", "9.0;x", "sm_90"])

@@ -221,11 +221,12 @@ class Session:
         missing_store = self._library.emulator_missing_store
         missing_store.restype = ctypes.c_ssize_t
 
+        multiprocessors = self._multiprocessors()
         # Two 8-byte words more than needed, so that the workspace can begin at a multiple of 16.
-        words = -(-workspace_bytes(ctypes.byref(parameters)) // 8)
+        words = -(-workspace_bytes(ctypes.byref(parameters), multiprocessors) // 8)
         workspace = torch.empty(words + 2, dtype=torch.int64)
         workspace = workspace[workspace.data_ptr() % 16 // 8 :][:words]
-        message = launch(ctypes.byref(parameters), self.pointer(workspace, output=True))
+        message = launch(ctypes.byref(parameters), multiprocessors, self.pointer(workspace, output=True))
         if message is not None:
             raise EmulatorError(locate(message.decode(), self._library))
         for tensor in self._outputs:
@@ -233,6 +234,15 @@ class Session:
             if byte >= 0:
                 raise EmulatorError(f"{operation}: missing store: nobody wrote byte {byte} of {list(tensor.shape)}")
         self._library.emulator_clear()
+
+    def _multiprocessors(self) -> ctypes.c_int:
+        current_device = self._library.emulator_current_device
+        current_device.restype = ctypes.c_char_p
+        count = ctypes.c_int()
+        message = current_device(ctypes.byref(count))
+        if message is not None:
+            raise EmulatorError(message.decode())
+        return count
 
 
 @functools.cache

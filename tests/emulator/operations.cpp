@@ -11,7 +11,7 @@ namespace {
 const char* message(const Status& status) {
   static std::string text;
   if (status.ok()) return nullptr;
-  text = std::string(status.kernel) + ": " + status.error;
+  text = std::string(status.step) + ": " + status.error;
   return text.c_str();
 }
 
@@ -19,9 +19,22 @@ const char* message(const Status& status) {
 
 extern "C" {
 
-#define NPR_OPERATION(name, Parameters)                                                       \
-  int64_t emulator_##name##_workspace(const Parameters* op) { return name##_workspace(*op); } \
-  const char* emulator_##name(const Parameters* op, void* workspace) { return message(name(*op, workspace, nullptr)); }
+// An operation on a device whose properties were asked for before.
+#define NPR_OPERATION(name, Parameters)                                                     \
+  int64_t emulator_##name##_workspace(const Parameters* op, int multiprocessors) {          \
+    return name##_workspace(*op, {multiprocessors});                                        \
+  }                                                                                         \
+  const char* emulator_##name(const Parameters* op, int multiprocessors, void* workspace) { \
+    return message(name(*op, {multiprocessors}, workspace, nullptr));                       \
+  }
+
+const char* emulator_current_device(int* multiprocessors) {
+  Device device{};
+  const char* error = message(current_device(device));
+  *multiprocessors = device.multiprocessors;
+  return error;
+}
+const char* emulator_probe() { return message(probe()); }
 
 NPR_OPERATION(conv_forward, ConvForward)
 NPR_OPERATION(conv_backward, ConvBackward)

@@ -10,6 +10,7 @@
 #include <deque>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "include/cuda_runtime.h"
@@ -154,6 +155,8 @@ struct Runtime {
   const char* library = nullptr;  // where it is loaded
   std::string error;
   int multiprocessors = 3;
+  std::string planted, failed;  // calls of the runtime: that is to fail; that failed
+  bool failure = false;         // which is still the last error
 
   // The launch and block that run.
   bool running = false;
@@ -444,6 +447,19 @@ ptrdiff_t missing_store(const void* data) {
 
 void set_multiprocessors(int count) { runtime().multiprocessors = count; }
 int multiprocessors() { return runtime().multiprocessors; }
+
+void plant_failure(const char* call) { runtime().planted = call == nullptr ? "" : call; }
+bool planted(const char* call) {
+  if (runtime().planted != call) return false;
+  runtime().planted.clear();
+  return true;
+}
+void call_failed(const char* call) {
+  runtime().failed = std::string(call) + " failed";
+  runtime().failure = true;
+}
+bool take_failure() { return std::exchange(runtime().failure, false); }
+const char* failed_call() { return runtime().failed.c_str(); }
 
 void launch(dim3 grid, unsigned threads, size_t shared, void (*call)(const void*), const void* kernel, size_t bytes) {
   Runtime& r = runtime();

@@ -19,10 +19,11 @@ from torch import Tensor
 
 from npr_kernels.backends import native
 from npr_kernels.backends import triton as triton_backend
+from tests import needs
 
 OPS = ("conv2d", "conv2d_backward", "patch_moments", "stem", "stem_backward")
 
-CPU_INSTRUCTION_SETS = ("baseline", "avx2", "avx512")
+CPU_INSTRUCTION_SETS = ("baseline", "avx2", "avx512", "avx512vnni")
 
 NAMES = (
     "reference",
@@ -121,8 +122,7 @@ def triton(name: str) -> Implementation:
 @contextmanager
 def instruction_set(name: str) -> Iterator[None]:
     """The CPU kernels compiled for one instruction set; the one in use before comes back."""
-    if native.extension is None:
-        pytest.skip(str(native.unavailable_reason("cpu")))
+    needs.require_extension()
     if name not in native.extension.instruction_sets():
         pytest.skip(f"this processor or build has no {name}")
     before = native.extension.instruction_set()

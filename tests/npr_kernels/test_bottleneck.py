@@ -7,14 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from detector.models.resnet import Bottleneck
-from npr_kernels.backends import native
 from npr_kernels.bottleneck import PANEL, FoldedBottleneck, panels, winograd_points
+from tests import needs
 from tests.npr_kernels import implementations
 from tests.npr_kernels.implementations import CPU_INSTRUCTION_SETS
-
-needs_extension = pytest.mark.skipif(
-    native.unavailable_reason("cpu") is not None, reason=str(native.unavailable_reason("cpu"))
-)
 
 # inputs, width, stride: with the identity as shortcut where inputs are 4 width and the stride is 1.
 BLOCKS = {
@@ -88,7 +84,7 @@ def test_an_image_alone_in_a_batch_and_on_more_threads(block, instruction_set):
         torch.set_num_threads(threads)
 
 
-@needs_extension
+@needs.extension
 def test_strips_do_not_show(block):
     """A map of several strips, whose rows overlap, equals its parts where those do not reach their borders."""
     folded = FoldedBottleneck.of(block)
@@ -101,7 +97,7 @@ def test_strips_do_not_show(block):
         assert torch.equal(part[:, :, kept], whole[:, :, top // stride : top // stride + 16 // stride])
 
 
-@needs_extension
+@needs.extension
 def test_into_memory_that_is_there(block):
     folded = FoldedBottleneck.of(block)
     x = random_input(2, inputs_of(block), 9, 14)
@@ -117,7 +113,7 @@ def test_into_memory_that_is_there(block):
             folded(x, x)
 
 
-@needs_extension
+@needs.extension
 def test_empty_batch_and_other_layouts(block):
     folded = FoldedBottleneck.of(block)
     assert folded(random_input(0, inputs_of(block), 6, 6)).shape[0] == 0
@@ -161,7 +157,7 @@ def test_panels():
     assert packed[1, 4, 3, 7] == weight[PANEL + 7, 3, 4]
 
 
-@needs_extension
+@needs.extension
 def test_refuses_what_does_not_fit():
     reduce, rb, spatial, sb, expand, eb, project = FoldedBottleneck.of(random_block(64, 32, 1)).packed
     x = random_input(1, 64, 8, 8)
@@ -183,7 +179,7 @@ def test_refuses_what_does_not_fit():
             op(*arguments)
 
 
-@needs_extension
+@needs.extension
 def test_opcheck():
     for name in ("identity", "halve"):
         folded = FoldedBottleneck.of(random_block(*BLOCKS[name]))

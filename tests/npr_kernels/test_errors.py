@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import npr_kernels as nk
+from tests import needs
 
 IMAGES = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
 WEIGHT = torch.zeros(4, 3, 3, 3)
@@ -189,6 +190,7 @@ BACKWARD_ARGUMENTS = {
 }  # fmt: skip
 
 
+@needs.extension
 @pytest.mark.parametrize(
     "options",
     [
@@ -212,6 +214,7 @@ def test_conv2d_op(options):
         torch.ops.npr.conv2d(**(OP_ARGUMENTS | options))
 
 
+@needs.extension
 @pytest.mark.parametrize(
     "options",
     [

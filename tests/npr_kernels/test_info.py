@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from importlib import metadata
 from types import SimpleNamespace
 
@@ -62,24 +63,45 @@ def test_public_names_exist():
         ("sm_100a", (10, 3), False),
         ("sm_100f", (10, 3), True),
         ("sm_100", (12, 0), False),
+        ("compute_100", (9, 0), False),
+        ("compute_100", (10, 0), True),
+        ("compute_100", (11, 0), True),
+        ("compute_90a", (10, 0), False),
     ],
 )
 def test_devices_that_compiled_kernels_cover(target, capability, runs):
     assert native.covers(target, capability) == runs
 
 
-def test_a_device_that_the_compiled_kernels_do_not_cover(monkeypatch, forgetful):
-    """It is left to Triton, and the reason names it."""
-    if native.extension is None:
-        pytest.skip("the extension was not built")
-    targets = SimpleNamespace(build_info=lambda: {"cuda_targets": ["sm_80", "sm_90"]})
-    monkeypatch.setattr(native, "extension", targets)
+@pytest.fixture
+def two_devices(monkeypatch, forgetful):
+    """An extension with kernels for two targets that finds nothing wrong, and two devices, of which one has such a
+    target: its extension, their capabilities, and on which devices it was asked."""
+    asked = []
+    extension = SimpleNamespace(
+        build_info=lambda: {"cuda_targets": ["sm_80", "sm_90"]}, cuda_unavailable_reason=lambda: None
+    )
+    capabilities = {0: (12, 0), 1: (9, 0)}
+    monkeypatch.setattr(native, "extension", extension)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    capabilities = {0: (12, 0), 1: (9, 0)}
+    monkeypatch.setattr(torch.cuda, "device", lambda index: asked.append(index) or nullcontext())
     monkeypatch.setattr(
         torch.cuda, "get_device_capability", lambda device=None: capabilities[device.index if device else 0]
     )
+    return SimpleNamespace(extension=extension, capabilities=capabilities, asked=asked)
+
+
+def test_the_extensions_own_runtime_has_the_last_word(two_devices):
+    """It may be newer than the driver serves, where torch's is not. It is asked on a device that has its code."""
+    two_devices.extension.cuda_unavailable_reason = lambda: "the driver is too old"
+    assert native.unavailable_reason("cuda") == "the driver is too old"
+    assert two_devices.asked == [1]
+
+
+def test_a_device_that_the_compiled_kernels_do_not_cover(monkeypatch, two_devices):
+    """It is left to Triton, and the reason names it."""
+    capabilities = two_devices.capabilities
     monkeypatch.setattr(backends.triton, "unavailable_reason", lambda: None)
     monkeypatch.setattr(backends.triton, "serves", lambda device: device.type == "cuda")
     assert backends.preferred(torch.device("cuda", 0)) == "triton"

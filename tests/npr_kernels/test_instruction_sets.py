@@ -14,10 +14,11 @@ import pytest
 
 import npr_kernels as nk
 from npr_kernels.backends import native
+from tests import needs
 from tests.npr_kernels import implementations
 from tests.npr_kernels.inputs import draw_images, draw_weight
 
-pytestmark = pytest.mark.skipif(native.extension is None, reason=str(native.unavailable_reason("cpu")))
+pytestmark = needs.extension
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,6 +11,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import npr_kernels as nk
 from npr_kernels import backends, reference
+from tests import needs
 from tests.npr_kernels.accuracy import assert_relative, unit_roundoff
 from tests.npr_kernels.implementations import alive
 from tests.npr_kernels.inputs import LAYOUTS, draw_images, draw_weight
@@ -107,6 +108,7 @@ def test_output_follows_the_memory_format_of_the_images(rng, layout, stride, res
     assert out.is_contiguous(memory_format=wanted)
 
 
+@needs.extension
 def test_fused_runs_in_silence(rng, residual):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -217,6 +219,7 @@ def test_only_asked_gradients(rng, needs):
     assert (weight.grad is not None, bias.grad is not None) == needs
 
 
+@needs.extension
 def test_backward_keeps_only_the_image(rng, residual):
     images, weight = draw_images(rng, (4, 3, 64, 64)), draw_weight(rng, 64, 3, residual=residual).requires_grad_()
     saved = []
@@ -241,6 +244,7 @@ def test_autocast(rng):
         assert weight.grad.dtype == torch.float32
 
 
+@needs.extension
 def test_asked_backend_runs_or_raises(rng):
     images, weight = draw_images(rng, (2, 3, 8, 8)), draw_weight(rng, 4, 3)
     with nk.backend("reference"):

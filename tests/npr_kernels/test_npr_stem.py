@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import npr_kernels as nk
 from npr_kernels import backends, reference
+from tests import needs
 from tests.npr_kernels.accuracy import assert_relative, unit_roundoff
 from tests.npr_kernels.inputs import LAYOUTS, draw_images, draw_weight
 from tests.npr_kernels.test_size import allocations, far_apart
@@ -164,6 +165,7 @@ def test_same_bits_for_any_number_of_threads(rng, size, training, residual):
         assert all(torch.equal(a, b) for a, b in zip(results[0], result, strict=True))
 
 
+@needs.extension
 def test_what_backward_keeps(rng, residual):
     """The image, a byte for each output, and 16 KiB of parameters and moments, 36 KiB for twice the taps."""
     images, parameters = draw_images(rng, (4, 3, 64, 64)), draw_parameters(rng, 64, residual=residual)
@@ -199,6 +201,7 @@ def test_strides_beyond_32_bits(rng, training):
     assert torch.equal(parameters["weight"].grad, far["weight"].grad)
 
 
+@needs.extension
 def test_second_derivatives_are_refused(rng):
     """Silence would leave a gradient penalty without effect."""
     images, parameters = draw_images(rng, (2, 3, 8, 8)), draw_parameters(rng, dtype=torch.float64)
@@ -330,6 +333,7 @@ def rank_main(rank: int, address: str, images: Tensor, residual: str, state: dic
     dist.destroy_process_group()
 
 
+@needs.extension
 @pytest.mark.slow
 @pytest.mark.parametrize("residual", ["npr", "npr+haar"])
 @pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="torch has no gloo")

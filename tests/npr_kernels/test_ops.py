@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import npr_kernels as nk
-from npr_kernels.backends import native
+from tests import needs
 from tests.npr_kernels.accuracy import assert_relative
 from tests.npr_kernels.implementations import moved
 from tests.npr_kernels.inputs import draw_images, draw_weight
@@ -122,7 +122,7 @@ def test_compile_without_graph_breaks(place, rng, compiler, residual):
             assert_relative(grad, want_grad, 1e-5)
 
 
-@pytest.mark.skipif(native.extension is None, reason=str(native.unavailable_reason("cpu")))
+@needs.extension
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("options", [{"patch": 4}, {"residual": "npr+haar", "stride": 2}], ids=str)
 def test_compile_of_a_fallback(rng, options):

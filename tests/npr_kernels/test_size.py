@@ -11,11 +11,13 @@ from torch.profiler import ProfilerActivity, profile
 
 import npr_kernels as nk
 from npr_kernels.backends import native
+from tests import needs
 from tests.npr_kernels.inputs import draw_images, draw_weight
 
-pytestmark = pytest.mark.skipif(native.extension is None, reason=str(native.unavailable_reason("cpu")))
+pytestmark = needs.extension
 
 MIB = 1 << 20
+FORMATS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
 def allocations(run) -> list[int]:
@@ -59,6 +61,24 @@ def test_peak_memory_is_the_output(rng):
     out = nk.npr_conv2d(images, weight)
     grown = (kilobytes("VmHWM") - before) * 1024
     assert grown <= out.numel() * 4 + images.numel() + 16 * MIB
+
+
+@pytest.mark.usefixtures("instruction_set")
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@pytest.mark.parametrize("width", [64, 66], ids=["whole cache lines", "parts of lines"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_what_does_not_fit_the_caches_is_the_same(rng, layout, width, dtype):
+    """Such results are written past them: bit for bit what each image gives alone, whose result fits."""
+    weight, bias = draw_weight(rng, 48, 3, dtype), torch.from_numpy(rng.standard_normal(48)).to(dtype)
+    one = nk.npr_conv2d(draw_images(rng, (1, 3, 64, width), layout), weight, bias)
+    bytes_of_one, cache = one.numel() * one.element_size(), native.extension.CACHE_SHARE
+    assert 0 < bytes_of_one < cache
+    few = draw_images(rng, (8, 3, 64, width), layout)
+    images = few.repeat(cache // bytes_of_one // 8 + 1, 1, 1, 1).contiguous(memory_format=FORMATS[layout])
+    out = nk.npr_conv2d(images, weight, bias)
+    assert out.numel() * out.element_size() > cache
+    expected = torch.cat([nk.npr_conv2d(image, weight, bias) for image in few.split(1)])
+    assert all(torch.equal(each, expected) for each in out.split(8))
 
 
 def far_apart(tensor: torch.Tensor) -> torch.Tensor:

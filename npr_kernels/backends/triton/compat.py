@@ -26,7 +26,7 @@ OUTPUTS_PER_PROGRAM: int = 16 if INTERPRETED else 1
 
 def cache_directory() -> str:
     """Triton's own cache."""
-    return triton.knobs.cache.dir
+    return str(triton.knobs.cache.dir)
 
 
 @functools.cache

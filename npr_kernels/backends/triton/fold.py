@@ -157,7 +157,7 @@ def channels_per_group(channels: int) -> int:
 def block_of_outputs(outputs: int, dtype: torch.dtype) -> int:
     """Output channels that one program covers; few in float64, whose products are held term by term."""
     largest = 16 if dtype == torch.float64 and not compat.INTERPRETED else 64
-    return min(largest, max(16, triton.next_power_of_2(outputs)))
+    return min(largest, max(16, int(triton.next_power_of_2(outputs))))
 
 
 def fold(

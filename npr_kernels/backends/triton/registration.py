@@ -20,7 +20,7 @@ from npr_kernels.backends.triton.patch_moments import patch_moments
 from npr_kernels.backends.triton.stem import stem
 from npr_kernels.backends.triton.stem_backward import stem_backward
 
-_SCHEMAS: dict[Callable, str] = {
+_SCHEMAS: dict[Callable[..., Any], str] = {
     conv2d: "(Tensor images, Tensor weight, Tensor? bias, float[] channel_scale, ScalarType out_dtype,"
     " bool channels_last, bool fast, *, str residual='npr') -> Tensor",
     conv2d_backward: "(Tensor grad, Tensor images, float[] channel_scale, ScalarType weight_dtype, bool bias, *,"
@@ -37,7 +37,7 @@ _PREFIX = "triton_"
 _library = torch.library.Library("npr", "FRAGMENT")
 
 
-def _on_its_device(function: Callable) -> Callable:
+def _on_its_device(function: Callable[..., Any]) -> Callable[..., Any]:
     """Triton launches on the current device; the first tensor says which it should be."""
 
     @functools.wraps(function)
@@ -48,7 +48,7 @@ def _on_its_device(function: Callable) -> Callable:
     return call
 
 
-def _npr_alone(function: Callable) -> Callable:
+def _npr_alone(function: Callable[..., Any]) -> Callable[..., Any]:
     """The kernels have no other residual."""
 
     @functools.wraps(function)

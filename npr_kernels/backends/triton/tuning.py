@@ -15,7 +15,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -40,7 +40,7 @@ FLOAT64_CONFIG = Config(block=64 if compat.INTERPRETED else 16, programs=4, num_
 
 def run(
     op: str,
-    kind: tuple,
+    kind: tuple[Any, ...],
     positions: int,
     device: torch.device,
     configs: Sequence[Config],
@@ -75,7 +75,7 @@ def _may_measure() -> bool:
 def _milliseconds(config: Config, launch: Callable[[Config], None]) -> float:
     """Median time; infinite where the device lacks the registers or shared memory."""
     try:
-        return triton.testing.do_bench(lambda: launch(config), warmup=5, rep=20, return_mode="median")
+        return float(triton.testing.do_bench(lambda: launch(config), warmup=5, rep=20, return_mode="median"))
     except triton.runtime.errors.OutOfResources:
         return float("inf")
 

@@ -6,9 +6,10 @@ import pytest
 
 from detector.bench import floors
 from npr_kernels.backends import native
+from tests import needs
 
 
-@pytest.mark.skipif(native.extension is None, reason="the extension was not built")
+@needs.extension
 def test_multiply_adds_are_done_and_counted():
     once = native.extension.multiply_adds(1)
     assert once in {12 * lanes for lanes in (4, 8, 16)}

@@ -10,9 +10,11 @@ from detector.bench.cases import STEM, Case
 from detector.bench.compare import compare
 from detector.bench.frame import Effort
 from detector.bench.processes import SETTINGS
+from tests import needs
 from tests.detector.bench import fakes
 
 
+@needs.extension
 @pytest.mark.slow
 def test_a_small_run(tmp_path):
     """All of it, with processes; an implementation of a name that is none says so."""

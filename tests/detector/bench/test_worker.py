@@ -11,6 +11,7 @@ from detector.bench import resident
 from detector.bench.cases import FORWARD, Case
 from detector.bench.processes import SETTINGS, Worker, Workers
 from detector.bench.worker import Session
+from tests import needs
 
 CASE = Case("op", FORWARD, 2, 18, ("npr", "eager"))
 
@@ -108,6 +109,7 @@ def test_a_process_that_is_late_is_ended(place):
     assert worker._process.wait(60) != 0
 
 
+@needs.extension
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_an_implementation(setting, tmp_path):
     """A real one, from its start to its memory."""

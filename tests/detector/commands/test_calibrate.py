@@ -218,3 +218,32 @@ def test_a_damaged_calibration_is_one_line(calibrated, data, capsys, tmp_path):
     save_checkpoint(tmp_path / "w.safetensors", model, calibration=[1])
     assert status_of("detect", image, "--weights", tmp_path / "w.safetensors") == 1
     assert "w.safetensors: its metadata do not describe a model (calibration must be" in capsys.readouterr().err
+
+
+def test_for_int8(data, weights, tmp_path, capsys):
+    """Ranges come from the reals and are kept; `npr detect` says in which precision it scored, and goes on in none
+    but that."""
+    out = tmp_path / "int8.safetensors"
+    groups = [f"camera={data}/camera", f"web={data}/web"]
+    assert status_of("calibrate", *groups, *RULE, "--weights", weights, "--precision", "int8", "--out", out) == 0
+    metadata = read_metadata(out)
+    assert len(metadata["ranges"]) == 22
+    model = load_checkpoint(out).for_inference("int8")
+    capsys.readouterr()
+    picture = data / "camera" / "3.png"
+    with Image.open(picture) as image:
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+    scores = {}
+    for precision in ("float32", "int8"):
+        assert status_of("detect", picture, "--weights", out, "--json", "--precision", precision) == 0
+        line = json.loads(capsys.readouterr().out)
+        assert line.get("precision", "float32") == precision
+        scores[precision] = line["score"]
+    assert scores["int8"] != scores["float32"]
+    whole = model(model.preprocessing.test_view(pixels[0])[None]).sigmoid().item()
+    assert scores["int8"] == pytest.approx(whole, abs=1e-5)
+    journal = tmp_path / "lines.jsonl"
+    resume = ("detect", picture, "--weights", out, "--resume", journal)
+    assert status_of(*resume, "--precision", "int8") == 0
+    assert status_of(*resume) == 1
+    assert "precision" in capsys.readouterr().err

@@ -17,6 +17,7 @@ from detector.cli import COMMANDS, main
 from detector.data import find_decoder
 from detector.models import load_checkpoint, read_metadata, save_checkpoint
 from npr_kernels import __version__
+from tests import needs
 from tests.detector.training.folders import make_data, make_split
 
 
@@ -213,9 +214,10 @@ def test_another_decoder_is_said_once(pictures, weights):
     files = [pictures / "a.png", pictures / "b.jpg", pictures / "deep"]
     command = [sys.executable, "-c", code, "detect", "--json", "--weights", weights, *files]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stderr.startswith("npr: warning: Pillow ")
-    assert "its chroma repeated" in done.stderr
-    assert done.stderr.count("\n") == 1
+    said = needs.besides_fallback(done.stderr)
+    assert said.startswith("npr: warning: Pillow ")
+    assert "its chroma repeated" in said
+    assert said.count("\n") == 1
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(lines) == 3
     assert all("of 255 off, its chroma repeated" in line["decoder"] for line in lines)

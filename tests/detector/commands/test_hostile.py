@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests import needs
+
 
 def encoded(pixels, kind, **options):
     file = io.BytesIO()
@@ -46,7 +48,7 @@ def folder(tmp_path, rng):
 def test_one_line_for_each_file(folder, weights):
     command = [sys.executable, "-m", "detector.cli", "detect", folder, "--weights", weights]
     table = subprocess.run(command, capture_output=True, text=True)
-    assert table.stderr == ""
+    assert needs.besides_fallback(table.stderr) == ""
     assert table.returncode == 1
     rows = [line for line in table.stdout.splitlines() if not line.startswith(8 * " " + "unsure: ")]
     assert len(rows) == 1 + 10
@@ -55,7 +57,7 @@ def test_one_line_for_each_file(folder, weights):
     assert "picture.png: is a file of the format EPS, which is not decoded" in table.stdout
 
     lines = subprocess.run([*command, "--json"], capture_output=True, text=True)
-    assert lines.stderr == ""
+    assert needs.besides_fallback(lines.stderr) == ""
     results = {
         json.loads(line)["path"].removeprefix(f"{folder}/"): json.loads(line) for line in lines.stdout.splitlines()
     }

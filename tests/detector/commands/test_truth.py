@@ -247,4 +247,4 @@ def test_bad_input(command, arguments, status, message, data, weights, capsys, t
 @pytest.mark.parametrize("other", [["--preset", "forensynths-8"], ["--bootstrap", "9"], ["--by", "class"]])
 def test_what_does_not_go_together(other, data, weights, capsys):
     assert status_of("eval", data, "--weights", weights, "--delivery", "none", *other) == 2
-    assert "--delivery and --reals do not go with" in capsys.readouterr().err
+    assert "--delivery, --reals and --abstain do not go with" in capsys.readouterr().err

@@ -120,6 +120,27 @@ def test_rank_says_the_same(pictures, weights, capsys):
     )
 
 
+def test_explain_says_the_same(pictures, weights, capsys, tmp_path):
+    """In lines of JSON, and to people, who find the reasons in the picture too, which is higher by them."""
+    pytest.importorskip("matplotlib")
+    files = [pictures / "poor_and_small.jpg", pictures / "good.png"]
+    for options in (FAR, ["--no-unsure"]):
+        explained = lines_of(capsys, "explain", *files, "--weights", weights, "--out", tmp_path, *options)
+        drawn = [line.pop("picture") for line in explained]
+        detected = lines_of(capsys, "detect", *files, "--weights", weights, *options)
+        same = explained[0].keys()
+        assert same >= {"score", "verdict", "threshold", "interval"} | ({"reasons"} & detected[0].keys())
+        assert explained == [{key: line[key] for key in same} for line in detected]
+        for line, picture in zip(detected, drawn, strict=True):
+            with Image.open(picture) as image:
+                assert abs(image.height - 860 - 20 * len(line.get("reasons", []))) <= 1
+    arguments = ["explain", files[0], "--weights", weights, "--out", tmp_path, *FAR]
+    assert main([str(argument) for argument in arguments]) == 0
+    row, *below = capsys.readouterr().out.splitlines()
+    assert row.split()[1] == "unsure"
+    assert [line.split(":")[0] for line in below] == ["        unsure"] * 2
+
+
 def noise(rng, folder, count, quality):
     folder.mkdir()
     for i in range(count):

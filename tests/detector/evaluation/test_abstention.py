@@ -1,5 +1,6 @@
 """Verdicts withheld and signs of doubt, on images whose scores and reasons are planted."""
 
+import csv
 import io
 import json
 
@@ -11,15 +12,17 @@ from detector.cli import main
 from detector.data import Delivery, find_images
 from detector.evaluation import (
     Truth,
+    as_truth_csv,
     as_truth_tables,
     aurc,
     balanced_weights,
     find_pool,
     measure_truth,
     print_table,
+    risk_coverage,
     with_pools,
 )
-from detector.evaluation.abstention import EVERYTHING, NOTHING, YARDSTICK, Abstention, Withheld, compare_signs
+from detector.evaluation.abstention import EVERYTHING, NOTHING, POINTS, YARDSTICK, Abstention, Withheld, compare_signs
 from detector.models import save_checkpoint
 from tests.detector.evaluation.stub import Brightness
 
@@ -195,6 +198,58 @@ def test_tables(data, capsys):
     assert "all fakes" in withheld
     assert YARDSTICK in signs
     assert "any reason of the file" in signs
+
+
+def test_csv(data):
+    """The rows of before come first, and their cells are as they were."""
+    pools = [find_pool("p", ["web"], data)]
+    truth, (found, _) = abstentions(data, "none", "png", pools=pools)
+    plain = measure_truth(Brightness(), data, pools, [Delivery.parse("none"), Delivery.parse("png")])
+    rows, before = (list(csv.DictReader(io.StringIO(as_truth_csv(of)))) for of in (truth, plain))
+    kept = before[0].keys()
+    new = {"wrong", "unsure", "unsure_wrong", "coverage", "risk", "reasons", "aurc", "gain_low", "gain_high"}
+    assert rows[0].keys() - kept == new
+    delivered = [row for row in rows if row["delivery"] == "none"]
+    old = [row for row in before if row["delivery"] == "none"]
+    assert [{name: row[name] for name in kept} for row in delivered[: len(old)]] == old
+    assert not any(row[name] for row in delivered[: len(old)] for name in new)
+    by_row = {(row["rows"], row["name"]): row for row in delivered[len(old) :]}
+    assert by_row["fakes withheld", "gan"] == by_row["all fakes withheld", ""] | {
+        "rows": "fakes withheld", "name": "gan",
+    }  # fmt: skip
+    web = by_row["reals withheld", "web"]
+    assert [web[name] for name in ("images", "wrong", "unsure", "unsure_wrong", "coverage", "risk", "reasons")] == [
+        "4", "0", "2", "0", "50.0000", "0.0000", "jpeg 2",
+    ]  # fmt: skip
+    both = by_row["both labels", ""]
+    # Of 5 fakes 2 are judged, 1 of them wrongly; of 8 reals 5, 2 of them wrongly.
+    coverage, risk = (2 / 5 + 5 / 8) / 2, (1 / 5 + 2 / 8) / (2 / 5 + 5 / 8)
+    assert (float(both["coverage"]), float(both["risk"])) == pytest.approx((100 * coverage, 100 * risk), abs=1e-4)
+    assert (found.coverage, found.risk) == pytest.approx((coverage, risk))
+    for name, sign in found.signs.items():
+        row = by_row["sign", name]
+        cells = [float(row[cell]) for cell in ("aurc", "gain_low", "gain_high")]
+        assert cells == pytest.approx([100 * value for value in (sign.aurc, *sign.gain)], abs=1e-4)
+    assert {of for of, _ in by_row} == {
+        "fakes withheld", "reals withheld", "all fakes withheld", "all reals withheld", "both labels", "sign",
+    }  # fmt: skip
+    assert len(by_row) == len(delivered) - len(old) == 6 + len(found.signs)
+
+
+def test_curves(rng):
+    """As many points as there is coverage to tell apart, on the curve, up to the risk of all."""
+    labels = np.repeat([0, 1], [301, 98])
+    errors = rng.random(399) < 0.3
+    doubts = rng.random(399)
+    points = np.array(compare_signs(labels, errors, {YARDSTICK: doubts})[YARDSTICK].curve)
+    curve = np.stack(risk_coverage(errors, doubts, balanced_weights(labels)), axis=1)
+    assert len(points) == POINTS
+    # The coverage goes up by at most 1 / (2 * 98) from one image to the next.
+    assert (np.abs(points[:, 0] - np.arange(1, POINTS + 1) / POINTS) < 1 / 196 + 1e-6).all()
+    assert all(np.abs(curve - point).max(axis=1).min() < 1e-6 for point in points)
+    assert tuple(points[-1]) == pytest.approx((1, (errors[labels == 0].mean() + errors[labels == 1].mean()) / 2))
+    few = compare_signs(labels[-100:], errors[-100:], {YARDSTICK: doubts[-100:]})[YARDSTICK].curve
+    assert len(few) <= 100
 
 
 def test_command(data, tmp_path, capsys):

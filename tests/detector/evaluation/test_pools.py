@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from detector.data import FAKE, REAL, DataError, find_images
-from detector.evaluation import find_pool, parse_pools, pools_by_encoding, with_pools
+from detector.evaluation import find_folders, find_pool, parse_pools, pools_by_encoding, with_pools
 
 
 def save(path, count=1, suffix="png"):
@@ -79,6 +79,22 @@ def test_folders_above_label_nothing(tmp_path):
     save(tmp_path / "ai/data/loose", 2)
     collection = find_images(tmp_path / "ai/data")
     assert len(find_pool("p", ["film", "loose"], collection).images) == 4
+
+
+def test_folders_below_count_before_those_above(tmp_path, monkeypatch):
+    """A collection of sets in a folder called real, given from elsewhere."""
+    save(tmp_path / "real/gan/1_fake", 3)
+    save(tmp_path / "real/gan/0_real", 2)
+    save(tmp_path / "real/photos", 4)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for base in ("../real", str(tmp_path / "real")):
+        assert len(find_folders("p", [f"{base}/gan"], FAKE).images) == 3
+        assert len(find_folders("p", [f"{base}/gan"], REAL).images) == 2
+        assert len(find_folders("p", [f"{base}/photos"], REAL).images) == 4
+        for item in (f"{base}/photos", f"{base}/gan/0_real", f"{base}/photos/*.png"):
+            with pytest.raises(DataError, match="p: no generated image in"):
+                find_folders("p", [item], FAKE)
 
 
 def test_fakes_are_no_reals(root):

@@ -10,7 +10,7 @@ import torch
 from detector.models import CNNDetector, NPRDetector, SAFEDetector
 from detector.models.folded import FoldedDetector
 from detector.models.inference import logits
-from npr_kernels.backends import native
+from tests import needs
 from tests.detector.models.original import randomise
 
 MODELS = {
@@ -48,7 +48,7 @@ def test_same_logits_as_the_model(model, size):
         assert getattr(folded, name) == getattr(model, name)
 
 
-@pytest.mark.skipif(native.unavailable_reason("cpu") is not None, reason=str(native.unavailable_reason("cpu")))
+@needs.extension
 def test_features_do_not_depend_on_batch_and_threads():
     folded = randomise(NPRDetector(residual="npr+haar")).eval().for_inference()
     images = random_images(5, 3, 70, 90)

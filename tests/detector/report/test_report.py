@@ -82,7 +82,7 @@ def results(data):
         found.append(robustness(Roughness(slope=slope), data, sweeps=sweeps, name=name).to_dict())
     pools = [replace(pool, name=EVIL) for pool in pools_by_encoding(data)]
     deliveries = [Delivery.parse(text) for text in ("none", "crop:16,jpeg:80")]
-    found.append(measure_truth(Roughness(), data, pools, deliveries, name=EVIL).to_dict())
+    found.append(measure_truth(Roughness(), data, pools, deliveries, name=EVIL, abstain=True).to_dict())
     reals = [find_folders(name, [str(data.root)], REAL) for name in ("plain", EVIL)]
     fakes = [find_folders(name, [str(data.root / "test" / name / "1_fake")], FAKE) for name in ("biggan", "stargan")]
     rule = {"alpha": 0.3, "confidence": 0.8, "name": EVIL}
@@ -127,8 +127,9 @@ def test_is_whole(text):
     assert page.tags.count("h1") == 1
     # two calibrations, truth, evaluation, robustness, diversity, ablation, limits, making
     assert page.tags.count("section") == page.tags.count("h2") == 9
-    # calibrations' scores and evidence, two deliveries, bars, two detectors' panels, curves, diversity
-    assert page.tags.count("svg") == 10
+    # calibrations' scores and evidence, two deliveries, each with verdicts and curves, bars, two detectors' panels,
+    # curves, diversity
+    assert page.tags.count("svg") == 14
     words = " ".join(page.texts)
     assert all(word in words for word in ("mean", "Table 1", "Limits", "Super-resolution", "ProGAN", "<i>dog"))
     assert "94.5" in words  # BigGAN's published AP
@@ -150,6 +151,22 @@ def test_calibrations(text, results):
     assert f">{100 * measures['eer']:.1f}<" in section
     drawn = " ".join(Page(section[: section.rindex("</section>")]).drawn)
     assert all(name in drawn for name in ("ROC", "DET", "Tippett", "Reliability"))
+
+
+def test_withheld_verdicts(text, results):
+    """The page shows the JSON's figures."""
+    section = text.split(f"<h2>{escape(f'Truth: {EVIL} on ')}")[1].split("<section")[0]
+    (result,) = [result for result in results if result["kind"] == "truth"]
+    assert section.count("Verdicts withheld") == len(result["measurements"]) == 2
+    for part in result["measurements"]:
+        found = part["abstention"]
+        assert f"{100 * found['coverage']:.1f} % of the images are judged" in section
+        assert all(f">{sign['name']}<" in section for sign in found["signs"])
+        assert all(f">{100 * sign['aurc']:.2f}<" in section for sign in found["signs"])
+        for row in (*found["fakes"], *found["reals"]):
+            assert ", ".join(f"{code} {count}" for code, count in row["reasons"].items()) in section
+    drawn = Page("<h2>" + section[: section.rindex("</section>")]).drawn
+    assert {"all fakes", "all reals", "images judged, %", "p(1 - p)"} <= set(drawn)
 
 
 def test_holds_itself_together(text):

@@ -122,3 +122,14 @@ def test_without_the_packages_it_says_what_to_install(monkeypatch, capsys):
     monkeypatch.delitem(sys.modules, "detector.serve.server", raising=False)
     assert main(["serve"]) == 1
     assert "npr serve needs uvicorn: pip install 'npr-kernels[serve]'" in capsys.readouterr().err
+
+
+def test_options_mean_what_they_mean_to_npr_detect(weights, file_of, tmp_path, capsys):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(file_of("JPEG", (60, 44), quality=30))
+    options = ["--exact", "--threshold", "0.25", "--no-unsure", "--policy", "centre"]
+    with running(weights, *options) as (_, address):
+        answer = httpx.post(f"{address}/v1/detect", files=[("files", (str(path), path.read_bytes()))], timeout=60)
+    capsys.readouterr()
+    assert main(["detect", str(path), "--weights", str(weights), "--json", *options]) == 0
+    assert answer.json() == {"results": [json.loads(capsys.readouterr().out)]}

@@ -36,23 +36,45 @@ struct dim3 {
   constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
 };
 
+// What a call may return: nothing wrong, a fault of a kernel, which stands, or a call that failed. The latter stays
+// the last error until it is asked for.
 using cudaError_t = int;
-constexpr cudaError_t cudaSuccess = 0;
+constexpr cudaError_t cudaSuccess = 0, cudaErrorOfKernel = 1, cudaErrorOfCall = 2;
 enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 
 #include <emulator.h>
 
-inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
+struct cudaFuncAttributes {};
+
+// The result of a runtime's call, which fails where a test planted that.
+inline cudaError_t cudaCalled(const char* call, bool valid = true) {
+  if (valid && !emulator::planted(call)) return cudaSuccess;
+  emulator::call_failed(call);
+  return cudaErrorOfCall;
+}
+inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaCalled("cudaGetDevice"); }
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-  return *value = emulator::multiprocessors(), cudaSuccess;
+  return *value = emulator::multiprocessors(), cudaCalled("cudaDeviceGetAttribute");
 }
 template <class Kernel>
 cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int bytes) {
-  return bytes <= 227 << 10 ? cudaSuccess : 1;
+  return cudaCalled("cudaFuncSetAttribute", bytes <= 227 << 10);
 }
-inline cudaError_t cudaGetLastError() { return emulator::error() == nullptr ? cudaSuccess : 1; }
-inline const char* cudaGetErrorString(cudaError_t) { return emulator::error(); }
+template <class Kernel>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, Kernel*) {
+  return cudaCalled("cudaFuncGetAttributes");
+}
+inline cudaError_t cudaRuntimeGetVersion(int* version) { return *version = 13000, cudaCalled("cudaRuntimeGetVersion"); }
+inline cudaError_t cudaDriverGetVersion(int* version) { return *version = 13000, cudaCalled("cudaDriverGetVersion"); }
+inline cudaError_t cudaStreamSynchronize(void*) { return cudaCalled("cudaStreamSynchronize"); }
+inline cudaError_t cudaGetLastError() {
+  if (emulator::error() != nullptr) return cudaErrorOfKernel;
+  return emulator::take_failure() ? cudaErrorOfCall : cudaSuccess;
+}
+inline const char* cudaGetErrorString(cudaError_t error) {
+  return error == cudaErrorOfKernel ? emulator::error() : emulator::failed_call();
+}
 
 #define threadIdx (emulator::thread_index())
 #define blockIdx (emulator::block_index())

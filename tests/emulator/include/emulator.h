@@ -37,6 +37,7 @@ void clear();                               // forgets buffers and the error
 const char* error();                        // of the last launch, or null
 ptrdiff_t missing_store(const void* data);  // first unwritten byte of a buffer, or -1
 void set_multiprocessors(int count);        // of the device that persistent kernels see
+void plant_failure(const char* call);       // the runtime's next call of this name fails; null: none does
 
 // ---- For the kernels -------------------------------------------------------------------------------
 
@@ -50,6 +51,12 @@ void launch(dim3 grid, unsigned threads, size_t shared, const Kernel& kernel) {
 }
 
 int multiprocessors();
+
+// A failed call of the runtime is its last error until that is taken, whatever succeeds in between.
+bool planted(const char* call);  // and then no more
+void call_failed(const char* call);
+bool take_failure();
+const char* failed_call();
 
 dim3 thread_index();
 dim3 block_index();

@@ -23,7 +23,8 @@ RACE = r"race: (reads|writes) byte \d+ of shared memory that (thread \d+|other t
 @pytest.fixture(scope="module")
 def library():
     here = Path(__file__).parent
-    return emulator.build([here / "planted.cu"], emulator.HERE / "buffers.cpp")
+    kernels = [here / "planted.cu", emulator.ROOT / "csrc" / "cuda" / "device.cu"]
+    return emulator.build(kernels, emulator.HERE / "buffers.cpp")
 
 
 def run(library: ctypes.CDLL, name: str) -> tuple[np.ndarray, np.ndarray, str | None, int]:

@@ -1,0 +1,151 @@
+// Products of 8-bit positions and panels of 8-bit weights, exact in int32.
+//
+// The unit is a quad: four channels of a position, or of an output's weights, that lie in one 32-bit lane. A panel is
+// [quads][kPanel][4], as an instruction for such dot products reads it, where there is one (AVX-512 VNNI). Elsewhere
+// the bytes are widened to 16 bits in place, even and odd ones apart, and multiplied in pairs: the instruction that
+// multiplies bytes saturates its sums at 16 bits, which 255 * 127 + 255 * 127 exceeds. Sums of integers are the same in
+// any order, so every path gives the same bits.
+#pragma once
+
+#include "cpu/simd.h"
+
+namespace npr::cpu {
+namespace {
+
+constexpr int64_t kPanel = QuantisedBottleneck::kPanel, kQuad = QuantisedBottleneck::kQuad;
+constexpr int kPanelVectors = 2;  // of a register tile
+constexpr int kLanes32 = kLanes<int32_t>;
+constexpr int64_t kTileOutputs = kPanelVectors * kLanes32;
+
+// Positions of a register tile: the accumulators, a tile's weights and one position's quad fill the registers.
+#if defined(__AVX512VNNI__)
+constexpr int kGroup = 14;
+#elif defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kGroup = 12;
+#else
+constexpr int kGroup = 4;
+#endif
+
+using Integers = Vec<int32_t>;
+using Floats = Vec<float>;
+
+// Bytes that become a vector of 32-bit lanes.
+typedef uint8_t Bytes __attribute__((vector_size(NPR_VECTOR_BYTES / 4)));
+
+// A vector of weights as dot() wants it, and a position's quad in every lane.
+#if defined(__AVX512VNNI__)
+struct Weights {
+  Integers bytes;
+};
+struct Quads {
+  Integers bytes;
+};
+inline Weights weights_of(Integers bytes) { return {bytes}; }
+inline Quads quads_of(Integers bytes) { return {bytes}; }
+inline Integers dot(Integers sum, Quads x, Weights w) {
+  return (Integers)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)x.bytes, (__m512i)w.bytes);
+}
+#else
+typedef int16_t Halves __attribute__((vector_size(NPR_VECTOR_BYTES)));
+typedef uint16_t UnsignedHalves __attribute__((vector_size(NPR_VECTOR_BYTES)));
+struct Weights {
+  Halves even, odd;
+};
+using Quads = Weights;
+inline Weights weights_of(Integers bytes) { return {(Halves)((UnsignedHalves)bytes << 8) >> 8, (Halves)bytes >> 8}; }
+inline Quads quads_of(Integers bytes) {
+  return {(Halves)((UnsignedHalves)bytes & 0xff), (Halves)((UnsignedHalves)bytes >> 8)};
+}
+// Each lane's two products, added.
+inline Integers pairs(Halves a, Halves b) {
+#if defined(__AVX512BW__)
+  return (Integers)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+  return (Integers)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+#elif defined(__SSE2__)
+  return (Integers)_mm_madd_epi16((__m128i)a, (__m128i)b);
+#else
+  const Integers x = (Integers)a, y = (Integers)b;
+  return ((x << 16) >> 16) * ((y << 16) >> 16) + (x >> 16) * (y >> 16);
+#endif
+}
+inline Integers dot(Integers sum, Quads x, Weights w) { return sum + pairs(x.even, w.even) + pairs(x.odd, w.odd); }
+#endif
+
+struct QuadOperand {
+  const uint8_t* at;     // the first position's channels
+  int64_t stride;        // between positions
+  const int8_t* weight;  // of the first panel, [quads][kPanel][4]
+  int64_t panel;         // between panels
+  int64_t quads;
+};
+
+template <int P>
+using QuadTile = Integers[P][kPanelVectors];
+
+// tile[i][j] += sum over quads k of at[i * stride + k] . weight[k][j]
+template <int P>
+inline void accumulate(const uint8_t* at, int64_t stride, const int8_t* weight, int64_t quads, QuadTile<P>& tile) {
+  for (int64_t k = 0; k < quads; ++k, at += kQuad, weight += kPanel * kQuad) {
+    Weights w[kPanelVectors];
+#pragma GCC unroll 2
+    for (int j = 0; j < kPanelVectors; ++j) {
+      w[j] = weights_of(load(reinterpret_cast<const int32_t*>(weight) + j * kLanes32));
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < P; ++i) {
+      int32_t quad;
+      std::memcpy(&quad, at + i * stride, kQuad);
+      const Quads x = quads_of(broadcast(quad));
+#pragma GCC unroll 2
+      for (int j = 0; j < kPanelVectors; ++j) tile[i][j] = dot(tile[i][j], x, w[j]);
+    }
+  }
+}
+
+// The sums over operands of one group of positions and one tile of outputs.
+template <int P>
+inline void multiply_tile(int64_t first, int64_t output, const QuadOperand* operands, int count, QuadTile<P>& tile) {
+#pragma GCC unroll 16
+  for (int i = 0; i < P; ++i) {
+#pragma GCC unroll 2
+    for (int j = 0; j < kPanelVectors; ++j) tile[i][j] = Integers{};
+  }
+  for (int o = 0; o < count; ++o) {
+    const QuadOperand& from = operands[o];
+    const int8_t* weight = from.weight + output / kPanel * from.panel + output % kPanel * kQuad;
+    accumulate<P>(from.at + first * from.stride, from.stride, weight, from.quads, tile);
+  }
+}
+
+// Calls f(size, first, output) for each group of positions, whose size is a compile-time constant, and each tile of
+// outputs. A group meets all panels before the next one: it is read once, and what it gives is written in one place.
+template <class F>
+inline void for_tiles(int64_t positions, int64_t outputs, F f) {
+  const int64_t groups = (positions + kGroup - 1) / kGroup;
+  for (int64_t group = 0, first = 0; group < groups; ++group) {
+    const int64_t last = (group + 1) * positions / groups;
+    with_constant<kGroup>(int(last - first), [&](auto size) {
+      for (int64_t output = 0; output < outputs; output += kTileOutputs) f(size, first, output);
+    });
+    first = last;
+  }
+}
+
+inline Floats to_floats(Integers value) { return __builtin_convertvector(value, Floats); }
+inline Floats to_floats(const uint8_t* bytes) {
+  Bytes value;
+  std::memcpy(&value, bytes, sizeof value);
+  return to_floats(__builtin_convertvector(value, Integers));
+}
+
+// To nearest, ties to even, and 0 or 255 beyond; NaN becomes 0. A float between 2^23 and 2^24 has no fraction: adding
+// 1.5 * 2^23 rounds, and leaves the integer in the low bits.
+inline void store_rounded(uint8_t* to, Floats value) {
+  const Floats bounded = minimum(maximum(value, Floats{}), broadcast(255.f));
+  const Bytes bytes = __builtin_convertvector((Integers)(bounded + broadcast(0x1.8p23f)) & 255, Bytes);
+  std::memcpy(to, &bytes, sizeof bytes);
+}
+
+}  // namespace
+}  // namespace npr::cpu
