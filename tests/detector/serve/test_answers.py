@@ -137,12 +137,14 @@ def test_the_map_is_red_where_the_evidence_is_positive(judge, rng):
 
     image = torch.from_numpy(rng.integers(0, 256, (3, 2100, 70), dtype=np.uint8))
     pictures = {picture.name: picture for picture in draw(judge.model, image)}
-    left, top, _, height = pictures["activation"].region
+    left, top, width, height = pictures["activation"].region
     assert (left, top) == (0, 0)  # the middle, in steps of 64
     assert height == 2048
     logits = local_logits(judge.model, image[:, :2048]).numpy()
     colours = np.asarray(Image.open(io.BytesIO(pictures["activation"].png))).astype(int)
     assert colours.shape == (*logits.shape, 4)
+    assert (height, width) == tuple(judge.model.feature_stride * side for side in logits.shape)  # beyond the 70 pixels
+    assert width > 70
     clear = np.abs(logits) > 0.1 * np.abs(logits).max()
     assert (np.sign(colours[..., 0] - colours[..., 2])[clear] == np.sign(logits)[clear]).all()
     assert Image.open(io.BytesIO(pictures["image"].png)).size == (24, 700)  # three to one, rounded up
