@@ -35,6 +35,7 @@ COMMANDS = {
     "synth": "make a data set from photographs and simulated generators",
     "bench": "measure speed on this machine, beside other implementations",
     "export": "write a detector for ONNX Runtime, OpenVINO or AOTInductor",
+    "serve": "give verdicts over HTTP, to programs and on a page",
     "info": "show versions, backends and the machine",
 }
 

@@ -26,6 +26,19 @@ MOST_HELD_BACK = 256
 
 
 @dataclass(frozen=True)
+class Content:
+    """A file in memory.
+
+    Attributes:
+        name: takes the place of the path; nothing of that name is opened.
+        data: the file's bytes.
+    """
+
+    name: str
+    data: bytes
+
+
+@dataclass(frozen=True)
 class Detection:
     """What the detector says of one file, or why it says nothing.
 
@@ -151,7 +164,7 @@ def _images_in(folder: str) -> Iterator[str | Detection]:
 
 def detect(
     model: Detector,
-    files: Iterable[str | Detection],
+    files: Iterable[str | Content | Detection],
     *,
     preprocessing: Preprocessing | None = None,
     threshold: float | None = None,
@@ -174,7 +187,7 @@ def detect(
 
     Args:
         model: the detector; in evaluation mode afterwards.
-        files: paths, and Detections (of arguments that mean no file), which are passed on.
+        files: paths, files in memory, and Detections (of arguments that mean no file), which are passed on.
         preprocessing: treatment of the images, by default the model's own; with another one there is no likelihood
             ratio, because scores are then not those that it was learnt from.
         threshold: the score above which an image is called generated, by default the model's own.
@@ -201,15 +214,16 @@ def detect(
     ended = False
     wanted = None if exact else confidence
 
-    def load(file: str | Detection, admit: Admit) -> tuple[Detection, Tensor | None]:
+    def load(file: str | Content | Detection, admit: Admit) -> tuple[Detection, Tensor | None]:
         if isinstance(file, Detection):
             return file, None
+        name = _name_of(file)
         try:
             image, digest, reasons = _read(file, admit, limits if unsure else None)
         except ImageError as error:
-            return Detection(file, error=error.reason), None
+            return Detection(name, error=error.reason), None
         _, height, width = image.shape
-        detection = Detection(file, None, width, height, threshold=threshold, sha256=digest, reasons=reasons)
+        detection = Detection(name, None, width, height, threshold=threshold, sha256=digest, reasons=reasons)
         return detection, preprocessing.test_view(image)
 
     def evidence_of(score: float) -> float | None:
@@ -253,7 +267,11 @@ def detect(
             yield from known()
 
 
-def _read(path: str, admit: Admit, limits: Limits | None) -> tuple[Tensor, str, tuple[Reason, ...] | None]:
+def _name_of(file: str | Content) -> str:
+    return file if isinstance(file, str) else file.name
+
+
+def _read(file: str | Content, admit: Admit, limits: Limits | None) -> tuple[Tensor, str, tuple[Reason, ...] | None]:
     """A file's image, the SHA-256 of its content, and what in it is reason to doubt, where there are limits: of one
     opening, so that they belong together.
 
@@ -261,8 +279,8 @@ def _read(path: str, admit: Admit, limits: Limits | None) -> tuple[Tensor, str, 
         ImageError: as :func:`detector.data.decode`.
     """
     try:
-        with open(path, "rb") as file:
-            stream = file if file.seekable() else io.BytesIO(file.read())
+        with open(file, "rb") if isinstance(file, str) else io.BytesIO(file.data) as source:
+            stream = source if source.seekable() else io.BytesIO(source.read())
             digest = sha256_of_stream(stream)
             stream.seek(0)
             image = decode(stream, admit=admit)
@@ -271,4 +289,4 @@ def _read(path: str, admit: Admit, limits: Limits | None) -> tuple[Tensor, str, 
             pixels = image.permute(1, 2, 0).numpy()
             return image, digest, reasons_of_image(pixels, read_compression(stream), limits)
     except OSError as error:
-        raise ImageError(path, f"cannot be read ({error.strerror or error})") from error
+        raise ImageError(_name_of(file), f"cannot be read ({error.strerror or error})") from error

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detector.box import DEFAULT, find
-from detector.verdicts import PRECISIONS
+from detector.verdicts import INTERVAL_CONFIDENCE, PRECISIONS
 
 if TYPE_CHECKING:
     import torch
@@ -83,6 +83,25 @@ def add_policy(parser: argparse.ArgumentParser) -> None:
         choices=("native", "resize", "centre"),
         help="treat images otherwise than in the training: whole and never resized, resized to a square, "
         "or the centre crop",
+    )
+
+
+def add_judging(parser: argparse.ArgumentParser) -> None:
+    """What a verdict rests on beside the detector."""
+    parser.add_argument(
+        "--threshold", metavar="X", type=fraction, help="call fake what scores above X (default: the detector's own)"
+    )
+    add_unsure(parser)
+    add_policy(parser)
+    add_precision(parser)
+    reading = parser.add_mutually_exclusive_group()
+    reading.add_argument("--exact", action="store_true", help="read all of large images, not just what a verdict takes")
+    reading.add_argument(
+        "--confidence",
+        metavar="C",
+        type=fraction,
+        default=INTERVAL_CONFIDENCE,
+        help="that the score of all of an image lies in the interval found from a part (default: %(default)s)",
     )
 
 

@@ -13,23 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 from detector.commands.arguments import (
     add_device,
-    add_policy,
-    add_precision,
+    add_judging,
     add_readers,
-    add_unsure,
     add_weights,
     count_readers,
     find_device,
     find_preprocessing,
     find_weights,
-    fraction,
     positive_int,
 )
 from detector.commands.lines import as_line, identity_of, not_done, open_journal
 from detector.importing import nothing_to_collect
 from detector.printable import printable
 from detector.signals import held_back
-from detector.verdicts import INTERVAL_CONFIDENCE, PRECISIONS
+from detector.verdicts import PRECISIONS
 
 if TYPE_CHECKING:
     from detector.console import Meter
@@ -79,21 +76,7 @@ def add_parser(subparsers: Any) -> None:
         help="files, folders (with subfolders), patterns, or - for a list on standard input, a path on each line",
     )
     add_weights(parser)
-    parser.add_argument(
-        "--threshold", metavar="X", type=fraction, help="call fake what scores above X (default: the detector's own)"
-    )
-    add_unsure(parser)
-    add_policy(parser)
-    add_precision(parser)
-    reading = parser.add_mutually_exclusive_group()
-    reading.add_argument("--exact", action="store_true", help="read all of large images, not just what a verdict takes")
-    reading.add_argument(
-        "--confidence",
-        metavar="C",
-        type=fraction,
-        default=INTERVAL_CONFIDENCE,
-        help="that the score of all of an image lies in the interval found from a part (default: %(default)s)",
-    )
+    add_judging(parser)
     parser.add_argument(
         "--batch-size",
         metavar="N",

@@ -2,7 +2,15 @@
 
 from detector.data.augment import Augmentation, BlurJpeg, RandomDelivery
 from detector.data.dataset import BadImage, Batch, EpochSampler, ImageDataset, Transform, collate
-from detector.data.decode import MAX_PIXELS, Admit, ImageError, decode
+from detector.data.decode import (
+    MAX_PIXELS,
+    Admit,
+    FormatRefusedError,
+    ImageError,
+    TooManyPixelsError,
+    decode,
+    read_size,
+)
 from detector.data.decoder import Decoder, DecoderWarning, check_decoder, find_decoder
 from detector.data.delivery import Delivery
 from detector.data.layouts import (
@@ -39,11 +47,13 @@ __all__ = [
     "DecoderWarning",
     "Delivery",
     "EpochSampler",
+    "FormatRefusedError",
     "ImageDataset",
     "ImageError",
     "Preprocessing",
     "RandomDelivery",
     "Sample",
+    "TooManyPixelsError",
     "Transform",
     "check_decoder",
     "collate",
@@ -55,4 +65,5 @@ __all__ = [
     "label_of",
     "list_images",
     "read_ahead",
+    "read_size",
 ]

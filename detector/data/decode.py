@@ -17,7 +17,8 @@ import io
 import os
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import BinaryIO
 
 import numpy as np
@@ -62,6 +63,24 @@ class ImageError(ValueError):
 
     def __str__(self) -> str:
         return f"{self.source}: {self.reason}"
+
+
+class FormatRefusedError(ImageError):
+    """A file that is no image, or one of a format that is not decoded."""
+
+
+class TooManyPixelsError(ImageError):
+    """An image of more pixels than are decoded."""
+
+
+def read_size(data: bytes) -> tuple[int, int]:
+    """Width and height as a file's header tells them, before any orientation; no pixel is decoded.
+
+    Raises:
+        ImageError: as :func:`decode`, of what the header shows.
+    """
+    with _opened(io.BytesIO(data), _name(data)) as image:
+        return image.size
 
 
 def decode(source: Source, *, admit: Admit | None = None) -> Tensor:
@@ -112,6 +131,17 @@ def _decode_stream(stream: BinaryIO, name: str, admit: Admit | None) -> np.ndarr
     """HWC uint8 array of the stream's image."""
     if not stream.seekable():
         stream = io.BytesIO(stream.read())
+    with _opened(stream, name) as image:
+        if admit is not None:
+            admit(3 * image.width * image.height)
+        image.load()
+        rgb = _to_rgb(_upright(image), name)
+        return np.array(rgb)
+
+
+@contextmanager
+def _opened(stream: BinaryIO, name: str) -> Iterator[Image.Image]:
+    """The stream's image, its size accepted and nothing decoded; what fails in the block is an ImageError as well."""
     start = stream.tell()
     if not stream.read(1):
         raise ImageError(name, "is empty")
@@ -120,17 +150,13 @@ def _decode_stream(stream: BinaryIO, name: str, admit: Admit | None) -> np.ndarr
     try:
         with _open(stream) as image:
             _check_size(image, name)
-            if admit is not None:
-                admit(3 * image.width * image.height)
-            image.load()
-            rgb = _to_rgb(_upright(image), name)
-            return np.array(rgb)
+            yield image
     except ImageError:
         raise
     except FormatError as error:
-        raise ImageError(name, str(error)) from error
+        raise FormatRefusedError(name, str(error)) from error
     except Image.DecompressionBombError as error:
-        raise ImageError(name, f"has too many pixels, more than the limit of {MAX_PIXELS}") from error
+        raise TooManyPixelsError(name, f"has too many pixels, more than the limit of {MAX_PIXELS}") from error
     except MemoryError as error:
         raise ImageError(name, "needs more memory than there is") from error
     except Exception as error:
@@ -148,7 +174,7 @@ def _check_size(image: Image.Image, name: str) -> None:
     """Judges the header's size before any pixel is decoded."""
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise ImageError(name, f"has too many pixels, {width}x{height}, more than the limit of {MAX_PIXELS}")
+        raise TooManyPixelsError(name, f"has too many pixels, {width}x{height}, more than the limit of {MAX_PIXELS}")
     if width < 2 or height < 2:
         raise ImageError(name, f"is {width}x{height} pixels; each side needs at least 2")
 

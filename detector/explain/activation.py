@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from detector.models import Detector
-from detector.models.inference import windows
+from detector.models.inference import Window, windows
 from npr_kernels import NPRFallbackWarning
 
 MAX_PIXELS = 2**20
@@ -52,6 +52,34 @@ class Explanation:
         return self.activation * self.activation.numel() + self.bias
 
 
+def local_logits(model: Detector, image: Tensor, *, max_pixels: int = MAX_PIXELS) -> Tensor:
+    """The logit of each feature by itself, without a gradient: the map alone of what :func:`explain` finds.
+
+    Args:
+        model: in evaluation mode, of any pooling. Where that is the mean, the logits' mean is the image's logit.
+        image: uint8 [3, H, W], as the model's preprocessing gives it.
+        max_pixels: of one pass through the model, where its margins allow; the result does not depend on it but for
+            rounding.
+
+    Returns:
+        float64 [h, w] on the CPU, one for each feature_stride pixels of the model.
+
+    Raises:
+        TypeError, ValueError: wrong images.
+    """
+    _check_image(image)
+    model = model.for_inference()
+    device = next(model.parameters()).device
+    rows: dict[int, list[Tensor]] = {}
+    with torch.inference_mode():
+        for window in windows(model, image.shape[1], image.shape[2], max_pixels):
+            features = model.features(image[None, :, window.rows, window.columns].to(device))
+            features = features[:, :, window.feature_rows, window.feature_columns]
+            logits = model.local_logits(features).double().view(features.shape[2:]).cpu()
+            rows.setdefault(_feature_row(model, window), []).append(logits)
+        return torch.cat([torch.cat(parts, dim=1) for parts in rows.values()])
+
+
 def explain(model: Detector, image: Tensor, *, max_pixels: int = MAX_PIXELS) -> Explanation:
     """Takes the logit of an image apart.
 
@@ -65,12 +93,7 @@ def explain(model: Detector, image: Tensor, *, max_pixels: int = MAX_PIXELS) -> 
     """
     if model.pooling != "mean":
         raise ValueError(f"only logits that are means can be taken apart, the detector's pooling is {model.pooling!r}")
-    if not isinstance(image, Tensor):
-        raise TypeError(f"image must be a Tensor, got {type(image).__name__}")
-    if image.dtype != torch.uint8:
-        raise TypeError(f"image must be uint8, got {image.dtype}")
-    if image.ndim != 3 or image.shape[0] != 3 or min(image.shape) < 2:
-        raise ValueError(f"image must be [3, H, W] with H and W at least 2, got {list(image.shape)}")
+    _check_image(image)
     model.eval()
     classifier = model.classifier
     weight = classifier.weight.detach().view(1, -1, 1, 1)
@@ -88,11 +111,24 @@ def explain(model: Detector, image: Tensor, *, max_pixels: int = MAX_PIXELS) -> 
             (of_part,) = torch.autograd.grad(terms.sum(), part)
         # A pixel lies in several windows, and acts on the features of each.
         gradient[:, window.rows, window.columns] += of_part[0]
-        row = window.rows.start // model.feature_stride + window.feature_rows.start
-        rows.setdefault(row, []).append(terms.detach().double())
+        rows.setdefault(_feature_row(model, window), []).append(terms.detach().double())
     activation = torch.cat([torch.cat(parts, dim=1) for parts in rows.values()])
     count = activation.numel()
     activation = (activation / count).cpu()
     bias = classifier.bias.item()
     saliency = (gradient / count).square().sum(dim=0).sqrt().cpu()
     return Explanation(activation.sum().item() + bias, bias, activation, saliency, model.feature_stride)
+
+
+def _check_image(image: Tensor) -> None:
+    if not isinstance(image, Tensor):
+        raise TypeError(f"image must be a Tensor, got {type(image).__name__}")
+    if image.dtype != torch.uint8:
+        raise TypeError(f"image must be uint8, got {image.dtype}")
+    if image.ndim != 3 or image.shape[0] != 3 or min(image.shape) < 2:
+        raise ValueError(f"image must be [3, H, W] with H and W at least 2, got {list(image.shape)}")
+
+
+def _feature_row(model: Detector, window: Window) -> int:
+    """Of the whole image's feature map, the first that the window gives."""
+    return window.rows.start // model.feature_stride + window.feature_rows.start

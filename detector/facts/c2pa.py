@@ -8,9 +8,8 @@ nothing: anyone can copy its bytes into another file.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 from detector.facts.source import clean
 
@@ -43,14 +42,21 @@ def is_manifest_store(data: bytes) -> bool:
     return data[4:8] == b"jumb" and description[4:12] == b"jumdc2pa"
 
 
-def read_manifest(path: str | os.PathLike[str]) -> C2pa:
-    """Reads the manifest of a file that has one. Fetches nothing."""
+def read_manifest(file: BinaryIO, format: str | None) -> C2pa:
+    """Reads the manifest of a file that has one. Fetches nothing.
+
+    Args:
+        file: can be sought, and is left anywhere.
+        format: "JPEG", "PNG", "WebP", "TIFF" or another that makes a media type with "image/"; told by the content.
+    """
     try:
         import c2pa
     except ImportError:
         return C2pa(note="needs c2pa-python: pip install 'npr-kernels[c2pa]'")
     try:
-        with c2pa.Context.from_dict(_SETTINGS) as context, c2pa.Reader(os.fspath(path), context=context) as reader:
+        file.seek(0)
+        kind = f"image/{(format or '').lower()}"
+        with c2pa.Context.from_dict(_SETTINGS) as context, c2pa.Reader(kind, file, context=context) as reader:
             store = json.loads(reader.json())
         return _describe(store)
     except Exception as error:  # the package's own and those of stores that are not as described

@@ -6,6 +6,7 @@ or hostile metadata never raise: what could not be read is said in words.
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import warnings
@@ -87,14 +88,18 @@ class Facts:
         return values
 
 
-def read_facts(path: str | os.PathLike[str]) -> Facts:
-    """The facts of a file. Never raises for what the file is or holds; no pixel is decoded and nothing fetched."""
+def read_facts(source: str | os.PathLike[str] | bytes) -> Facts:
+    """The facts of a file, at a path or in memory. Never raises for what the file is or holds; no pixel is decoded and
+    nothing fetched.
+    """
+    if isinstance(source, bytes):
+        return _read(io.BytesIO(source))
     try:
         # A pipe or a device could keep its reader waiting for ever.
-        if not stat.S_ISREG(os.stat(path).st_mode):
+        if not stat.S_ISREG(os.stat(source).st_mode):
             return Facts(problems=("it is no regular file",))
-        with open(path, "rb") as file:
-            return _read(path, file)
+        with open(source, "rb") as file:
+            return _read(file)
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         return Facts(problems=(f"it cannot be read ({clean(str(getattr(error, 'strerror', None) or error))})",))
 
@@ -119,8 +124,8 @@ def read_compression(file: BinaryIO) -> Jpeg | None:
         return None
 
 
-def _read(path: str | os.PathLike[str], file: BinaryIO) -> Facts:
-    size = os.fstat(file.fileno()).st_size
+def _read(file: BinaryIO) -> Facts:
+    size = file.seek(0, os.SEEK_END)
     source, contents = Source(file, size), Contents()
     problems = contents.problems
 
@@ -172,7 +177,7 @@ def _read(path: str | os.PathLike[str], file: BinaryIO) -> Facts:
         webp=contents.webp,
         exif=exif,
         xmp=packet,
-        c2pa=read_manifest(path) if contents.c2pa else None,
+        c2pa=read_manifest(file, name) if contents.c2pa else None,
         generators=attempt("the text", lambda: generator_texts(contents.texts)) or (),
         texts=tuple(dict.fromkeys(clean(place) for place, _ in contents.texts)),
         problems=tuple(dict.fromkeys(problems)),

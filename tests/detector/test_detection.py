@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from detector.data import Preprocessing
-from detector.detection import MOST_HELD_BACK, Detection, detect, find_files
+from detector.detection import MOST_HELD_BACK, Content, Detection, detect, find_files
 from detector.doubt import Reason
 from detector.models import NPRDetector
 
@@ -108,6 +108,19 @@ def test_results_do_not_depend_on_workers_or_order(model, pictures, tmp_path, rn
         assert list(detect(model, files, workers=workers)) == alone
         unordered = list(detect(model, files, workers=workers, ordered=False))
         assert sorted(map(repr, unordered)) == sorted(map(repr, alone))
+
+
+def test_files_in_memory_are_as_those_on_the_disk(model, pictures, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    paths = [*pictures, str(tmp_path / "bad.png")]
+    expected = list(detect(model, paths))
+    files = []
+    for path in paths:
+        with open(path, "rb") as file:
+            files.append(Content(path, file.read()))
+    for path in paths:
+        os.remove(path)  # nothing of that name is opened
+    assert list(detect(model, files, workers=2)) == expected
 
 
 def test_files_are_found_as_they_are_drawn(tmp_path, monkeypatch):

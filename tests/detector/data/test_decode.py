@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from detector.data import MAX_PIXELS, ImageError, decode
+from detector.data import MAX_PIXELS, FormatRefusedError, ImageError, TooManyPixelsError, decode, read_size
 
 RNG = np.random.default_rng()
 
@@ -260,3 +260,34 @@ def test_50_megapixels_pass(tmp_path):
     image = decode(path)
     assert image.shape == (3, 6144, 8192)
     assert bool((image[:, ::999, ::999] == 255).all())
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "TIFF", "BMP", "PPM"])
+def test_the_size_is_read_without_decoding(kind, rng):
+    width, height = (int(side) for side in rng.integers(2, 60, 2))
+    data = encode(Image.fromarray(random_pixels(height, width)), kind)
+    assert read_size(data) == (width, height)
+    if kind in ("PNG", "JPEG"):
+        assert read_size(data[:-20] + 20 * b"\0") == (width, height)  # of damaged pixels too
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "reason"),
+    [
+        (b"no image", FormatRefusedError, "is not an image in one of the formats"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", FormatRefusedError, "is a file of the format EPS"),
+        (png(50_000, 50_000, 8, 0, []), TooManyPixelsError, "has too many pixels"),
+        (png(2**14, MAX_PIXELS // 2**14 + 1, 8, 0, []), TooManyPixelsError, "has too many pixels"),
+        (png(1, 9, 8, 0, []), ImageError, "each side needs at least 2"),
+        (b"", ImageError, "is empty"),
+    ],
+)
+def test_sizes_that_are_refused_as_by_decode(data, error, reason):
+    reasons = []
+    for read in (read_size, decode):
+        with pytest.raises(ImageError, match=reason) as found:
+            read(data)
+        assert type(found.value) is error
+        assert type(pickle.loads(pickle.dumps(found.value))) is error
+        reasons.append(found.value.reason)
+    assert reasons[0] == reasons[1]

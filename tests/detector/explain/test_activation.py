@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from detector.data import Preprocessing
-from detector.explain import explain
+from detector.explain import explain, local_logits
 from detector.models import CNNDetector, NPRDetector
 from tests.detector.models.original import randomise
 
@@ -90,3 +90,12 @@ def test_score_of_any_logit(logit):
 def test_wrong_input(image, kind, match):
     with pytest.raises(kind, match=match):
         explain(NPRDetector(), image)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (131, 45)])
+def test_the_map_alone_is_that_of_the_explanation(model, rng, size):
+    image = random_image(rng, *size)
+    expected = explain(model, image).local_logits
+    for max_pixels in (2**20, 64 * 64):
+        found = local_logits(model, image, max_pixels=max_pixels)
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * max(1, expected.abs().max().item()))

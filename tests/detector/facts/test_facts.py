@@ -41,7 +41,9 @@ def facts_of(tmp_path):
     def read(data):
         path = tmp_path / "file.bin"
         path.write_bytes(data)
-        return read_facts(path)
+        facts = read_facts(path)
+        assert read_facts(bytes(data)) == facts  # in memory likewise
+        return facts
 
     return read
 

@@ -100,3 +100,10 @@ def test_training_mode_is_refused():
 def test_other_dtypes_and_other_detectors_stay_as_they_are():
     model = NPRDetector().double().eval()
     assert model.for_inference() is model
+
+
+def test_what_it_says_of_itself_is_the_models():
+    model = NPRDetector().eval()
+    model.threshold, model.calibration, model.recipe = 0.25, {"threshold": 0.25}, {"jpeg_quality": [50, 90]}
+    folded = model.for_inference()
+    assert (folded.threshold, folded.calibration, folded.recipe) == (0.25, model.calibration, model.recipe)
