@@ -1,4 +1,4 @@
-# make demo | test | fuzz | kills | sanitize | lint | bench | weights: each works from nothing; they share the virtual
+# make demo | test | fuzz | kills | sanitize | page | lint | bench | weights: each works from nothing; they share the virtual
 # environment .venv.
 # make gpu: builds in place and runs with $(PYTHON) as it is, which must have torch and pytest; nothing is downloaded.
 #
@@ -19,7 +19,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*.* csrc/*/*.*)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test fuzz kills sanitize lint format weights bench gpu gpu-build gpu-test gpu-sanitize \
+.PHONY: help install demo test fuzz kills sanitize page lint format weights bench gpu gpu-build gpu-test gpu-sanitize \
 	gpu-bench clean
 .NOTPARALLEL:
 
@@ -29,6 +29,7 @@ help:
 	@echo 'make fuzz      feed damaged image files to the decoder for SECONDS=60, and FILES=1000 to npr detect'
 	@echo 'make kills     kill commands with SIGKILL, KILLS=25 times each, and compare what they come to'
 	@echo 'make sanitize  test the CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer'
+	@echo 'make page      test the page of npr serve in Chromium'
 	@echo 'make lint      ruff, mypy and clang-format, without changing files'
 	@echo 'make format    ruff and clang-format, in place'
 	@echo 'make weights   make the detector in the box anew, in weights/: hours of two cores, on Debian'
@@ -83,6 +84,11 @@ kills: .venv/installed-dev
 
 sanitize: .venv/installed-dev
 	$(BIN)/python -m tests.npr_kernels.sanitize_cpu
+
+# On Debian: apt-get install chromium. Playwright's own browsers are not needed.
+BROWSER ?= $(shell command -v chromium chromium-browser google-chrome | head -n 1)
+page: .venv/installed-dev
+	NPR_BROWSER=$(BROWSER) $(BIN)/python -m pytest tests/detector/serve/test_page.py
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

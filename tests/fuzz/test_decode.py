@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -42,6 +43,12 @@ def test_the_corpus_has_images_of_every_format():
     assert len(files) > 20
     assert sum(map(is_image, files)) > len(files) - 3  # one holds floating-point samples
     assert corpus(7) == files
+
+
+def test_files_of_a_seed_do_not_tell_the_time():
+    first = corpus(3)
+    time.sleep(1.1)  # the clock that they could tell has seconds
+    assert corpus(3) == first
 
 
 def test_a_few_hundred_mutations(tmp_path):
@@ -100,6 +107,7 @@ def test_a_count_of_inputs(tmp_path, capsys):
 
 _HANGING = """
 import sys
+import time
 from pathlib import Path
 from tests.fuzz import decode as target
 
