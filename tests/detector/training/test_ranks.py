@@ -182,7 +182,7 @@ def steps_main(ranks, rendezvous, config, batches, answers):
 
 @pytest.mark.slow
 def test_twenty_steps_of_two_ranks_equal_those_of_one(rng, tmp_path):
-    """In float64, whose rounding grows to 1e-8 here, by batch norms of few values; mistakes move weights by 1e-3 a step."""
+    """In float64, whose rounding grows to 1e-8 here, by batch norms of few values; a mistake moves weights by 1e-3."""
     config = TrainConfig("", "", DEFAULT.changed(crop=16, residual="npr+haar"))
     batches = [
         (torch.from_numpy(rng.integers(0, 256, (count, 3, 16, 16), dtype=np.uint8)), torch.arange(count) % 2)
