@@ -1,8 +1,9 @@
 """Where in an image a detector finds its evidence: class activation map and saliency, both exact.
 
-The logit is linear in the mean of the feature map, so it is a sum of one term a feature and the bias: the class
-activation map (Zhou et al., CVPR 2016), no approximation. Saliency (Simonyan et al., ICLR workshop 2014) is the
-gradient of the logit with respect to the pixels. Both are computed window by window, in bounded memory.
+The logit is linear in the mean of the feature map, so it is a sum of one term a feature, the bias, and what the whole
+image adds: the class activation map (Zhou et al., CVPR 2016), no approximation. Saliency (Simonyan et al., ICLR
+workshop 2014) is the gradient of the logit with respect to the pixels. Both are computed window by window, in bounded
+memory.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from detector.models import Detector
-from detector.models.inference import Window, windows
+from detector.models.inference import Window, whole_of, windows
 from npr_kernels import NPRFallbackWarning
 
 MAX_PIXELS = 2**20
@@ -29,14 +30,16 @@ class Explanation:
     Attributes:
         logit: positive means generated; equal to that of :mod:`detector.models.inference` but for rounding.
         bias: the classifier's.
-        activation: float64 [h, w], the term of each feature; they sum to logit - bias.
-        saliency: [H, W], in the model's dtype: the Euclidean norm over the channels of the logit's gradient with
-            respect to the pixels, on their scale 0..1.
+        whole: what the whole image adds, see :meth:`detector.models.Detector.whole`.
+        activation: float64 [h, w], the term of each feature; they sum to logit - bias - whole.
+        saliency: [H, W], in the model's dtype: the Euclidean norm over the channels of the gradient of logit - whole
+            with respect to the pixels, on their scale 0..1.
         feature_stride: pixels between neighbouring features.
     """
 
     logit: float
     bias: float
+    whole: float
     activation: Tensor
     saliency: Tensor
     feature_stride: int
@@ -48,12 +51,14 @@ class Explanation:
 
     @property
     def local_logits(self) -> Tensor:
-        """float64 [h, w], the logit of each feature by itself; their mean is the image's logit."""
-        return self.activation * self.activation.numel() + self.bias
+        """float64 [h, w], the logit of each feature by itself, with what the whole image adds; their mean is the logit
+        of the image."""
+        return self.activation * self.activation.numel() + self.bias + self.whole
 
 
 def local_logits(model: Detector, image: Tensor, *, max_pixels: int = MAX_PIXELS) -> Tensor:
-    """The logit of each feature by itself, without a gradient: the map alone of what :func:`explain` finds.
+    """The logit of each feature by itself, with what the whole image adds, without a gradient: the map alone of what
+    :func:`explain` finds.
 
     Args:
         model: in evaluation mode, of any pooling. Where that is the mean, the logits' mean is the image's logit.
@@ -77,7 +82,7 @@ def local_logits(model: Detector, image: Tensor, *, max_pixels: int = MAX_PIXELS
             features = features[:, :, window.feature_rows, window.feature_columns]
             logits = model.local_logits(features).double().view(features.shape[2:]).cpu()
             rows.setdefault(_feature_row(model, window), []).append(logits)
-        return torch.cat([torch.cat(parts, dim=1) for parts in rows.values()])
+        return torch.cat([torch.cat(parts, dim=1) for parts in rows.values()]) + whole_of(model, image)
 
 
 def explain(model: Detector, image: Tensor, *, max_pixels: int = MAX_PIXELS) -> Explanation:
@@ -117,7 +122,10 @@ def explain(model: Detector, image: Tensor, *, max_pixels: int = MAX_PIXELS) -> 
     activation = (activation / count).cpu()
     bias = classifier.bias.item()
     saliency = (gradient / count).square().sum(dim=0).sqrt().cpu()
-    return Explanation(activation.sum().item() + bias, bias, activation, saliency, model.feature_stride)
+    with torch.inference_mode():
+        whole = whole_of(model, image)
+    logit = activation.sum().item() + bias + whole
+    return Explanation(logit, bias, whole, activation, saliency, model.feature_stride)
 
 
 def _check_image(image: Tensor) -> None:

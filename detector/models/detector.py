@@ -1,4 +1,4 @@
-"""What every detector is: a network whose logit is linear in the mean of its feature map."""
+"""What every detector is: a network whose logit is linear in the mean of its feature map, or that with the image's own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ class Detector(nn.Module):
     """A convolutional network, global average pooling and one linear logit, with the preprocessing it was trained for.
 
     That form is what tiled inference and class activation maps rest on. As the logit is linear, it is the mean of the
-    local logits, those of each feature by itself; `pooling` may be of the largest of them alone.
+    local logits, those of each feature by itself; `pooling` may be of the largest of them alone. A detector may add a
+    logit of the whole image to it, see :meth:`whole`.
 
     Attributes:
         preprocessing: how images are resized and cropped before the model, and the constants it normalises with.
@@ -120,7 +121,13 @@ class Detector(nn.Module):
         return self.classify(features.flatten(2).transpose(1, 2)).squeeze(2)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.pool(self.features(images))
+        logits, whole = self.pool(self.features(images)), self.whole(images)
+        return logits if whole is None else logits + whole
+
+    def whole(self, images: Tensor) -> Tensor | None:
+        """What the whole image adds to the logit, that belongs to no place in it: [N, 3, H, W] -> [N, 1]; None in
+        detectors that have no such part."""
+        return None
 
     def pool(self, features: Tensor) -> Tensor:
         """Logits [N, 1] of feature maps [N, C, h, w]."""

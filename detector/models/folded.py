@@ -86,8 +86,10 @@ class FoldedDetector(Detector):
         pixels = images.shape[2] * images.shape[3]
         chunk = max(1, self.chunk_pixels * torch.get_num_threads() // max(pixels, 1))
         with torch.inference_mode():  # what the buffers are always written under
-            logits = [self.pool(self._kept_features(part)) for part in images.split(chunk)]
-        return torch.cat(logits)  # a copy, and a tensor like any other
+            logits = torch.cat([self.pool(self._kept_features(part)) for part in images.split(chunk)])
+            whole = self.whole(images)
+        # A copy, and a tensor like any other.
+        return logits.clone() if whole is None else logits + whole
 
     def _kept_features(self, images: Tensor) -> Tensor:
         """As features(), in a buffer of this thread's."""
@@ -98,6 +100,9 @@ class FoldedDetector(Detector):
 
     def classify(self, mean_features: Tensor) -> Tensor:
         return self.model.classify(mean_features)
+
+    def whole(self, images: Tensor) -> Tensor | None:
+        return self.model.whole(images)
 
 
 def fold_detector(model: Detector, precision: str | None) -> Detector:

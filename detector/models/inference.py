@@ -6,8 +6,9 @@ an image's logit the same, bit for bit, whatever comes with it and however many 
 
 A large image goes through in tiles, and gives the same logit as uncut: a feature depends on a bounded neighbourhood, so
 every tile is read with a margin of that width, the features of the margin are dropped, and what is left are the uncut
-image's own features. Their mean, or what each gives by itself, is all that the logit depends on. Where a verdict is all
-that is wanted, some of the windows may do, see :mod:`detector.models.sampling`.
+image's own features. Their mean, or what each gives by itself, is all that the logit depends on, beside what the whole
+image adds (see :meth:`detector.models.Detector.whole`). Where a verdict is all that is wanted, some of the windows may
+do, see :mod:`detector.models.sampling`.
 """
 
 from __future__ import annotations
@@ -243,7 +244,19 @@ def _start(passes: Passes, model: Detector, image: Tensor, max_pixels: int) -> F
         passes.start(partial(read_window, model, image, window), window.pixels)
         for window in windows(model, height, width, max_pixels)
     ]
-    return passes.start(lambda: _together(model, [tile.result() for tile in tiles]), 0)
+    whole = start_whole(passes, model, image)
+    return passes.start(lambda: _together(model, [tile.result() for tile in tiles]) + whole.result(), 0)
+
+
+def start_whole(passes: Passes, model: Detector, image: Tensor) -> Future[float]:
+    """Starts what the whole image [3, H, W] adds to its logit, see :func:`whole_of`."""
+    return passes.start(partial(whole_of, model, image), 0)
+
+
+def whole_of(model: Detector, image: Tensor) -> float:
+    """What the whole image [3, H, W] adds to its logit: 0 in detectors that have no such part."""
+    whole = model.whole(_input(model, image))
+    return 0.0 if whole is None else whole.item()
 
 
 def _input(model: Detector, image: Tensor) -> Tensor:

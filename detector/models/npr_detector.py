@@ -17,13 +17,15 @@ from torch import Tensor, nn
 from detector.data import Preprocessing
 from detector.models.detector import Detector
 from detector.models.luma import read_luma
+from detector.models.periodicity import Periodicity
 from detector.models.pooling import share_of
 from detector.models.resnet import bottleneck_layer, initialise
 from npr_kernels import NPRConv, fused_stem
 
 
 class NPRDetector(Detector):
-    """Real or generated, from the residual of 2x2 cells: 1,437,761 parameters, one logit.
+    """Real or generated, from the residual of 2x2 cells: 1,437,761 parameters, one logit. With `periodicity`, what the
+    whole image says is added, by 433 more.
 
     The state dict is the original implementation's: conv1, bn1, layer1, layer2, fc1. Normalisation and residual are
     part of conv1, so the model is fed with images, and gives the logits that the original gives for the normalised
@@ -35,6 +37,7 @@ class NPRDetector(Detector):
         patch, anchor, mode: NPR's variants of the paper's Table 7, see :func:`npr_kernels.npr_residual`.
         luma: conv1's weights of the channels stay in the proportion of luma, see :mod:`detector.models.luma`.
         pooling: "mean" or "top-K%", see :func:`detector.models.pooling.share_of`.
+        periodicity: whether the logit of :class:`detector.models.periodicity.Periodicity` is added.
 
     Shape: uint8, or floating in [0, 1], [N, 3, H, W], H and W >= 2 -> logits [N, 1]; positive means generated.
     """
@@ -52,6 +55,7 @@ class NPRDetector(Detector):
         mode: str = "pixel",
         luma: bool = False,
         pooling: str = "mean",
+        periodicity: bool = False,
     ) -> None:
         super().__init__()
         self.preprocessing = preprocessing or Preprocessing()
@@ -75,6 +79,7 @@ class NPRDetector(Detector):
         self.luma = luma
         if luma:
             read_luma(self.conv1)
+        self.periodicity = Periodicity() if periodicity else None
 
     @property
     def architecture(self) -> dict[str, Any]:
@@ -88,6 +93,8 @@ class NPRDetector(Detector):
             arguments["luma"] = True
         if self.pooling != "mean":
             arguments["pooling"] = self.pooling
+        if self.periodicity is not None:
+            arguments["periodicity"] = True
         return arguments
 
     @property
@@ -116,6 +123,9 @@ class NPRDetector(Detector):
     def stem(self, images: Tensor) -> Tensor:
         """uint8 or floating [N, 3, H, W] -> [N, 64, ceil(H // 2 / 2), ceil(W // 2 / 2)]."""
         return fused_stem(images, self.conv1, self.bn1)
+
+    def whole(self, images: Tensor) -> Tensor | None:
+        return None if self.periodicity is None else self.periodicity(images)
 
     @property
     def blocks(self) -> Iterable[nn.Module]:

@@ -1,10 +1,11 @@
 """A large image's score from a sample of its windows: as many as it takes to be certain of what follows from it.
 
 The logit is the mean of the image's local logits, so the mean over a sample of windows estimates it, and their spread
-says how well. The image is divided into windows whose features are the uncut image's own (see
-:mod:`detector.models.inference`), and these into STRATA contiguous blocks that cover it, so that sky and ground are
-both seen. Windows are read in rounds, as many of each block, in an order that the image's size fixes. After a round the
-logit of the whole image lies, with the wanted confidence, in
+says how well. (What the whole image adds to it is computed, not estimated, see :meth:`detector.models.Detector.whole`.)
+The image is divided into windows whose features are the uncut image's own (see :mod:`detector.models.inference`), and
+these into STRATA contiguous blocks that cover it, so that sky and ground are both seen. Windows are read in rounds, as
+many of each block, in an order that the image's size fixes. After a round the mean of the whole image lies, with the
+wanted confidence, in
 
     m +- t s sqrt(sum_h W_h^2 (1 - r / N_h) / r),
 
@@ -41,7 +42,17 @@ import torch
 from torch import Tensor
 
 from detector.models.detector import Detector
-from detector.models.inference import Key, Promise, Window, logit_stream, margin_of, read_window, start_logit, window_of
+from detector.models.inference import (
+    Key,
+    Promise,
+    Window,
+    logit_stream,
+    margin_of,
+    read_window,
+    start_logit,
+    start_whole,
+    window_of,
+)
 from detector.models.passes import Passes
 
 STRATA = 16
@@ -199,6 +210,7 @@ class Sample:
         self._plan, self._outcome = plan, outcome
         self._error = (1 - confidence) / len(plan.rounds)
         self._read = 0
+        self._whole = start_whole(passes, model, image)
         self._found: list[list[tuple[float, int]]] = [[] for _ in plan.sizes]  # by block: local logits' mean and number
         self._round = -1
         self._started: list[Future[tuple[float, int]]] = []
@@ -215,7 +227,7 @@ class Sample:
                 self._found[block].append(future.result())
                 self._read += window.pixels
             ends = torch.tensor(interval(self._plan, self._found, self._error), dtype=torch.float64)
-            low, middle, high = ends.sigmoid().tolist()
+            low, middle, high = (ends + self._whole.result()).sigmoid().tolist()
             if self._outcome(low) == self._outcome(high):
                 height, width = self._image.shape[1:]
                 return Reading(middle, self._read / (height * width), (low, high))

@@ -229,7 +229,9 @@ def test_intervals_hold_and_verdicts_are_right(population, rng, monkeypatch):
         height, width = rng.integers(1200, 3000, 2)
         rows, columns = -(-height // STRIDE), -(-width // STRIDE)
         local = population(rng, rows, columns)
-        exact = local.mean()
+        whole_image = rng.normal()  # what the whole image adds is known, not estimated
+        exact = local.mean() + whole_image
+        monkeypatch.setattr(sampling, "start_whole", lambda *_: promised(whole_image))  # noqa: B023
         monkeypatch.setattr(sampling, "_local_logit", lambda model, image, window: place(local, window))  # noqa: B023
         monkeypatch.setattr(sampling, "start_logit", lambda *_: promised(torch.tensor(exact)))  # noqa: B023
         threshold = 1 / (1 + np.exp(-exact - rng.choice([-1, 1]) * rng.choice([0.05, 0.1, 0.2, 0.4, 1])))
