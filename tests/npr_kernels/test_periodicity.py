@@ -202,8 +202,8 @@ def test_from_0_to_the_number_of_blocks(path, rng):
 
 
 def test_equal_blocks_agree_wherever_the_image_is_cut(path, rng):
-    """All blocks have the same transform, of other phases with every cut. Where a random block happens to have hardly any
-    energy, rounding is a large part of it."""
+    """All blocks have the same transform, of other phases with every cut. Where a random block happens to have hardly
+    any energy, rounding is a large part of it."""
     whole = np.tile(noise(rng, 3, 8, 8), (1, 12, 12))
     for k in range(8):
         image = torch.from_numpy(whole[:, k : k + 66, 7 - k : 7 - k + 82].copy())
@@ -219,9 +219,9 @@ def test_equal_blocks_agree_wherever_the_image_is_cut(path, rng):
 
 LATTICE = 800
 """Side of images whose odd columns' noise is 5 % stronger: 98^2 blocks. The strength of vertical differences has a wave
-of +-0.024 at 4 across and 0 down, which gives a block 1.6 beside some 8.5 of noise, and the square root of T 1.6 / 8.5 *
-98 = 18, a normal variable of deviation 1. Elsewhere T is that of an exponential or a normal's square: above 40 with a
-probability below 1e-9."""
+of +-0.024 at 4 across and 0 down, which gives a block 1.6 beside some 8.5 of noise, and the square root of T some
+1.6 / 8.5 * 98 = 18, a normal variable of deviation 1. Elsewhere T is that of an exponential or a normal's square: above
+40 with a probability below 1e-9."""
 FAR = 40
 
 
