@@ -1,6 +1,7 @@
 """The ops ``torch.ops.npr``: fake kernels and autograd of what the extension implements.
 
-``csrc/bindings.cpp`` and ``csrc/bindings_body.cpp`` define the schemas and register the kernels of each device:
+``csrc/bindings.cpp``, ``csrc/bindings_body.cpp`` and ``csrc/bindings_periodicity.cpp`` define the schemas and register
+the kernels of each device:
 
     npr::conv2d(Tensor images, Tensor weight, Tensor? bias, float[] channel_scale,
                 ScalarType out_dtype, bool channels_last, bool fast, *, str residual="npr") -> Tensor
@@ -16,6 +17,7 @@
     npr::bottleneck(Tensor x, Tensor reduce, Tensor reduce_bias, Tensor spatial, Tensor spatial_bias, Tensor expand,
                     Tensor expand_bias, Tensor? project, int stride) -> Tensor
     npr::bottleneck_out(... the same, Tensor(a!) out) -> ()
+    npr::coherence(Tensor images) -> Tensor
 
 ``images`` is uint8 [N, C, H, W] of any strides. ``weight`` is [O, Q, 3, 3], Q = C for the residuals "npr" and "haar",
 2 C for "npr+haar", and ``channel_scale[q]`` multiplies the integers that its channel q reads: scale / (255 std_c), half
@@ -28,6 +30,7 @@ and d d^T: int64 [1 + K + K^2], exact.
 the float64 statistics that it used. If ``save``, it returns one byte for each output, the arg-max position 0..8 or 9
 where ReLU's gate is closed: all that ``stem_backward`` needs beside the images. docs/stem.md has the derivation.
 ``bottleneck`` is for inference alone and for the CPU; :mod:`npr_kernels.bottleneck` packs its weights.
+``coherence`` is for the CPU, and for images of 3 channels: :mod:`npr_kernels.periodicity`.
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from npr_kernels import periodicity
 from npr_kernels.backends import native
 from npr_kernels.residuals import RESIDUALS, taps
 
@@ -174,6 +178,10 @@ def fake_bottleneck(
     return out.to(memory_format=torch.channels_last)
 
 
+def fake_coherence(images):
+    return images.new_empty((images.shape[0], *periodicity.SHAPE), dtype=torch.float32)
+
+
 def register(prefix: str = "") -> None:
     """Fake kernels and autograd of the ops ``npr::{prefix}conv2d`` and so on, each differentiated by its own kind."""
     op = f"npr::{prefix}{{}}".format
@@ -195,3 +203,4 @@ if native.extension is not None:
     register()
     torch.library.register_fake("npr::bottleneck", fake_bottleneck)
     torch.library.register_fake("npr::bottleneck_out", lambda *_: None)
+    torch.library.register_fake("npr::coherence", fake_coherence)

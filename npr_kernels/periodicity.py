@@ -20,12 +20,18 @@ their phases agree, and the coherence
 is far above 1, at most the number of blocks; where blocks have nothing in common, it is about 1: phases are random, and
 the sum's square is the sum of squares. T needs no calibration and no learning, and cutting or shifting the image
 changes phases alone.
+
+On the CPU uint8 images go through the op ``npr::coherence``, csrc/cpu/periodicity.cpp: T with logarithms right to
+:data:`LOGARITHM`, the same bits for an image in any batch, layout and number of threads. Everything else, and where the
+op is not there, runs on :func:`reference`.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from npr_kernels import backends
 
 BLOCK = 8
 """Side of the blocks: the periods 8, 4, 8/3 and 2 of pixels are seen."""
@@ -57,6 +63,10 @@ SHAPE = (len(SCALES), len(DIFFERENCES), 3, BLOCK, BLOCK // 2 + 1)
 """Of an image's coherence: scale, difference, channel, and frequency down and across, as torch.fft.rfft2 has them."""
 
 
+LOGARITHM = 1e-6
+"""Absolute error of the op's logarithms, at most."""
+
+
 def blocks_of(height: int, width: int) -> int:
     """How many blocks an image has: differences leave out its rim, and what fills no tile is left out too."""
     return (max(height - 2, 0) // TILE) * (max(width - 2, 0) // TILE) * (TILE // BLOCK) ** 2
@@ -75,6 +85,15 @@ def coherence(images: Tensor) -> Tensor:
     Raises:
         TypeError, ValueError: images of another type or shape.
     """
+    _check(images)
+    if images.dtype == torch.uint8 and backends.cpu_kernels_run(images.device):
+        result: Tensor = torch.ops.npr.coherence(images)
+        return result
+    return reference(images)
+
+
+def reference(images: Tensor) -> Tensor:
+    """The same in plain PyTorch, on any device: the specification."""
     _check(images)
     return torch.stack([_of_image(image) for image in images]) if len(images) else images.new_zeros(0, *SHAPE).float()
 

@@ -5,6 +5,7 @@
 // built: a convolution row reads its taps through pointers into the planes of two or three rows of cells.
 #pragma once
 
+#include "cpu/pixels.h"
 #include "cpu/simd.h"
 
 namespace npr::cpu {
@@ -64,31 +65,6 @@ inline void subtract_diagonals(const uint8_t* __restrict top, const uint8_t* __r
   for (int64_t x = 0; x < cells; ++x) {
     const int upper = top[2 * x * step] - top[(2 * x + 1) * step];
     diagonal[x] = T(upper - bottom[2 * x * step] + bottom[(2 * x + 1) * step]);
-  }
-}
-
-// Three interleaved channels, as channels_last images have them, each into a row of its own.
-inline void deinterleave(const uint8_t* __restrict from, uint8_t* const* to, int64_t pixels) {
-  int64_t x = 0;
-#if defined(NPR_SHUFFLE) && (defined(__SSSE3__) || defined(__aarch64__))
-  typedef uint8_t Bytes __attribute__((vector_size(16)));
-  typedef uint8_t UnalignedBytes __attribute__((vector_size(16), aligned(1), may_alias));
-  for (; x + 16 <= pixels; x += 16) {
-    const UnalignedBytes* source = reinterpret_cast<const UnalignedBytes*>(from + 3 * x);
-    const Bytes a = source[0], b = source[1], c = source[2];
-    const Bytes r = __builtin_shufflevector(a, b, 0, 3, 6, 9, 12, 15, 18, 21, 24, 27, 30, 0, 0, 0, 0, 0);
-    const Bytes g = __builtin_shufflevector(a, b, 1, 4, 7, 10, 13, 16, 19, 22, 25, 28, 31, 0, 0, 0, 0, 0);
-    const Bytes u = __builtin_shufflevector(a, b, 2, 5, 8, 11, 14, 17, 20, 23, 26, 29, 0, 0, 0, 0, 0, 0);
-    *reinterpret_cast<UnalignedBytes*>(to[0] + x) =
-        __builtin_shufflevector(r, c, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 17, 20, 23, 26, 29);
-    *reinterpret_cast<UnalignedBytes*>(to[1] + x) =
-        __builtin_shufflevector(g, c, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 18, 21, 24, 27, 30);
-    *reinterpret_cast<UnalignedBytes*>(to[2] + x) =
-        __builtin_shufflevector(u, c, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 19, 22, 25, 28, 31);
-  }
-#endif
-  for (; x < pixels; ++x) {
-    for (int c = 0; c < 3; ++c) to[c][x] = from[3 * x + c];
   }
 }
 

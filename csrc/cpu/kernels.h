@@ -172,6 +172,17 @@ struct Quantise {
   int64_t units() const { return (positions + kUnit - 1) / kUnit; }
 };
 
+// The coherence of the strength of detail, npr_kernels/periodicity.py: a float for each scale, difference, channel of
+// the image and frequency down and across. A unit is an image.
+struct Coherence {
+  Images images;  // of 3 channels
+  float* out;     // [N, kScales, kDifferences, 3, kBlock, kAcross]
+
+  static constexpr int kChannels = 3, kScales = 2, kDifferences = 8, kBlock = 8, kAcross = kBlock / 2 + 1;
+  static constexpr int64_t kSize = kScales * kDifferences * kChannels * kBlock * kAcross;  // of an image
+  int64_t units() const { return images.batch; }
+};
+
 struct Kernels {
   const char* name;
   void (*conv_forward)(const ConvForward&, int64_t first, int64_t last);
@@ -182,6 +193,7 @@ struct Kernels {
   void (*bottleneck)(const Bottleneck&, int64_t first, int64_t last);
   void (*quantised_bottleneck)(const QuantisedBottleneck&, int64_t first, int64_t last);
   void (*quantise)(const Quantise&, int64_t first, int64_t last);
+  void (*coherence)(const Coherence&, int64_t first, int64_t last);
   int64_t (*multiply_adds)(int64_t steps);  // does so many steps of float's at full speed; returns their number
 };
 

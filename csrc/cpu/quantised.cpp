@@ -5,24 +5,10 @@
 // so that every path gives the same bits.
 //
 // Multiply-adds for a position: inputs * width + 9 width^2 + width * outputs, and inputs * outputs of a projection.
-#include <memory>
-
 #include "cpu/quads.h"
 
 namespace npr::cpu::NPR_ISA {
 namespace {
-
-// Memory for so many bytes that the thread keeps from call to call.
-uint8_t* workspace(int64_t size) {
-  static thread_local std::unique_ptr<Scratch<uint8_t>> kept;
-  static thread_local int64_t kept_size = 0;
-  if (size > kept_size) {
-    kept.reset();
-    kept = std::make_unique<Scratch<uint8_t>>(size);
-    kept_size = size;
-  }
-  return kept->get();
-}
 
 // A strip of one image, and the maps in between.
 class Strip {
@@ -30,7 +16,7 @@ class Strip {
   explicit Strip(const QuantisedBottleneck& p)
       : p_(p), height_(p.strip()), reduced_cols_(p.cols + 2), reduced_rows_((height_ - 1) * p.stride + 3) {
     const int64_t reduced = reduced_rows_ * reduced_cols_ * p.width, middle = height_ * p.out_cols() * p.width;
-    reduced_ = workspace(reduced + middle);
+    reduced_ = workspace<uint8_t>(reduced + middle);
     middle_ = reduced_ + reduced;
     std::memset(reduced_, 0, reduced);
   }

@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <new>
 #include <type_traits>
 #include <utility>
@@ -177,6 +178,20 @@ class Scratch {
  private:
   T* data_;
 };
+
+// Memory for so many elements that the thread keeps from call to call, for one user a source file.
+template <class T>
+inline T* workspace(int64_t size) {
+  static thread_local std::unique_ptr<Scratch<T>> kept;
+  static thread_local int64_t kept_size = 0;
+  if (size > kept_size) {
+    kept.reset();
+    kept_size = 0;
+    kept = std::make_unique<Scratch<T>>(size);
+    kept_size = size;
+  }
+  return kept->get();
+}
 
 inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 

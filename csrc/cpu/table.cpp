@@ -11,12 +11,14 @@ void stem_backward(const StemBackward&, int64_t first, int64_t last);
 void bottleneck(const Bottleneck&, int64_t first, int64_t last);
 void quantised_bottleneck(const QuantisedBottleneck&, int64_t first, int64_t last);
 void quantise(const Quantise&, int64_t first, int64_t last);
+void coherence(const Coherence&, int64_t first, int64_t last);
 int64_t multiply_adds(int64_t steps);
 
 #define NPR_STRING_(x) #x
 #define NPR_STRING(x) NPR_STRING_(x)
 extern const Kernels table;
 const Kernels table = {NPR_STRING(NPR_ISA), conv_forward, conv_backward,        patch_moments, stem_forward,
-                       stem_backward,       bottleneck,   quantised_bottleneck, quantise,      multiply_adds};
+                       stem_backward,       bottleneck,   quantised_bottleneck, quantise,      coherence,
+                       multiply_adds};
 
 }  // namespace npr::cpu::NPR_ISA

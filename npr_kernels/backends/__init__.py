@@ -107,6 +107,12 @@ def preferred(device: torch.device) -> str:
     return "reference"
 
 
+def cpu_kernels_run(device: torch.device) -> bool:
+    """True when an op that has CPU kernels alone runs on them: everywhere else, and where the reference is asked for or
+    the kernels are not there, it runs on its reference, unasked, whatever other backend is."""
+    return device.type == "cpu" and _requested != "reference" and unavailable_reason("cpu") is None
+
+
 def _serves(name: str, device: torch.device) -> bool:
     if name == "triton":
         return triton.serves(device)
