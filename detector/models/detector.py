@@ -1,4 +1,4 @@
-"""What every detector is: a network whose logit is linear in the mean of its feature map, or that with the image's own."""
+"""What every detector is: a network whose logit is linear in the mean of its feature map; some add one of the image."""
 
 from __future__ import annotations
 

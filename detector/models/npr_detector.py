@@ -7,11 +7,13 @@ Detection Towards Generalization: An Image Transformation Perspective" (SAFE), K
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable
 from itertools import chain
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from detector.data import Preprocessing
@@ -119,6 +121,17 @@ class NPRDetector(Detector):
         8i - 44 .. 8i + 45.
         """
         return 43 + self.conv1.patch - 1 if self.conv1.residual == "npr" else 45
+
+    def with_periodicity(self, periodicity: Periodicity, share: float) -> NPRDetector:
+        """A copy of this detector to whose logit, times a share, that of the whole image is added."""
+        model = NPRDetector(self.preprocessing, **self.architecture | {"periodicity": True})
+        model.load_state_dict(self.state_dict(), strict=False)
+        model.periodicity = copy.deepcopy(periodicity)
+        model.recipe = self.recipe
+        with torch.no_grad():
+            model.fc1.weight.mul_(share)
+            model.fc1.bias.mul_(share)
+        return model.train(self.training)
 
     def stem(self, images: Tensor) -> Tensor:
         """uint8 or floating [N, 3, H, W] -> [N, 64, ceil(H // 2 / 2), ceil(W // 2 / 2)]."""

@@ -5,8 +5,7 @@ weights of the standardised logarithms. The problem is convex and small, so it i
 no learning rate, no order of images, and the same weights each time. What holds along rows holds along columns: every
 image is there a second time, transposed.
 
-All images are first cut to one size and then pass through the same random deliveries as in the network's training, so
-that neither size nor history tells the label.
+All images are first cut to one size and then compressed at random, so that neither size nor history tells the label.
 """
 
 from __future__ import annotations
@@ -20,16 +19,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detector.console import Meter
-from detector.data import Augmentation, Collection, DataError, ImageError, decode
+from detector.data import Augmentation, BlurJpeg, Collection, DataError, ImageError, decode
 from detector.data.dataset import seeded_generator
 from detector.models.periodicity import Periodicity, measure, transposed
 from detector.threads import undivided
 
 WINDOW = 192
-"""Side of what is cut out of every image first, at random."""
+"""Side of what is cut out of every image, at random."""
 
-CROP = 160
-"""Side that deliveries shrink a window to, at most: 9 tiles."""
+AUGMENTATION = BlurJpeg(jpeg_probability=0.6, jpeg_quality=(50, 98))
+"""What befalls the windows."""
 
 DELIVERIES = 4
 """Of each image, drawn independently."""
@@ -41,9 +40,9 @@ this has all of them vote. From 0.001 to 0.1 little changes."""
 
 def fit_periodicity(
     collection: Collection,
-    augmentation: Augmentation | None,
     *,
     seed: int,
+    augmentation: Augmentation = AUGMENTATION,
     deliveries: int = DELIVERIES,
     verbose: bool = True,
 ) -> Periodicity:
@@ -51,8 +50,8 @@ def fit_periodicity(
 
     Args:
         collection: images of both labels. Those that cannot be decoded are left out.
-        augmentation: what befalls them, as in the training of the network; None for nothing.
-        seed: of crops and deliveries.
+        seed: of windows and deliveries.
+        augmentation: what befalls the windows.
         deliveries: of each image.
         verbose: show progress.
 
@@ -114,7 +113,7 @@ _STEPS = 50
 
 
 def _measurements(
-    collection: Collection, augmentation: Augmentation | None, seed: int, deliveries: int, verbose: bool
+    collection: Collection, augmentation: Augmentation, seed: int, deliveries: int, verbose: bool
 ) -> Iterator[tuple[Tensor, int]]:
     """Of every image and delivery what is measured, and its label, in a fixed order."""
 
@@ -141,7 +140,7 @@ def _measurements(
                     yield result, sample.label
 
 
-def _delivered(image: Tensor, augmentation: Augmentation | None, generator: torch.Generator) -> Tensor:
+def _delivered(image: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
     """A window of the image that went through a random delivery."""
     height, width = (min(side, WINDOW) for side in image.shape[1:])
     top, left = (
@@ -149,4 +148,4 @@ def _delivered(image: Tensor, augmentation: Augmentation | None, generator: torc
         for whole, side in zip(image.shape[1:], (height, width), strict=True)
     )
     image = image[:, top : top + height, left : left + width]
-    return image if augmentation is None else augmentation.draw(generator, (height, width), CROP)(image, generator)
+    return augmentation.draw(generator, (height, width), WINDOW)(image, generator)

@@ -17,7 +17,7 @@ def card(threshold: float, false_alarms: float, rates: list[list[str]], truth: P
     """The sections of the model card, see :mod:`detector.models.card`.
 
     Args:
-        threshold: logit of the trained network that was moved to a score of one half.
+        threshold: logit of the trained detector that was moved to a score of one half.
         false_alarms: the share of each history's reals that it was chosen by.
         rates: rows of history, images and percent of them above the threshold.
         truth: result of `npr truth --json`, on sources that nothing was trained on; None for none.
@@ -53,8 +53,14 @@ def card(threshold: float, false_alarms: float, rates: list[list[str]], truth: P
             ],
         },
         {
+            "title": "Periodicity",
+            "text": "The logit is half the network's, and that of a logistic regression on how coherent the strength of "
+            "detail is over the whole image, see detector/models/periodicity.py. It is fitted to the same real images "
+            "and to the fakes of the networks trained elsewhere, those of the generators trained here left out.",
+        },
+        {
             "title": "Threshold",
-            "text": f"A score above 0.5 is called fake. That is a logit of {threshold:.2f} of the trained network, "
+            "text": f"A score above 0.5 is called fake. That is a logit of {threshold:.2f} of the trained detector, "
             f"above which {100 * false_alarms:g} % of the held-out real images lie, every history weighing the same. "
             "These are the training's own histories, not those of other photographs.",
             "columns": ["history", "images", "called fake"],

@@ -6,8 +6,8 @@ Every step leaves its result in the folder and is passed over where it is there,
     networks/     trained networks, fetched from the Python Package Index
     generators/   generators trained here on the photographs
     data/         real images of many histories, and fakes made from them
-    run/          the training, see `npr train`
-    default.safetensors
+    run/          the training of the network, see `npr train`
+    default.safetensors   the network, and what the whole image says, see :mod:`detector.training.periodicity`
 
 The same packages, versions and machine give the same weights; other machines round otherwise, and come close.
 """
@@ -28,13 +28,19 @@ from detector.evaluation import Scores, score_collection
 from detector.evaluation.calibration_cost import logits_of
 from detector.evaluation.formats import percent
 from detector.memory import keep_freed_memory
-from detector.models import load_checkpoint, read_metadata, save_checkpoint
+from detector.models import NPRDetector, load_checkpoint, read_metadata, save_checkpoint
+from detector.models.quantised import find_ranges, scenes
+from detector.training.periodicity import fit_periodicity
 from detector.training.recipes import BOX
 from detector.training.trainer import CONFIG, LAST, TrainConfig, train
 from detector.weights import fakes, packages, photographs
 from detector.weights.card import card
 
 SEED = 0
+SHARE = 0.5
+"""Of the network's logit in the detector's. The network has seen its training images, the regression on their
+coherences can remember none of them: added as they are, the network's logit would say too much."""
+
 FALSE_ALARMS = 0.02
 """Of the validation's reals, every history weighing the same: what the threshold is chosen by."""
 
@@ -82,12 +88,17 @@ def rebuild(folder: Path, *, epochs: int | None = None, truth: Path | None = Non
 
 
 def pack(trained: Path, data: Path, target: Path, truth: Path | None) -> Path:
-    """Writes the checkpoint of a training as the package has it: in float16, its threshold at a score of one half, and
-    with its card."""
-    model = load_checkpoint(trained)
+    """Writes the checkpoint as the package has it: the network of a training and what the whole image says, in float16,
+    its threshold at a score of one half, with the ranges of 8-bit maps and its card."""
+    network = load_checkpoint(trained)
+    assert isinstance(network, NPRDetector)
+    seen = find_images(data, "train")
+    others = seen.select(set(seen.categories) - set(fakes.TRAINED_HERE))
+    model = network.with_periodicity(fit_periodicity(others, seed=SEED), SHARE)
     threshold, rates = choose_threshold(score_collection(model, find_images(data, "val"), task="threshold"))
     with torch.no_grad():
         model.classifier.bias.sub_(threshold)
+    model.ranges = find_ranges(model, scenes())
     metadata = read_metadata(trained)
     about: dict[str, Any] = {name: metadata[name] for name in ("recipe", "epoch", "step", "validation")}
     save_checkpoint(
