@@ -198,16 +198,7 @@ struct Strength {
   alignas(NPR_VECTOR_BYTES) float floors[kPair];
 };
 
-// Planes of phases, [rows][kBlock][stride], of a region's pixels; its first position is in the middle of the first
-// 3x3 pixels.
-struct Planes {
-  int16_t* data;
-  int64_t stride;
-
-  const int16_t* row(int64_t y) const { return data + y * kBlock * stride; }
-};
-
-// Of the position at phase `phase`, whose 3x3 pixels begin at this row of the planes and this block.
+// Of the position at phase `phase`, whose 3x3 pixels begin in this row of planes, [kBlock][stride], at this block.
 template <int difference>
 __attribute__((always_inline)) inline Shorts difference_at(const int16_t* from, int64_t stride, int phase) {
   Shorts total = {};
