@@ -160,18 +160,14 @@ void add_blocks(const float* strength, Floats floor, const Floats* weight, Sums&
   }
 }
 
-// What a difference's sums come to, in double.
+// What they come to in double, over regions and lanes.
 struct Totals {
   double re[kBlock][kAcross], im[kBlock][kAcross], power[kBlock][kAcross];
 
   void add(const Sums& sums) {
-    const auto* from = &sums.re[0][0];
-    double* to = &re[0][0];
-    for (int i = 0; i < 3 * kBlock * kAcross; ++i) {
-      double total = 0;
-      for (int lane = 0; lane < kGroup; ++lane) total += from[i][lane];
-      to[i] += total;
-    }
+    add(sums.re, re);
+    add(sums.im, im);
+    add(sums.power, power);
   }
 
   void write(int64_t blocks, float* out) const {
@@ -183,9 +179,18 @@ struct Totals {
       }
     }
   }
+
+ private:
+  static void add(const Floats (&from)[kBlock][kAcross], double (&to)[kBlock][kAcross]) {
+    for (int v = 0; v < kBlock; ++v) {
+      for (int u = 0; u < kAcross; ++u) {
+        double total = 0;
+        for (int lane = 0; lane < kGroup; ++lane) total += from[v][u][lane];
+        to[v][u] += total;
+      }
+    }
+  }
 };
-static_assert(sizeof(Sums) == 3 * kBlock * kAcross * sizeof(Floats) &&
-              sizeof(Totals) == 3 * kBlock * kAcross * sizeof(double));
 
 // |r| of a tile row of one pair, [kTile][kBlock][kPair], and what is added to it in the fine scale, of each block.
 struct Strength {
@@ -193,16 +198,7 @@ struct Strength {
   alignas(NPR_VECTOR_BYTES) float floors[kPair];
 };
 
-// Planes of phases, [rows][kBlock][stride], of a region's pixels; its first position is in the middle of the first
-// 3x3 pixels.
-struct Planes {
-  int16_t* data;
-  int64_t stride;
-
-  const int16_t* row(int64_t y) const { return data + y * kBlock * stride; }
-};
-
-// Of the position at phase `phase`, whose 3x3 pixels begin at this row of the planes and this block.
+// Of the position at phase `phase`, whose 3x3 pixels begin in this row of planes, [kBlock][stride], at this block.
 template <int difference>
 __attribute__((always_inline)) inline Shorts difference_at(const int16_t* from, int64_t stride, int phase) {
   Shorts total = {};
