@@ -131,11 +131,11 @@ def _of_strength(strength: Tensor) -> Tensor:
     along = (2, 3)  # from block to block
     energy = _power(spectra).sum(dim=along, dtype=torch.float64)
     together = _power(spectra.sum(dim=along, dtype=torch.complex128))
-    flat = energy <= _ROUNDING * blocks.shape[2] * blocks.shape[3]
+    flat = energy <= ROUNDING * blocks.shape[2] * blocks.shape[3]
     return torch.where(flat, 1.0, together / torch.where(flat, 1.0, energy)).float()
 
 
-_ROUNDING = 1e-6
+ROUNDING = 1e-6
 """Energy of a block that is rounding's: logarithms of up to 8 are right to some 1e-7 of themselves."""
 
 

@@ -17,6 +17,7 @@ from detector.export.errors import ExportError
 from detector.export.metadata import Metadata, describe, understand
 from detector.models import Detector, NPRDetector
 from detector.models.folding import fold
+from detector.models.plain_periodicity import LEAST_SIDE
 
 
 class Outputs(NamedTuple):
@@ -58,7 +59,7 @@ class Exported:
         """Scores images in one pass, which takes some 400 bytes a pixel.
 
         Args:
-            images: uint8 [N, 3, H, W], H and W >= 2, on the CPU.
+            images: uint8 [N, 3, H, W], H and W >= 2, on the CPU; at least 18 where the detector reads periodicity.
 
         Raises:
             TypeError, ValueError: other types or shapes.
@@ -67,8 +68,9 @@ class Exported:
             raise TypeError(f"images must be a Tensor, got {type(images).__name__}")
         if images.dtype != torch.uint8:
             raise TypeError(f"images must be uint8, got {images.dtype}")
-        if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < 2:
-            raise ValueError(f"images must be [N, 3, H, W] with H and W >= 2, got {list(images.shape)}")
+        least = LEAST_SIDE if self.metadata.architecture.get("periodicity") else 2
+        if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < least:
+            raise ValueError(f"images must be [N, 3, H, W] with H and W >= {least}, got {list(images.shape)}")
         if len(images) == 0:  # for which engines give errors, or the results of the call before
             return Outputs(*torch.empty(2, 0, dtype=torch.float64))
         logits, scores = self._engine(images.contiguous().numpy())

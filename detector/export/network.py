@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detector.models.folding import Block, Convolution, PlainDetector
+from detector.models.periodicity import FLOOR, REFERENCE_BLOCKS
+from detector.models.plain_periodicity import MAPS, PlainPeriodicity
 from detector.models.pooling import mean_of_largest
+from npr_kernels import periodicity as coherence
 
 
 class PlainNetwork(nn.Module):
@@ -24,18 +28,50 @@ class PlainNetwork(nn.Module):
         self.classifier.weight = _constant(detector.weight[None])
         self.classifier.bias = _constant(detector.bias[None])
         self.share = detector.share
+        self.whole = None if detector.whole is None else _PlainPeriodicity(detector.whole)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        if self.crop:
-            images = images[:, :, : images.shape[2] // 2 * 2, : images.shape[3] // 2 * 2]
-        x = F.max_pool2d(F.relu(self.stem(images.float())), kernel_size=3, stride=2, padding=1)
+        pixels = images.float()
+        x = pixels[:, :, : pixels.shape[2] // 2 * 2, : pixels.shape[3] // 2 * 2] if self.crop else pixels
+        x = F.max_pool2d(F.relu(self.stem(x)), kernel_size=3, stride=2, padding=1)
         features = self.blocks(x)
         if self.share == 1:
             logits = self.classifier(features.mean(dim=(2, 3)))
         else:
             local_logits = self.classifier(features.flatten(2).transpose(1, 2)).squeeze(2)
             logits = mean_of_largest(local_logits, self.share)
+        if self.whole is not None:
+            logits = logits + self.whole(pixels)
         return logits, logits.sigmoid()
+
+
+class _PlainPeriodicity(nn.Module):
+    """Pixels [N, 3, H, W] of at least LEAST_SIDE -> logits [N, 1]."""
+
+    def __init__(self, whole: PlainPeriodicity) -> None:
+        super().__init__()
+        self.differences, self.waves = _constant(whole.differences), _constant(whole.waves)
+        self.averages, self.weight = _constant(whole.averages), _constant(whole.weight[:, None])
+        self.bias = _constant(whole.bias)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        tile, block = coherence.TILE, coherence.BLOCK
+        strength = F.conv2d(pixels, self.differences, groups=3).abs()
+        rows, columns = (side // tile * tile for side in strength.shape[2:])
+        strength = strength[:, :, :rows, :columns]
+        mean = F.avg_pool2d(strength, tile).repeat_interleave(tile, 2).repeat_interleave(tile, 3)
+        fine = (strength + coherence.FLOOR * (mean + coherence.OFFSET)).log()
+        coarse = (strength + coherence.COARSE).log()
+        maps = torch.cat([fine, coarse], dim=1).view(-1, 1, rows, columns)
+        spectra = F.conv2d(maps, self.waves, stride=block)
+        blocks = rows * columns // block**2
+        together = spectra.sum(dim=(2, 3)).square().unflatten(1, (2, -1)).sum(dim=1)
+        energy = spectra.square().sum(dim=(2, 3)).unflatten(1, (2, -1)).sum(dim=1)
+        flat = energy <= coherence.ROUNDING * blocks
+        found = torch.where(flat, 1.0, together / energy.clamp(min=1e-30))
+        share = min(1.0, (REFERENCE_BLOCKS - 1) / max(blocks - 1, 1))
+        logarithms = ((1 + (found - 1) * share) @ self.averages + FLOOR).log()
+        return logarithms.view(-1, MAPS * self.averages.shape[1]) @ self.weight + self.bias
 
 
 class _PlainConv(nn.Module):

@@ -11,12 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from detector.export.errors import damaged, import_engine
 from detector.export.metadata import INPUT, OUTPUTS
 from detector.files import whole_file
 from detector.models.folding import Convolution, PlainDetector
+from detector.models.periodicity import FLOOR, REFERENCE_BLOCKS
+from detector.models.plain_periodicity import PlainPeriodicity
+from npr_kernels import periodicity as coherence
 
 # Of 2021: what runtimes have read since, and all that the graph needs.
 _OPSET = 17
@@ -99,10 +103,9 @@ class _Graph:
 
     def build(self, detector: PlainDetector) -> Any:
         """The graph: uint8 [batch, 3, height, width] -> logit and score, float32 [batch, 1]."""
-        x = INPUT
+        x = pixels = self._add("Cast", INPUT, name="pixels", to=self._onnx.TensorProto.FLOAT)
         if detector.stem.after:
-            x = self._cropped_to_even(x)
-        x = self._add("Cast", x, name="pixels", to=self._onnx.TensorProto.FLOAT)
+            x = self._cropped_to(x, 2, "even")
         x = self._rectified(self._convolution(x, detector.stem, "conv1"))
         x = self._add("MaxPool", x, name="pool", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
         for name, block in detector.blocks.items():
@@ -113,7 +116,11 @@ class _Graph:
                 x = self._convolution(x, block.shortcut, f"{name}.downsample")
             x = self._rectified(self._add("Add", y, x, name=f"{name}.sum"))
         logit, score = OUTPUTS
-        self._classified(x, detector, logit)
+        if detector.whole is None:
+            self._classified(x, detector, logit)
+        else:
+            self._classified(x, detector, "network")
+            self._add("Add", "network", self._periodicity(pixels, detector.whole), name=logit)
         self._add("Sigmoid", logit, name=score)
 
         onnx, tensor = self._onnx.TensorProto, self._onnx.helper.make_tensor_value_info
@@ -121,13 +128,84 @@ class _Graph:
         results = [tensor(name, onnx.FLOAT, ["batch", 1]) for name in OUTPUTS]
         return self._onnx.helper.make_graph(self._nodes, "npr", [images], results, self._weights)
 
-    def _cropped_to_even(self, x: str) -> str:
-        two = self._constant("two", np.array([2], np.int64))
-        size = self._add("Shape", x, name="size", start=2, end=4)
-        cells = self._add("Div", size, two, name="cells")
-        even = self._add("Mul", cells, two, name="even_size")
-        start, axes = self._constant("start", np.zeros(2, np.int64)), self._constant("axes", np.array([2, 3]))
-        return self._add("Slice", x, start, even, axes, name="even_images")
+    def _cropped_to(self, x: str, multiple: int, name: str) -> str:
+        """Rows and columns to the largest multiple, from the first."""
+        number = self._constant(f"{name}.multiple", np.array([multiple], np.int64))
+        size = self._add("Shape", x, name=f"{name}.size", start=2, end=4)
+        whole = self._add("Div", size, number, name=f"{name}.parts")
+        kept = self._add("Mul", whole, number, name=f"{name}.kept")
+        start, axes = (
+            self._constant(f"{name}.start", np.zeros(2, np.int64)),
+            self._constant(f"{name}.axes", np.array([2, 3])),
+        )
+        return self._add("Slice", x, start, kept, axes, name=f"{name}.cropped")
+
+    def _periodicity(self, pixels: str, whole: PlainPeriodicity) -> str:
+        """Of pixels [batch, 3, height, width], of at least LEAST_SIDE, the logit [batch, 1]: what
+        :class:`detector.export.network.PlainNetwork` computes, step by step."""
+        tile, block, frequencies = coherence.TILE, coherence.BLOCK, len(whole.averages)
+
+        def scalar(name: str, value: float) -> str:
+            return self._constant(f"whole.{name}", np.array(value, np.float32))
+
+        def shape(name: str, *sizes: int) -> str:
+            return self._constant(f"whole.{name}", np.array(sizes, np.int64))
+
+        def add(kind: str, *inputs: str, name: str, **attributes: Any) -> str:
+            return self._add(kind, *inputs, name=f"whole.{name}", **attributes)
+
+        weight = self._constant("whole.differences", whole.differences)
+        x = add("Conv", pixels, weight, name="difference", kernel_shape=[3, 3], group=3)
+        strength = self._cropped_to(add("Abs", x, name="strength"), tile, "whole.tiles")
+        mean = add("AveragePool", strength, name="mean", kernel_shape=[tile, tile], strides=[tile, tile])
+        ones = self._constant("whole.ones", torch.ones(len(whole.differences), 1, tile, tile))
+        mean = add(
+            "ConvTranspose",
+            mean,
+            ones,
+            name="means",
+            kernel_shape=[tile, tile],
+            strides=[tile, tile],
+            group=len(whole.differences),
+        )
+        floor = add("Add", mean, scalar("offset", coherence.OFFSET), name="raised")
+        floor = add("Mul", floor, scalar("floor", coherence.FLOOR), name="scaled")
+        fine = add("Log", add("Add", strength, floor, name="above"), name="fine")
+        coarse = add("Log", add("Add", strength, scalar("edges", coherence.COARSE), name="above_edges"), name="coarse")
+        x = add("Concat", fine, coarse, name="scales", axis=1)
+        size = add("Shape", x, name="size", start=2, end=4)
+        x = add("Reshape", x, add("Concat", shape("alone", -1, 1), size, name="maps_size", axis=0), name="maps")
+        waves = self._constant("whole.waves", whole.waves)
+        spectra = add("Conv", x, waves, name="spectra", kernel_shape=[block, block], strides=[block, block])
+
+        parts, real_and_imaginary = shape("parts", -1, 2, frequencies), shape("axis", 1)
+        total = add("Reshape", add("ReduceMean", spectra, name="average", axes=[2, 3], keepdims=0), parts, name="sums")
+        squares = add("ReduceMean", add("Mul", spectra, spectra, name="squares"), name="power", axes=[2, 3], keepdims=0)
+        energy = add("ReduceSum", add("Reshape", squares, parts, name="powers"), real_and_imaginary, name="energy")
+        total = add("Mul", total, total, name="sums_squared")
+        together = add("ReduceSum", total, real_and_imaginary, name="together")
+        grid = add("Shape", spectra, name="grid", start=2, end=4)
+        number = add("ReduceProd", grid, name="number", keepdims=0)
+        blocks = add("Cast", number, name="blocks", to=self._onnx.TensorProto.FLOAT)
+        # Means in place of sums: their quotient lacks the number of blocks once.
+        flat = add("LessOrEqual", energy, scalar("rounding", coherence.ROUNDING), name="flat")
+        safe = add("Max", energy, scalar("tiny", 1e-30), name="safe")
+        found = add("Mul", add("Div", together, safe, name="quotient"), blocks, name="coherence")
+        one = scalar("one", 1.0)
+        found = add("Where", flat, one, found, name="known")
+        others = add("Max", add("Sub", blocks, one, name="others"), one, name="some")
+        share = add("Div", scalar("reference", REFERENCE_BLOCKS - 1), others, name="ratio")
+        excess = add("Mul", add("Sub", found, one, name="excess"), add("Min", share, one, name="share"), name="kept")
+        groups = add(
+            "MatMul",
+            add("Add", excess, one, name="shared"),
+            self._constant("whole.averages", whole.averages),
+            name="groups",
+        )
+        logs = add("Log", add("Add", groups, scalar("log_floor", FLOOR), name="above_floor"), name="logs")
+        logs = add("Reshape", logs, shape("features", -1, len(whole.weight)), name="logarithms")
+        weight = self._constant("whole.weight", whole.weight[None])
+        return add("Gemm", logs, weight, self._constant("whole.bias", whole.bias[None]), name="logit", transB=1)
 
     def _classified(self, x: str, detector: PlainDetector, name: str) -> None:
         if detector.share == 1:
@@ -168,5 +246,7 @@ class _Graph:
     def _constant(self, name: str, value: Tensor | np.ndarray) -> str:
         """Weights in float32, integers as int64."""
         array = value if isinstance(value, np.ndarray) else value.float().numpy()
-        self._weights.append(self._onnx.numpy_helper.from_array(np.ascontiguousarray(array), name))
+        if array.ndim > 0:
+            array = np.ascontiguousarray(array)  # which makes vectors of scalars
+        self._weights.append(self._onnx.numpy_helper.from_array(array, name))
         return name

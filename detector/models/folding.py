@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detector.models.npr_detector import NPRDetector
+from detector.models.plain_periodicity import PlainPeriodicity, plain_periodicity
 from detector.models.pooling import share_of
 from detector.models.resnet import Bottleneck
 from npr_kernels.bottleneck import fold_batch_norm
@@ -63,6 +64,7 @@ class PlainDetector:
         weight: float64 [C], from a feature's channels to its local logit.
         bias: float64 [], likewise.
         share: of the local logits, the largest, whose mean is the logit; 1 for mean pooling.
+        whole: what is added to the logit; None in detectors without.
     """
 
     stem: Convolution
@@ -70,6 +72,7 @@ class PlainDetector:
     weight: Tensor
     bias: Tensor
     share: Fraction
+    whole: PlainPeriodicity | None
 
 
 def fold(model: NPRDetector) -> PlainDetector:
@@ -86,7 +89,8 @@ def fold(model: NPRDetector) -> PlainDetector:
     weight, bias = (_exact(value) for value in (model.fc1.weight, model.fc1.bias))
     stem = stem_on_pixels(model)
     stem = replace(stem, weight=balanced(stem.weight))
-    return PlainDetector(stem, blocks, weight[0], bias[0], share_of(model.pooling))
+    whole = None if model.periodicity is None else plain_periodicity(model.periodicity)
+    return PlainDetector(stem, blocks, weight[0], bias[0], share_of(model.pooling), whole)
 
 
 def stem_on_residual(model: NPRDetector) -> Convolution:

@@ -54,9 +54,9 @@ def card(threshold: float, false_alarms: float, rates: list[list[str]], truth: P
         },
         {
             "title": "Periodicity",
-            "text": "The logit is half the network's, and that of a logistic regression on how coherent the strength of "
-            "detail is over the whole image, see detector/models/periodicity.py. It is fitted to the same real images "
-            "and to the fakes of the networks trained elsewhere, those of the generators trained here left out.",
+            "text": "The logit is half the network's, and that of a logistic regression on how coherent the strength "
+            "of detail is over the whole image, see detector/models/periodicity.py. It is fitted to the same real "
+            "images and to the fakes of the networks trained elsewhere, without those of the generators trained here.",
         },
         {
             "title": "Threshold",

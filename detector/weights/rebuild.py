@@ -41,7 +41,7 @@ SHARE = 0.5
 """Of the network's logit in the detector's. The network has seen its training images, the regression on their
 coherences can remember none of them: added as they are, the network's logit would say too much."""
 
-FALSE_ALARMS = 0.02
+FALSE_ALARMS = 0.05
 """Of the validation's reals, every history weighing the same: what the threshold is chosen by."""
 
 
