@@ -19,6 +19,7 @@ from detector.signals import Terminated, as_exceptions, status_of
 
 COMMANDS = {
     "detect": "say of image files whether they are generated",
+    "scan": "the same of millions, on this machine or a cluster, in Parquet",
     "train": "train a detector",
     "eval": "measure detectors on each generator of a data set",
     "truth": "measure detectors so that format, size and counts cannot flatter them",

@@ -1,0 +1,77 @@
+"""A small detector, files for it, and one Ray for all tests that scan."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from detector.cli import main
+from detector.data import Preprocessing
+from detector.models import NPRDetector, save_checkpoint
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    """A checkpoint of an untrained NPRDetector."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("run") / "best.safetensors"
+    model = NPRDetector(Preprocessing(crop=16))
+    with torch.no_grad():
+        model.classifier.bias += 3  # far from the threshold, so that large images are read in part
+    save_checkpoint(path, model)
+    return path
+
+
+@pytest.fixture
+def pictures(tmp_path, rng):
+    """A folder with images, one of them large, and files that are none."""
+    folder = tmp_path / "pictures"
+    (folder / "more").mkdir(parents=True)
+    for number, size in enumerate([*rng.integers(16, 60, (9, 2)), (1100, 1000)]):
+        pixels = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+        name = f"{number}.jpg" if number % 2 else f"more/{number} é.png"
+        Image.fromarray(pixels).save(folder / name)
+    (folder / "cut.jpg").write_bytes((folder / "1.jpg").read_bytes()[:200])
+    (folder / "empty.png").touch()
+    (folder / "text.webp").write_text("no image")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ray_here():
+    """Ray, started once: scans of this process use it."""
+    from detector.scan import engine
+
+    with engine.running(None, 2):
+        yield
+
+
+@pytest.fixture
+def scan(ray_here, weights, capsys):
+    """Runs `npr scan --json` here; gives the exit status and the summary."""
+
+    def run(*arguments):
+        capsys.readouterr()
+        status = main(["scan", *map(str, arguments), "--weights", str(weights), "--json"])
+        said = capsys.readouterr()
+        assert said.err == "", said.err
+        return status, json.loads(said.out)
+
+    return run
+
+
+@pytest.fixture
+def detect(weights, capsys):
+    """The lines of `npr detect --json --facts`, by path."""
+
+    def run(*arguments):
+        capsys.readouterr()
+        main(["detect", *map(str, arguments), "--weights", str(weights), "--json", "--facts"])
+        lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        return {line["path"]: line for line in lines}
+
+    return run

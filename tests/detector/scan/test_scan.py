@@ -1,0 +1,128 @@
+"""`npr scan`: the same as `npr detect`, each path once, whatever was killed."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from detector.cli import main
+from tests.detector.scan import packages
+
+packages.needed()
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from detector.scan.output import OvertakenError, parts_of, write_part
+from tests.detector.scan.rows import as_line, rows_of, told
+from tests.kills.scan import kill_and_finish, start, wait_for_parts
+
+pytestmark = pytest.mark.xdist_group("ray")
+
+
+def test_it_says_what_detect_says_bit_for_bit(pictures, tmp_path, scan, detect):
+    status, summary = scan(pictures, tmp_path / "none", "--out", tmp_path / "out", "--block-size", 3)
+    rows = rows_of(tmp_path / "out")
+    wanted = detect(pictures, tmp_path / "none")
+    assert {row["path"]: as_line(row) for row in rows} == {path: told(line) for path, line in wanted.items()}
+    assert any(row["read"] not in (None, 1.0) for row in rows)
+    assert len(rows) == len(wanted) == 14
+    assert all(row["bytes"] == row["facts"] and json.loads(row["facts"])["bytes"] for row in rows if row["bytes"] is None)
+    assert status == 1
+    counts = {name: sum(row["verdict"] == name for row in rows) for name in ("fake", "real", "unsure")}
+    assert {name: summary[name] for name in counts} == counts
+    assert (summary["files"], summary["new"], summary["error"]) == (14, 14, 4)
+
+    again, summary = scan(pictures, tmp_path / "none", "--out", tmp_path / "out")
+    assert (again, summary["files"], summary["new"], summary["error"]) == (1, 14, 0, 4)
+    assert rows_of(tmp_path / "out") == rows
+
+
+def test_manifests_and_what_they_carry(pictures, tmp_path, scan, detect):
+    images = sorted(map(str, pictures.glob("*.jpg")))
+    keys = list(range(len(images)))
+    pq.write_table(pa.table({"key": keys, "file": images, "x": keys}), tmp_path / "a.parquet")
+    extra = str(pictures / "more")
+    status, summary = scan(tmp_path / "a.parquet", extra, "--column", "file", "--carry", "key", "--out", tmp_path / "out")
+    rows = {row["path"]: row for row in rows_of(tmp_path / "out")}
+    wanted = detect(*images, extra)
+    assert {path: as_line(row) for path, row in rows.items()} == {path: told(line) for path, line in wanted.items()}
+    assert [rows[path]["key"] for path in images] == keys
+    assert {row["key"] for path, row in rows.items() if path not in images} == {None}
+    assert (status, summary["error"]) == (1, 1)
+
+
+def test_terminated_killed_and_finished(pictures, tmp_path, weights, scan, detect):
+    """SIGTERM, then SIGKILL, each after a part was written, and the rest."""
+    arguments = [str(pictures), "--weights", str(weights), "--out", str(tmp_path / "out"), "--block-size", "1"]
+    process = start(arguments)
+    wait_for_parts(process, tmp_path / "out", 1)
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said.splitlines()[-1]) in ((143, "npr: terminated"), (1, said))
+    before = {row["path"] for row in rows_of(tmp_path / "out")}
+    kill_and_finish(arguments, tmp_path / "out", len(before) + 1, lambda: scan(pictures, "--out", tmp_path / "out"))
+    rows = rows_of(tmp_path / "out")
+    wanted = detect(pictures)
+    assert sorted(row["path"] for row in rows) == sorted(wanted)
+    assert {row["path"]: as_line(row) for row in rows} == {path: told(line) for path, line in wanted.items()}
+    assert before <= set(wanted)
+    assert list((tmp_path / "out").glob(".*")) == []
+
+
+def test_an_error_of_a_worker_is_one_line(pictures, tmp_path, ray_here, weights, capsys, monkeypatch):
+    """The manifest is damaged where its beginning does not show it."""
+    path = tmp_path / "m.csv"
+    path.write_text("path\n" + f"{pictures / '1.jpg'}\n" * 100_000 + "a,b,c\n")
+    assert main(["scan", str(path), "--weights", str(weights), "--out", str(tmp_path / "out")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"npr: error: {path}: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["m.csv", "--column", "file"], "file"),
+        (["m.parquet"], "m.parquet has no column 'path'; it has file, label"),
+        (["m.parquet", "--column", "label"], "m.parquet: its column 'label' holds no text, but int64"),
+        (["m.parquet", "--column", "file", "--carry", "score"], "--carry score: results have a column of that name"),
+        ([".", "--carry", "label"], "no manifest is given that could have the columns label"),
+        (["none.parquet"], "none.parquet: No such file or directory"),
+        (["text.parquet"], "text.parquet: "),
+        ([".", "--out", "."], ". holds something else than a scan; name another folder"),
+        ([".", "--out", "m.csv"], "m.csv: Not a directory"),
+        ([".", "--out", "m.csv/out"], "m.csv/out: Not a directory"),
+        ([".", "--weights", "none"], "none"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_be_is_said_in_one_line_before_ray_starts(arguments, error, tmp_path, weights, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("detector.scan.engine.running", None)
+    pq.write_table(pa.table({"file": ["a"], "label": [1]}), "m.parquet")
+    (tmp_path / "m.csv").write_text("name\na\n")
+    (tmp_path / "text.parquet").write_text("no Parquet")
+    defaults = ["--weights", str(weights)] * ("--weights" not in arguments) + ["--out", "out"] * ("--out" not in arguments)
+    assert main(["scan", *arguments, *defaults]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("npr: error: ")
+    assert error in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_cluster_that_is_not_there(tmp_path, weights, capsys):
+    from detector.scan import engine
+
+    for address, error in (("127.0.0.1:1", "no Ray cluster answers there"), ("nowhere", "must be HOST:PORT or auto")):
+        with pytest.raises((OSError, ValueError), match=error):
+            engine._check_reachable(address)
+
+
+def test_without_ray_the_extra_is_named(tmp_path, weights, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "detector.scan.engine", raising=False)
+    monkeypatch.delattr("detector.scan.engine", raising=False)
+    assert main(["scan", str(tmp_path), "--weights", str(weights), "--out", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err == "npr: error: npr scan needs ray: pip install 'npr-kernels[scan]'\n"
