@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import threading
 import time
 from collections import Counter
@@ -121,10 +120,7 @@ def run(args: argparse.Namespace) -> int:
     )
     with ExitStack() as stack:
         output = stack.enter_context(Output(args.out, _settings(identity, threshold, not args.no_unsure, args.carry)))
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         stack.enter_context(engine.running(args.address, count_cores()))
-        for number, handler in handlers.items():  # which Ray has replaced
-            signal.signal(number, handler)
         device = args.device or ("cuda" if engine.has_gpu() else "cpu")
         crew = engine.find_crew(args.actors, args.cores, device == "cuda")
         judging = Judging(

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +27,6 @@ from urllib.parse import urlsplit
 # Before ray is imported: nothing is reported to its makers, and errors come as exceptions, not as text of its core.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import pyarrow as pa
 import ray
@@ -64,7 +65,7 @@ class Crew:
 @contextmanager
 def running(address: str | None, cores: int) -> Iterator[None]:
     """Ray, in the block: a local one with so many cores, or the cluster at the address. One that runs in this process
-    already is used as it is.
+    already is used as it is. What the process does on signals stays the same; Ray would end it.
 
     Raises:
         OSError: there is no cluster.
@@ -76,7 +77,7 @@ def running(address: str | None, cores: int) -> Iterator[None]:
         _check_reachable(address)
     local: dict[str, Any] = {"num_cpus": cores, "include_dashboard": False, "object_store_memory": _OBJECT_STORE}
     try:
-        with _silent():
+        with _silent(), _same_signals():
             ray.init(
                 address="local" if address is None else address,
                 logging_level=logging.ERROR,
@@ -119,7 +120,7 @@ def has_gpu() -> bool:
 
 def scan(
     sources: Sources, folder: Path, run: str, judging: Judging, crew: Crew, block: int
-) -> Iterator[Counter[str]]:
+) -> Generator[Counter[str], None, None]:
     """Scores what has no result in the folder yet, and writes it there.
 
     Args:
@@ -134,15 +135,15 @@ def scan(
     Raises:
         ValueError, OSError: what an actor or the listing raised. RuntimeError: an actor dies, however often.
     """
-    context = ray.data.DataContext.get_current()
-    context.target_max_block_size = context.target_min_block_size = 1  # each row by itself: it is a block of ours
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        counts = ray.data.read_datasource(_Listing(sources, folder, run, block), override_num_blocks=1, num_cpus=0)
-        counts = counts.map_batches(
+        warnings.simplefilter("ignore")  # Ray's, of its own deprecated settings
+        context = ray.data.DataContext.get_current()
+        context.target_max_block_size = context.target_min_block_size = 1  # a row each, which is a block of ours
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+        listed = ray.data.read_datasource(_Listing(sources, folder, run, block), override_num_blocks=1, num_cpus=0)
+        done = listed.map_batches(
             _Actor,
             fn_constructor_args=(replace(judging, cores=crew.cores), folder, run),
             batch_size=1,
@@ -153,12 +154,12 @@ def scan(
             max_restarts=_TRIES,
             max_task_retries=_TRIES,
         )
-        try:
-            for found in counts.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
-                for row in found.to_pylist():
-                    yield Counter(dict(zip(row["verdicts"], row["files"], strict=True)))
-        except ray.exceptions.RayError as error:
-            raise _cause(error) from error
+    try:
+        for counts in done.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
+            for row in counts.to_pylist():
+                yield Counter(dict(zip(row["verdicts"], row["files"], strict=True)))
+    except ray.exceptions.RayError as error:
+        raise _cause(error) from error
 
 
 class _Listing(Datasource):
@@ -208,6 +209,17 @@ def _packed(table: pa.Table) -> bytes:
 def _unpacked(data: pa.Buffer) -> pa.Table:
     with pa.ipc.open_stream(data) as reader:
         return reader.read_all()
+
+
+@contextmanager
+def _same_signals() -> Iterator[None]:
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
@@ -16,6 +16,7 @@ from detector.scan.manifests import is_manifest, read_manifest, schema_of
 from detector.scan.seen import Seen
 
 _PIECE = 1024
+_NO_PATH = "is no path, the manifest has none there"
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Sources:
 
     arguments: tuple[str, ...]
     column: str = "path"
-    carried: pa.Schema = pa.schema([])
+    carried: pa.Schema = field(default_factory=lambda: pa.schema([]))
 
     @property
     def schema(self) -> pa.Schema:
@@ -145,9 +146,7 @@ def _piece(rows: list[tuple[str, str | None]], schema: pa.Schema) -> pa.Table:
 
 
 def _of_manifest(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    paths = table.column(0).cast(pa.string())
-    none = paths.is_null()
-    errors = pa.array(["is no path, the manifest has none there" if null else None for null in none.to_pylist()])
-    errors = errors.cast(pa.string())
+    paths = table.column(0).cast(pa.string()).fill_null("")
+    errors = pa.array([None if path else _NO_PATH for path in paths.to_pylist()], pa.string())
     carried = [column.cast(kind) for column, kind in zip(table.columns[1:], schema.types[2:], strict=True)]
-    return pa.table([paths.fill_null(""), errors, *carried], schema=schema)
+    return pa.table([paths, errors, *carried], schema=schema)

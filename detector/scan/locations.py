@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 import pyarrow as pa
@@ -26,13 +27,36 @@ def is_uri(path: str) -> bool:
     return _URI.match(path) is not None
 
 
-def open_source(path: str) -> Any:
+@contextmanager
+def opened(path: str) -> Iterator[Any]:
     """A file of this machine or of a store, for pyarrow's readers and for `read`.
 
     Raises:
         OSError: it cannot be opened; UnreachableError of a URI.
     """
-    return _open_uri(path) if is_uri(path) else open(path, "rb")
+    if not is_uri(path):
+        with open(path, "rb") as file:
+            yield file
+        return
+    with _said():
+        system, place = _locate(path)  # fsspec closes some files with what opened them, so it is kept until the end
+        source = system.open_input_file(place)
+    with source:
+        yield source
+
+
+def read_uri(uri: str, admit: Callable[[int], None]) -> bytes:
+    """All of an object.
+
+    Args:
+        admit: told its size before it is read.
+
+    Raises:
+        UnreachableError: it cannot be read.
+    """
+    with _said(), opened(uri) as file:
+        admit(file.size())
+        return file.read()
 
 
 def files_below(uri: str) -> Iterator[str]:
@@ -41,7 +65,7 @@ def files_below(uri: str) -> Iterator[str]:
     Raises:
         UnreachableError: the store cannot be asked.
     """
-    with _Said():
+    with _said():
         system, root = _locate(uri)
         if system.get_file_info(root).type != fs.FileType.Directory:
             yield uri
@@ -51,21 +75,16 @@ def files_below(uri: str) -> Iterator[str]:
     yield from sorted(base + quote(info.path[length:]) for info in found if info.type == fs.FileType.File)
 
 
-def _open_uri(uri: str) -> BinaryIO:
-    with _Said():
-        system, path = _locate(uri)
-        return system.open_input_file(path)
-
-
-class _Said:
+@contextmanager
+def _said() -> Iterator[None]:
     """Whatever a store's client raises, as an UnreachableError of one line."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        if isinstance(error, Exception):
-            said = " ".join(str(error).split()) or type(error).__name__
-            raise UnreachableError(f"cannot be read ({said})") from error
+    try:
+        yield
+    except UnreachableError:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise UnreachableError(f"cannot be read ({said})") from error
 
 
 def _locate(uri: str) -> tuple[fs.FileSystem, str]:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from detector.scan.locations import UnreachableError, open_source
+from detector.scan.locations import UnreachableError, opened
 
 SUFFIXES = (".parquet", ".csv")
 
@@ -27,7 +27,7 @@ def read_manifest(path: str, columns: Sequence[str]) -> Iterator[pa.Table]:
         ValueError: it has no such column, or is damaged. OSError: it cannot be read.
     """
     try:
-        with open_source(path) as source:
+        with opened(path) as source:
             if path.lower().endswith(".csv"):
                 with _open_csv(path, source, columns) as reader:
                     yield from (pa.table(batch) for batch in reader)
@@ -53,7 +53,7 @@ def schema_of(path: str, columns: Sequence[str]) -> pa.Schema:
             break
         return pa.schema([(name, pa.string()) for name in columns])
     try:
-        with open_source(path) as source:
+        with opened(path) as source:
             schema = pq.read_schema(source)
     except UnreachableError as error:
         raise OSError(f"{path} {error}") from error

@@ -1,11 +1,11 @@
-"""The folder of a scan: what its results rest on, and Parquet files of them, each whole from the moment it has its name.
+"""The folder of a scan: what its results rest on, and Parquet files of them, each whole as soon as it has its name.
 
-These files are the only record of what is done. A scan that starts in the folder reads their paths and counts; no second
-record could disagree with them.
+These files are the only record of what is done. A scan that starts in the folder reads their paths and counts; there is
+no second record that could disagree with them.
 
-A scan that was killed may leave processes behind for a moment, which would still write files that the next scan does not
-know of. So every scan has a number of its own in `_scan.run`, and a file is written under a lock, by whoever has that
-number: the next scan takes the lock, writes its number, and nothing of its predecessor comes after that.
+A scan that was killed may leave processes behind for a moment, which would still write files that the next scan does
+not know of. So every scan has a number of its own in `_scan.run`, and a file is written under a lock, by whoever has
+that number: the next scan takes the lock, writes its number, and nothing of its predecessor comes after that.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq

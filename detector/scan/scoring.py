@@ -19,7 +19,7 @@ from detector.detection import Content, Detection, detect
 from detector.facts import Facts, read_facts
 from detector.files import sha256_of
 from detector.models import load_checkpoint
-from detector.scan.locations import is_uri, open_source
+from detector.scan.locations import UnreachableError, is_uri, read_uri
 
 RESULTS = pa.schema(
     [
@@ -128,10 +128,8 @@ def _fetch(file: str | Detection, admit: Admit) -> tuple[str | Content | Detecti
     if isinstance(file, Detection) or not is_uri(file):
         return file, None
     try:
-        with open_source(file) as source:
-            admit(source.size())
-            data = source.read()
-    except OSError as error:
+        data = read_uri(file, admit)
+    except UnreachableError as error:
         return Detection(file, error=str(error)), None
     return Content(file, data), read_facts(data)
 

@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -36,17 +35,6 @@ def wait_for_parts(process: subprocess.Popen[str], folder: Path, number: int) ->
     while process.poll() is None and len(list(folder.glob("*.parquet"))) < number:
         assert time.monotonic() < deadline, "no end"
         time.sleep(0.005)
-
-
-def kill_and_finish(arguments: list[str], folder: Path, parts: int, finish: Callable[[], object]) -> None:
-    """Starts the scan, kills it when so many Parquet files are there, and has it finished at once."""
-    process = start(arguments)
-    try:
-        wait_for_parts(process, folder, parts)
-    finally:
-        process.kill()
-        process.communicate()
-    finish()
 
 
 def check(folder: Path) -> list[dict]:

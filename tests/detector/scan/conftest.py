@@ -31,7 +31,7 @@ def pictures(tmp_path, rng):
     """A folder with images, one of them large, and files that are none."""
     folder = tmp_path / "pictures"
     (folder / "more").mkdir(parents=True)
-    for number, size in enumerate([*rng.integers(16, 60, (9, 2)), (1100, 1000)]):
+    for number, size in enumerate([*rng.integers(16, 60, (9, 2)), (1400, 1500)]):
         pixels = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
         name = f"{number}.jpg" if number % 2 else f"more/{number} é.png"
         Image.fromarray(pixels).save(folder / name)

@@ -3,7 +3,8 @@
 import pytest
 
 
-def needed():
-    """Skips a module where one of them is missing."""
-    for module in ("pyarrow", "ray.data"):
-        pytest.importorskip(module, reason=f"needs {module}: pip install 'npr-kernels[scan]'")
+def needed(*modules):
+    """The modules; skips the module that asks where one of them, or what it imports, is missing."""
+    return [
+        pytest.importorskip(module, reason=f"needs {module}: pip install 'npr-kernels[scan]'") for module in modules
+    ]

@@ -3,11 +3,11 @@
 import json
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 
 def rows_of(folder):
     """Of all its Parquet files, which must be whole."""
+    import pyarrow.parquet as pq
+
     files = [pq.ParquetFile(path) for path in sorted(Path(folder).glob("*.parquet"))]
     return [row for file in files for row in file.read().to_pylist()]
 
@@ -18,7 +18,9 @@ def as_line(row):
     if row["error"] is not None:
         line["error"] = row["error"]
     else:
-        line |= {name: row[name] for name in ("score", "verdict", "width", "height", "sha256", "read", "reasons", "model")}
+        line |= {
+            name: row[name] for name in ("score", "verdict", "width", "height", "sha256", "read", "reasons", "model")
+        }
         line["interval"] = [row["low"], row["high"]]
         line |= {} if row["llr"] is None else {"llr": row["llr"]}
     return line | ({} if row["facts"] is None else {"facts": json.loads(row["facts"])})
@@ -26,4 +28,8 @@ def as_line(row):
 
 def told(line):
     """A line of `npr detect --json --facts` without the settings."""
-    return {name: value for name, value in line.items() if name not in ("threshold", "exact", "decoder", "versions", "confidence")}
+    return {
+        name: value
+        for name, value in line.items()
+        if name not in ("threshold", "exact", "decoder", "versions", "confidence")
+    }

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import signal
 import sys
+import threading
 
 import pytest
 
 from detector.cli import main
-from tests.detector.scan import packages
-
-packages.needed()
-
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from detector.scan.output import OvertakenError, parts_of, write_part
+from tests.detector.scan.packages import needed
 from tests.detector.scan.rows import as_line, rows_of, told
-from tests.kills.scan import kill_and_finish, start, wait_for_parts
+from tests.kills.scan import start, wait_for_parts
+
+pa, pq, _ = needed("pyarrow", "pyarrow.parquet", "ray.data")
 
 pytestmark = pytest.mark.xdist_group("ray")
 
@@ -29,7 +25,8 @@ def test_it_says_what_detect_says_bit_for_bit(pictures, tmp_path, scan, detect):
     assert {row["path"]: as_line(row) for row in rows} == {path: told(line) for path, line in wanted.items()}
     assert any(row["read"] not in (None, 1.0) for row in rows)
     assert len(rows) == len(wanted) == 14
-    assert all(row["bytes"] == row["facts"] and json.loads(row["facts"])["bytes"] for row in rows if row["bytes"] is None)
+    sizes = {str(path): path.stat().st_size for path in pictures.rglob("*.*")} | {str(tmp_path / "none"): None}
+    assert {row["path"]: row["bytes"] for row in rows} == sizes
     assert status == 1
     counts = {name: sum(row["verdict"] == name for row in rows) for name in ("fake", "real", "unsure")}
     assert {name: summary[name] for name in counts} == counts
@@ -45,7 +42,9 @@ def test_manifests_and_what_they_carry(pictures, tmp_path, scan, detect):
     keys = list(range(len(images)))
     pq.write_table(pa.table({"key": keys, "file": images, "x": keys}), tmp_path / "a.parquet")
     extra = str(pictures / "more")
-    status, summary = scan(tmp_path / "a.parquet", extra, "--column", "file", "--carry", "key", "--out", tmp_path / "out")
+    status, summary = scan(
+        tmp_path / "a.parquet", extra, "--column", "file", "--carry", "key", "--out", tmp_path / "out"
+    )
     rows = {row["path"]: row for row in rows_of(tmp_path / "out")}
     wanted = detect(*images, extra)
     assert {path: as_line(row) for path, row in rows.items()} == {path: told(line) for path, line in wanted.items()}
@@ -54,22 +53,40 @@ def test_manifests_and_what_they_carry(pictures, tmp_path, scan, detect):
     assert (status, summary["error"]) == (1, 1)
 
 
-def test_terminated_killed_and_finished(pictures, tmp_path, weights, scan, detect):
-    """SIGTERM, then SIGKILL, each after a part was written, and the rest."""
-    arguments = [str(pictures), "--weights", str(weights), "--out", str(tmp_path / "out"), "--block-size", "1"]
+def test_killed_terminated_and_finished(pictures, tmp_path, weights, scan, detect, capsys):
+    """SIGKILL, then SIGTERM, each after a part more was written, and then the rest."""
+    out = tmp_path / "out"
+    arguments = [str(pictures), "--weights", str(weights), "--out", str(out), "--block-size", "1"]
     process = start(arguments)
-    wait_for_parts(process, tmp_path / "out", 1)
-    process.terminate()
-    _, said = process.communicate(timeout=60)
-    assert (process.returncode, said.splitlines()[-1]) in ((143, "npr: terminated"), (1, said))
-    before = {row["path"] for row in rows_of(tmp_path / "out")}
-    kill_and_finish(arguments, tmp_path / "out", len(before) + 1, lambda: scan(pictures, "--out", tmp_path / "out"))
-    rows = rows_of(tmp_path / "out")
+    wait_for_parts(process, out, 1)
+    process.kill()
+    process.communicate()
+    killed = {row["path"] for row in rows_of(out)}
+
+    parts = len(list(out.glob("*.parquet")))
+
+    def terminate():
+        while len(list(out.glob("*.parquet"))) <= parts and not ended.wait(0.01):
+            pass
+        signal.raise_signal(signal.SIGTERM)
+
+    ended = threading.Event()
+    thread = threading.Thread(target=terminate)
+    thread.start()
+    status = main(["scan", *arguments])
+    assert status == 143
+    thread.join()
+    assert capsys.readouterr().err.splitlines()[-1] == "npr: terminated"
+    terminated = {row["path"] for row in rows_of(out)}
+    assert killed < terminated
+    _, summary = scan(pictures, "--out", out)
+    rows = rows_of(out)
     wanted = detect(pictures)
     assert sorted(row["path"] for row in rows) == sorted(wanted)
     assert {row["path"]: as_line(row) for row in rows} == {path: told(line) for path, line in wanted.items()}
-    assert before <= set(wanted)
-    assert list((tmp_path / "out").glob(".*")) == []
+    assert terminated <= set(wanted)
+    assert summary["new"] <= len(wanted) - len(terminated)
+    assert list(out.glob(".*")) == []
 
 
 def test_an_error_of_a_worker_is_one_line(pictures, tmp_path, ray_here, weights, capsys, monkeypatch):
@@ -104,7 +121,9 @@ def test_what_cannot_be_is_said_in_one_line_before_ray_starts(arguments, error, 
     pq.write_table(pa.table({"file": ["a"], "label": [1]}), "m.parquet")
     (tmp_path / "m.csv").write_text("name\na\n")
     (tmp_path / "text.parquet").write_text("no Parquet")
-    defaults = ["--weights", str(weights)] * ("--weights" not in arguments) + ["--out", "out"] * ("--out" not in arguments)
+    defaults = ["--weights", str(weights)] * ("--weights" not in arguments) + ["--out", "out"] * (
+        "--out" not in arguments
+    )
     assert main(["scan", *arguments, *defaults]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("npr: error: ")
