@@ -81,6 +81,7 @@ fuzz: .venv/installed-dev
 KILLS ?= 25
 kills: .venv/installed-dev
 	$(BIN)/python -m tests.kills.run --kills $(KILLS)
+	$(BIN)/python -m tests.kills.scan --rounds $(KILLS)
 
 sanitize: .venv/installed-dev
 	$(BIN)/python -m tests.npr_kernels.sanitize_cpu

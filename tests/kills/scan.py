@@ -1,23 +1,27 @@
 """Kills `npr scan` with SIGKILL at random moments, has it go on, and looks for what was lost, doubled or left.
 
-python -m tests.kills.scan [--rounds 20] [--seed N] [--copies 300] PICTURE ...
+python -m tests.kills.scan [--rounds 20] [--seed N] [--pictures 60]
 
 The command's process is killed, not those that Ray has started for it: they are what a killed scan leaves behind. After
 each kill every Parquet file must be whole and no path twice in them; in the end the rows are those of a scan that was
-never killed.
+never killed. The next scan starts at once, while those processes are still there.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import random
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 300.0
@@ -52,44 +56,47 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seed", type=int, default=secrets.randbits(31))
-    parser.add_argument("--copies", type=int, default=300, help="of the pictures, altogether")
-    parser.add_argument("pictures", metavar="PICTURE", nargs="+")
+    parser.add_argument("--pictures", type=int, default=60, help="of noise, that are scanned (default: %(default)s)")
     args = parser.parse_args()
     draw = random.Random(args.seed)
     print(f"seed {args.seed}", flush=True)
     with tempfile.TemporaryDirectory() as place:
         inputs, out, reference = (Path(place) / name for name in ("in", "out", "reference"))
         inputs.mkdir()
-        for number in range(args.copies):
-            picture = Path(args.pictures[number % len(args.pictures)])
-            shutil.copy(picture, inputs / f"{number:05}{picture.suffix}")
+        for number in range(args.pictures):
+            size = draw.randint(32, 400), draw.randint(32, 400)
+            noise = Image.frombytes("RGB", size, draw.randbytes(3 * size[0] * size[1]))
+            noise.save(inputs / f"{number:05}.{draw.choice(['jpg', 'png', 'webp'])}")
         (inputs / "bad.png").write_text("no image")
-        words = [str(inputs), "--block-size", "8", "--out"]
+        words = [str(inputs), "--block-size", "4", "--out"]
         begun = time.monotonic()
         assert start([*words, str(reference)]).wait() == 1
         seconds = time.monotonic() - begun
         wanted = check(reference)
-        assert len(wanted) == args.copies + 1
+        assert len(wanted) == args.pictures + 1
+        parts = len(list(reference.glob("*.parquet")))
         kills = 0
         for number in range(args.rounds):
             moments: list[str] = []
             for _ in range(draw.randint(1, 3)):
                 process = start([*words, str(out)])
-                moment = draw.uniform(0, seconds)
-                try:
-                    process.wait(moment)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    kills += 1
-                    moments.append(f"{moment:.1f} s with {len(check(out)) if out.exists() else 0} rows")
+                # Half of the kills fall at any moment, half just after a file was written.
+                if draw.random() < 0.5:
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(draw.uniform(0, seconds))
+                else:
+                    wait_for_parts(process, out, draw.randint(1, parts))
+                process.kill()
                 process.communicate()
+                kills += process.returncode == -signal.SIGKILL
+                moments.append(f"{len(check(out)) if out.exists() else 0} rows")
             process = start([*words, str(out)])
             _, said = process.communicate()
             assert process.returncode == 1, said
             assert check(out) == wanted, "other rows"
             assert not list(out.glob(".*")), "something temporary is left"
             shutil.rmtree(out)
-            print(f"round {number + 1}: killed at {', '.join(moments) or 'no moment'}: the same in the end", flush=True)
+            print(f"round {number + 1}: killed at {', '.join(moments)}: the same in the end", flush=True)
     print(f"{kills} kills in {args.rounds} rounds from seed {args.seed}, nothing lost or doubled", flush=True)
     return 0
 
