@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections import Counter
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 from detector.commands.arguments import (
@@ -120,6 +120,8 @@ def run(args: argparse.Namespace) -> int:
     )
     with ExitStack() as stack:
         output = stack.enter_context(Output(args.out, _settings(identity, threshold, not args.no_unsure, args.carry)))
+        nowhere = stack.enter_context(open(os.devnull, "w"))
+        stack.enter_context(redirect_stdout(nowhere))  # where Ray tells of mishaps that it mends itself
         stack.enter_context(engine.running(args.address, count_cores()))
         device = args.device or ("cuda" if engine.has_gpu() else "cpu")
         crew = engine.find_crew(args.actors, args.cores, device == "cuda")

@@ -4,8 +4,8 @@ These files are the only record of what is done. A scan that starts in the folde
 no second record that could disagree with them.
 
 A scan that was killed may leave processes behind for a moment, which would still write files that the next scan does
-not know of. So every scan has a number of its own in `_scan.run`, and a file is written under a lock, by whoever has
-that number: the next scan takes the lock, writes its number, and nothing of its predecessor comes after that.
+not know of. So every scan has a number of its own in `_scan.run`, and whoever has it writes a file under a lock that
+writers share: the next scan takes the lock for itself, writes its number, and nothing of its predecessor comes after.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Output:
             _check(self.folder, settings)  # of a scan that began meanwhile
             if not (self.folder / SETTINGS).exists():
                 write_text(self.folder / SETTINGS, json.dumps({"kind": _KIND, **settings}, indent=1) + "\n")
-            with _fence(self.folder):
+            with _fence(self.folder, alone=True):
                 self._say_run(self.run)
                 self._sweep()
             for path in parts_of(self.folder):
@@ -82,7 +82,7 @@ class Output:
     ) -> None:
         """Nothing is written in the scan's name from here on."""
         try:
-            with _fence(self.folder):
+            with _fence(self.folder, alone=True):
                 self._say_run("")
                 self._sweep()
         finally:
@@ -105,7 +105,7 @@ def write_part(folder: Path, run: str, table: pa.Table) -> None:
         OvertakenError: another scan has begun. OSError: it cannot be written.
     """
     digest = hashlib.sha256("\n".join(table["path"].to_pylist()).encode()).hexdigest()[:32]
-    with _fence(folder):
+    with _fence(folder, alone=False):
         if (folder / RUN).read_text(encoding="utf-8") != run:
             raise OvertakenError(f"{folder}: another scan has begun there")
         with whole_file(folder / f"part-{run}-{digest}.parquet") as part:
@@ -142,7 +142,7 @@ def _check(folder: Path, settings: Mapping[str, str]) -> None:
     except FileNotFoundError:
         return
     if SETTINGS not in names:
-        if set(names) - {RUN, LOCK}:
+        if set(names) - {RUN, LOCK, f".{SETTINGS}.part"}:  # which a scan leaves that was killed when it began
             raise ValueError(f"{folder} holds something else than a scan; name another folder")
         return
     try:
@@ -159,16 +159,16 @@ def _check(folder: Path, settings: Mapping[str, str]) -> None:
 
 
 @contextlib.contextmanager
-def _fence(folder: Path) -> Iterator[None]:
-    """One process at a time."""
-    descriptor = _locked(folder / RUN, wait=True)
+def _fence(folder: Path, *, alone: bool) -> Iterator[None]:
+    """In the block are any number of processes that are not alone, or one that is."""
+    descriptor = _locked(folder / RUN, shared=not alone, wait=True)
     try:
         yield
     finally:
         os.close(descriptor)
 
 
-def _locked(path: Path, *, wait: bool) -> int:
+def _locked(path: Path, *, wait: bool, shared: bool = False) -> int:
     """A descriptor that holds the file, made where there is none, until it is closed.
 
     Raises:
@@ -178,7 +178,7 @@ def _locked(path: Path, *, wait: bool) -> int:
 
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError as error:
         os.close(descriptor)
         raise OSError(f"{path.parent}: another scan writes there") from error

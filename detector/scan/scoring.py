@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 from collections import deque
 from collections.abc import Iterator
 from contextlib import closing
@@ -87,7 +88,7 @@ class Scorer:
             ("the decoder", str(find_decoder()), judging.decoder),
         ):
             if found != wanted:
-                raise ValueError(f"{os.uname().nodename}: {what} is {found} there, and not {wanted}")
+                raise ValueError(f"{platform.node()}: {what} is {found} there, and not {wanted}")
         model = load_checkpoint(judging.weights, torch.device(judging.device)).eval()
         self._model = model.for_inference(judging.precision)
 

@@ -51,7 +51,13 @@ def ray_here():
 
 
 @pytest.fixture
-def scan(ray_here, weights, capsys):
+def no_progress(monkeypatch):
+    """However slow the machine is."""
+    monkeypatch.setattr("detector.console.SECONDS_BETWEEN_LINES", float("inf"))
+
+
+@pytest.fixture
+def scan(ray_here, no_progress, weights, capsys):
     """Runs `npr scan --json` here; gives the exit status and the summary."""
 
     def run(*arguments):

@@ -30,6 +30,14 @@ def test_what_is_written_is_found_by_the_next_scan(tmp_path):
         assert sorted(itertools.chain(*output.paths_done(folder, second.run))) == ["a", "b", "c"]
 
 
+def test_a_scan_that_was_killed_when_it_began_is_begun_again(tmp_path):
+    for name in (output.RUN, output.LOCK, f".{output.SETTINGS}.part"):
+        (tmp_path / name).touch()
+    with output.Output(tmp_path, SETTINGS):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([output.SETTINGS, output.RUN, output.LOCK])
+
+
 def test_one_scan_at_a_time(tmp_path):
     with output.Output(tmp_path, SETTINGS), pytest.raises(OSError, match="another scan writes there"):
         output.Output(tmp_path, SETTINGS)
