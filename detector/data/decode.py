@@ -98,6 +98,11 @@ def decode(source: Source, *, admit: Admit | None = None) -> Tensor:
             :data:`detector.image_formats.FORMATS`, is truncated or damaged, has a side of one pixel, has more than
             MAX_PIXELS pixels, or holds samples whose range is not defined (32-bit float).
         TypeError: the source is none of the above kinds.
+
+    Example:
+        >>> from detector.data import decode
+        >>> decode("photo.jpg").shape
+        torch.Size([3, 320, 480])
     """
     name = _name(source)
     check_decoder()

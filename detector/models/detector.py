@@ -51,6 +51,12 @@ class Detector(nn.Module):
 
         Raises:
             OSError, CheckpointError: see :func:`detector.models.load_checkpoint`.
+
+        Example:
+            >>> from detector.models import Detector
+            >>> detector = Detector.from_pretrained()
+            >>> detector.preprocessing.policy, detector.training
+            ('native', False)
         """
         from detector.models.checkpoint import load_checkpoint  # which knows the models, which know this class
 
@@ -78,11 +84,16 @@ class Detector(nn.Module):
             ImageError: a file or a Pillow image cannot be decoded, see :func:`detector.data.decode`; it names it.
             TypeError, ValueError: an image of another kind, dtype or shape, named by its place.
 
-        >>> detector = Detector.from_pretrained()
-        >>> 0 <= detector.score("photo.jpg") <= 1
-        True
-        >>> detector.score(["photo.jpg", Image.open("photo.jpg")]).shape
-        torch.Size([2])
+        Example:
+            >>> import numpy as np
+            >>> from PIL import Image
+            >>> from detector.models import Detector
+            >>> detector = Detector.from_pretrained().for_inference()
+            >>> score = detector.score("photo.jpg")
+            >>> bool(0 <= score <= 1)
+            True
+            >>> detector.score(["photo.jpg", Image.open("photo.jpg"), np.zeros((64, 96, 3), np.uint8)]).shape
+            torch.Size([3])
         """
         from detector.models.scoring import score_images  # which knows this class
 
