@@ -66,7 +66,7 @@ def save_noise(path, size, rng):
 
 
 def examples_of(module):
-    """Those of the docstrings, each of which starts with no name defined: it imports what it uses, as its reader must."""
+    """Those of the docstrings, each starting with no name defined: they import what they use, as their reader must."""
     finder = doctest.DocTestFinder(exclude_empty=True)
     return [test for test in finder.find(importlib.import_module(module), module, globs={}) if test.examples]
 
