@@ -79,7 +79,8 @@ def test_commands_are_found_where_they_are_shown():
 
 def mentions(page):
     """What the page has in its text between back-quotes."""
-    text = re.sub(r"```.*?```|^(?: {4}|\t)[^\n]*$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    blocks = re.compile(r"```.*?```|^(?: {4}|\t)[^\n]*$", re.DOTALL | re.MULTILINE)
+    text = blocks.sub("", page.read_text(encoding="utf-8"))
     return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
 
 
