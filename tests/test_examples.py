@@ -41,6 +41,7 @@ WITH_EXAMPLES = {
     "detector.data.delivery.Delivery.parse",
     "detector.data.layouts.find_images",
     "detector.evaluation.metrics.compute_metrics",
+    "detector.evaluation.running.RunningMetrics",
     "detector.explain.activation.explain",
     "detector.models.detector.Detector.from_pretrained",
     "detector.models.detector.Detector.score",
