@@ -20,6 +20,7 @@ from detector.signals import Terminated, as_exceptions, status_of
 COMMANDS = {
     "detect": "say of image files whether they are generated",
     "train": "train a detector",
+    "periodicity": "add to a trained detector what the whole image says",
     "eval": "measure detectors on each generator of a data set",
     "truth": "measure detectors so that format, size and counts cannot flatter them",
     "calibrate": "find the threshold for a wanted rate of false alarms, with a guarantee",

@@ -123,7 +123,13 @@ class NPRDetector(Detector):
         return 43 + self.conv1.patch - 1 if self.conv1.residual == "npr" else 45
 
     def with_periodicity(self, periodicity: Periodicity, share: float) -> NPRDetector:
-        """A copy of this detector to whose logit, times a share, that of the whole image is added."""
+        """A copy of this detector to whose logit, times a share, that of the whole image is added.
+
+        Raises:
+            ValueError: this detector has such a part.
+        """
+        if self.periodicity is not None:
+            raise ValueError("the detector reads periodicity already: add it to the network alone")
         model = NPRDetector(self.preprocessing, **self.architecture | {"periodicity": True})
         model.load_state_dict(self.state_dict(), strict=False)
         model.periodicity = copy.deepcopy(periodicity)
