@@ -25,9 +25,12 @@ def parser_of(command):
 
 
 def examples_in(text):
-    """Lines of shell: indented, their continuations joined, without what is said of them to the right."""
+    """Lines of shell: indented or fenced, their continuations joined, without what is said of them to the right."""
+    fenced: str | None = None  # the block's language
     for line in re.sub(r"\\\n\s*", "", text).splitlines():
-        if line.startswith(("  ", "\t")):
+        if line.startswith("```"):
+            fenced = line[3:] if fenced is None else None
+        elif line.startswith(("  ", "\t")) or fenced in ("", "sh", "bash", "console"):
             yield re.split(r"\s+# | {2,}", line.strip())[0]
 
 
