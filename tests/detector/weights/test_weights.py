@@ -12,7 +12,7 @@ from PIL import Image
 
 from detector import box
 from detector.cli import main
-from detector.data import find_images
+from detector.data import REAL, find_images
 from detector.evaluation import Scores
 from detector.models import Detector, NPRDetector, load_checkpoint, read_metadata, save_checkpoint
 from detector.models.card import as_markdown, read_card
@@ -309,7 +309,7 @@ def test_packing_moves_the_threshold_to_one_half(model, tmp_path, rng):
     fitted = fit_periodicity(others, seed=rebuild.SEED, verbose=False)
     assert torch.equal(loaded.periodicity.weight, fitted.weight.half().float())
     assert loaded.ranges is not None
-    reals = find_images(tmp_path / "data", "val").samples[:6]
+    reals = [sample for sample in find_images(tmp_path / "data", "val").samples if sample.label == REAL]
     images = torch.stack([torch.from_numpy(np.array(Image.open(s.path))).permute(2, 0, 1) for s in reals])
     with torch.no_grad():
         # The highest real lies at the threshold: one of six is more than is allowed above it.
