@@ -62,7 +62,8 @@ class _PlainPeriodicity(nn.Module):
         mean = F.avg_pool2d(strength, tile).repeat_interleave(tile, 2).repeat_interleave(tile, 3)
         fine = (strength + coherence.FLOOR * (mean + coherence.OFFSET)).log()
         coarse = (strength + coherence.COARSE).log()
-        maps = torch.cat([fine, coarse], dim=1).reshape(-1, rows // block, block, columns // block, block)
+        edges = (strength > coherence.EDGE).float()
+        maps = torch.cat([fine, coarse, edges], dim=1).reshape(-1, rows // block, block, columns // block, block)
         # A product of matrices: compiled, the convolution's result is read in the wrong order.
         spectra = maps.transpose(2, 3).reshape(-1, rows * columns // block**2, block**2) @ self.waves
         blocks = spectra.shape[1]

@@ -27,7 +27,7 @@ from npr_kernels import NPRConv, fused_stem
 
 class NPRDetector(Detector):
     """Real or generated, from the residual of 2x2 cells: 1,437,761 parameters, one logit. With `periodicity`, what the
-    whole image says is added, by 433 more.
+    whole image says is added, by 649 more.
 
     The state dict is the original implementation's: conv1, bn1, layer1, layer2, fc1. Normalisation and residual are
     part of conv1, so the model is fed with images, and gives the logits that the original gives for the normalised

@@ -56,7 +56,7 @@ def test_the_logit_is_the_formula(rng):
         for g, group in enumerate(GROUPS.values()):
             mean = np.mean([found[..., row, column] for row, column in group], axis=0)
             expected[n] += (head.weight[..., g].detach().double().numpy() * np.log(mean + FLOOR)).sum()
-    # 432 logarithms below 8, of weights near 0.05, in float32.
+    # 648 logarithms below 8, of weights near 0.05, in float32.
     np.testing.assert_allclose(head(images).squeeze(1).detach().numpy(), expected, atol=2e-4)
 
 
