@@ -171,7 +171,11 @@ class _Graph:
         floor = add("Add", mean, scalar("offset", coherence.OFFSET), name="raised")
         floor = add("Mul", floor, scalar("floor", coherence.FLOOR), name="scaled")
         fine = add("Log", add("Add", strength, floor, name="above"), name="fine")
-        coarse = add("Log", add("Add", strength, scalar("edges", coherence.COARSE), name="above_edges"), name="coarse")
+        coarse = add(
+            "Log",
+            add("Add", strength, scalar("coarse_floor", coherence.COARSE), name="above_coarse_floor"),
+            name="coarse",
+        )
         edges = add("Greater", strength, scalar("edge", coherence.EDGE), name="strong")
         edges = add("Cast", edges, name="edges", to=self._onnx.TensorProto.FLOAT)
         x = add("Concat", fine, coarse, edges, name="scales", axis=1)
