@@ -21,6 +21,7 @@ COMMANDS = {
     "detect": "say of image files whether they are generated",
     "scan": "the same of millions, on this machine or a cluster, in Parquet",
     "train": "train a detector",
+    "periodicity": "add to a trained detector what the whole image says",
     "eval": "measure detectors on each generator of a data set",
     "truth": "measure detectors so that format, size and counts cannot flatter them",
     "calibrate": "find the threshold for a wanted rate of false alarms, with a guarantee",

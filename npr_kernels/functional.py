@@ -41,6 +41,12 @@ def npr_residual(
         TypeError, ValueError: naming the argument, what it got and what it wants.
 
     Source: Tan et al., CVPR 2024, Section 3.
+
+    Example:
+        >>> import torch, npr_kernels as nk
+        >>> image = torch.tensor([[[[10, 12], [13, 10]]]], dtype=torch.uint8)
+        >>> nk.npr_residual(image).tolist()
+        [[[[0, 2], [3, 0]]]]
     """
     _check_images("npr_residual", images, patch)
     _check_cell("npr_residual", patch, anchor, mode)
@@ -63,6 +69,12 @@ def haar_residual(
         TypeError, ValueError: naming the argument, what it got and what it wants.
 
     Source: Li et al., KDD 2025 (arXiv 2408.06741).
+
+    Example:
+        >>> import torch, npr_kernels as nk
+        >>> image = torch.tensor([[[[10, 12], [13, 10]]]], dtype=torch.uint8)
+        >>> nk.haar_residual(image).tolist()
+        [[[[-5]]]]
     """
     _check_images("haar_residual", images, 2)
     return reference.haar_residual(images)
@@ -117,6 +129,19 @@ def npr_conv2d(
 
     Sources: Tan et al., CVPR 2024, Section 3 and their code; Li et al., KDD 2025 (arXiv 2408.06741), for Haar. The
     folding is exact (see docs).
+
+    Example:
+        >>> import torch, npr_kernels as nk
+        >>> images = torch.randint(0, 256, (2, 3, 64, 48), dtype=torch.uint8)
+        >>> weight = torch.randn(16, 3, 3, 3, requires_grad=True)
+        >>> features = nk.npr_conv2d(images, weight)
+        >>> features.shape
+        torch.Size([2, 16, 32, 24])
+        >>> features.sum().backward()
+        >>> weight.grad.shape
+        torch.Size([16, 3, 3, 3])
+        >>> nk.npr_conv2d(images, torch.randn(16, 6, 3, 3), residual="npr+haar").shape
+        torch.Size([2, 16, 32, 24])
     """
     op = "npr_conv2d"
     _check_images(op, images, patch)
@@ -192,6 +217,15 @@ def npr_stem(
         TypeError, ValueError: naming the argument, what it got and what it wants.
 
     Source: Tan et al., CVPR 2024, their network; the algebra is derived in docs/stem.md.
+
+    Example:
+        >>> import torch, npr_kernels as nk
+        >>> images = torch.randint(0, 256, (2, 3, 64, 48), dtype=torch.uint8)
+        >>> weight, mean, var = torch.randn(16, 3, 3, 3), torch.zeros(16), torch.ones(16)
+        >>> nk.npr_stem(images, weight, None, None, mean, var, training=True).shape
+        torch.Size([2, 16, 16, 12])
+        >>> bool((var != 1).all())  # updated in place
+        True
     """
     op = "npr_stem"
     _check_images(op, images, 2)

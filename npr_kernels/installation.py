@@ -31,6 +31,11 @@ def info() -> dict[str, Any]:
     and, when it is not, the ``reason``; ``chosen``, the backend that runs on each device; ``build``, facts of the
     extension or None; ``cpu`` with its ``machine``, the instruction set in use, why, and those that could be;
     ``threads``; ``devices``, the CUDA devices that torch sees.
+
+    Example:
+        >>> import npr_kernels as nk
+        >>> nk.info()["backends"]["reference"]
+        {'available': True}
     """
     extension = native.extension
     devices = [torch.device("cpu"), *(torch.device("cuda", i) for i in range(torch.cuda.device_count()))]

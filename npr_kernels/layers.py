@@ -22,6 +22,14 @@ class NPRConv(nn.Conv2d):
     ``nn.Conv2d`` are those of :func:`npr_kernels.npr_conv2d`; so is the stride, None for one output for each 2x2 cell.
 
     Shape: uint8 (or floating in [0, 1]) [N, in_channels, H, W] -> [N, out_channels, OH, OW].
+
+    Example:
+        >>> import torch, npr_kernels as nk
+        >>> layer = nk.NPRConv(3, 64)
+        >>> layer.load_state_dict(torch.nn.Conv2d(3, 64, kernel_size=3, bias=False).state_dict())
+        <All keys matched successfully>
+        >>> layer(torch.randint(0, 256, (2, 3, 64, 48), dtype=torch.uint8)).shape
+        torch.Size([2, 64, 32, 24])
     """
 
     def __init__(
@@ -88,6 +96,14 @@ class NPRStem(nn.Module):
 
     Shape: uint8 (or floating in [0, 1]) [N, in_channels, H, W] -> [N, out_channels, PH, PW], see
     :func:`npr_kernels.npr_stem`.
+
+    Example:
+        >>> import torch, npr_kernels as nk
+        >>> stem = nk.NPRStem(64)
+        >>> sorted(name for name, _ in stem.named_parameters())
+        ['bn1.bias', 'bn1.weight', 'conv1.weight']
+        >>> stem(torch.randint(0, 256, (2, 3, 64, 48), dtype=torch.uint8)).shape
+        torch.Size([2, 64, 16, 12])
     """
 
     def __init__(
@@ -124,6 +140,14 @@ def fused_stem(images: Tensor, conv: NPRConv, bn: nn.BatchNorm2d | nn.SyncBatchN
     The modules are used as their own forward would: ``bn`` updates its running statistics and counts its batches; an
     ``nn.SyncBatchNorm`` in training shares its statistics over its process group. A convolution with a bias or of
     another geometry than the fused stem's (the paper's ablations) runs layer by layer.
+
+    Example:
+        >>> import torch, npr_kernels as nk
+        >>> conv, norm = nk.NPRConv(3, 64), torch.nn.BatchNorm2d(64)
+        >>> nk.fused_stem(torch.randint(0, 256, (2, 3, 64, 48), dtype=torch.uint8), conv, norm).shape
+        torch.Size([2, 64, 16, 12])
+        >>> norm.num_batches_tracked
+        tensor(1)
     """
     geometry = (conv.kernel_size, conv.stride, conv.padding, conv.patch, conv.anchor, conv.mode)
     stride = (default_stride(conv.residual),) * 2

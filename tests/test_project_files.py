@@ -29,11 +29,31 @@ def test_the_version_to_cite_is_the_projects():
     assert f"## {project()['version']}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
+def links_of(page):
+    """The relative links of a page, each as a file and a heading in it, "" for the file itself."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    links = [link.partition("#") for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    return [((page.parent / path).resolve() if path else page, heading) for path, _, heading in links]
+
+
+def anchors_of(page):
+    """What links can name in a page: its headings, as GitHub writes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_lead_somewhere(page):
-    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
-    links = [link.split("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
-    assert [link for link in links if link and not (page.parent / link).exists()] == []
+    links = links_of(page)
+    assert [path for path, _ in links if not path.exists()] == []
+    assert [(path, heading) for path, heading in links if heading and heading not in anchors_of(path)] == []
+
+
+def test_the_index_leads_to_every_page_and_the_readme_to_the_index():
+    index = ROOT / "docs" / "index.md"
+    led_to = {path for path, _ in links_of(index)}
+    assert {page for page in ROOT.glob("docs/*.md") if page != index} - led_to == set()
+    assert index in {path for path, _ in links_of(ROOT / "README.md")}
 
 
 def test_info_is_a_program_too():

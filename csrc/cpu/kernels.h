@@ -178,7 +178,7 @@ struct Coherence {
   Images images;  // of 3 channels
   float* out;     // [N, kScales, kDifferences, 3, kBlock, kAcross]
 
-  static constexpr int kChannels = 3, kScales = 2, kDifferences = 8, kBlock = 8, kAcross = kBlock / 2 + 1;
+  static constexpr int kChannels = 3, kScales = 3, kDifferences = 8, kBlock = 8, kAcross = kBlock / 2 + 1;
   static constexpr int64_t kSize = kScales * kDifferences * kChannels * kBlock * kAcross;  // of an image
   int64_t units() const { return images.batch; }
 };

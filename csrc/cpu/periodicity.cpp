@@ -1,9 +1,10 @@
 // The coherence of the strength of detail, as npr_kernels/periodicity.py defines it.
 //
-// Of a channel, 8 integer differences r of neighbours are taken, and of their strength two scales,
+// Of a channel, 8 integer differences r of neighbours are taken, and of their strength three scales,
 //
 //     fine    v = log(|r| + 0.3 (m + 0.5)),  m the mean of |r| over the 16x16 positions of a tile
 //     coarse  v = log(|r| + 20)
+//     edges   v = 1 where |r| > 20.5, else 0
 //
 // A block b of 8x8 positions has the Fourier transform F_b of v. What is wanted of an image is
 //
@@ -19,7 +20,7 @@
 // additions a lane, and double between regions. Regions, vectors and lanes are added in the order of the image, which
 // depends on its size and on the instruction set alone.
 //
-// Cost: of a position, 3 channels, 8 differences and 2 scales, each about 12 operations for the logarithm, 6 for the
+// Cost: of a position, 3 channels, 8 differences and 3 scales, each about 12 operations for a logarithm, 6 for the
 // transform and 2 for the sums; of memory, each pixel once. What is kept does not grow with the image.
 #include <cmath>
 
@@ -31,7 +32,7 @@ namespace {
 constexpr int kChannels = Coherence::kChannels, kScales = Coherence::kScales, kDifferences = Coherence::kDifferences;
 constexpr int kBlock = Coherence::kBlock, kAcross = Coherence::kAcross, kHalf = kBlock / 2;
 constexpr int kTile = 2 * kBlock;
-constexpr float kFloor = 0.3f, kOffset = 0.5f, kCoarse = 20;
+constexpr float kFloor = 0.3f, kOffset = 0.5f, kCoarse = 20, kEdge = 20.5f;
 // Energy of a block that counts as none, since rounding in the reference may make it.
 constexpr double kRounding = 1e-6;
 
@@ -117,14 +118,15 @@ struct Sums {
   }
 };
 
-// Adds the blocks of a group: the strength of their positions [kBlock][kBlock], kPair apart. Those of weight 0, where
-// it is given, are none.
-void add_blocks(const float* strength, Floats floor, const Floats* weight, Sums& sums) {
+// Adds the blocks of a group: the strength of their positions [kBlock][kBlock], kPair apart, on a scale. Those of
+// weight 0, where it is given, are none.
+template <class Scale>
+void add_blocks(const float* strength, Scale scale, const Floats* weight, Sums& sums) {
   Floats lines[kBlock][kBlock];
   for (int y = 0; y < kBlock; ++y) {
     Floats x[kBlock];
 #pragma GCC unroll 8
-    for (int i = 0; i < kBlock; ++i) x[i] = logarithm(load(strength + (y * kBlock + i) * kPair) + floor);
+    for (int i = 0; i < kBlock; ++i) x[i] = scale(load(strength + (y * kBlock + i) * kPair));
     transform(x);
 #pragma GCC unroll 8
     for (int i = 0; i < kBlock; ++i) lines[y][i] = x[i];
@@ -315,8 +317,10 @@ class Image {
       const Floats* given = first + kGroup <= count ? nullptr : &weight;
       for (int half = 0; half < kTile / kBlock; ++half) {
         const float* values = strength_.values + half * kBlock * kBlock * kPair + first;
-        add_blocks(values, load(strength_.floors + first), given, sums[0]);
-        add_blocks(values, broadcast(kCoarse), given, sums[1]);
+        const Floats floor = load(strength_.floors + first), zero = {};
+        add_blocks(values, [floor](Floats r) { return logarithm(r + floor); }, given, sums[0]);
+        add_blocks(values, [](Floats r) { return logarithm(r + kCoarse); }, given, sums[1]);
+        add_blocks(values, [zero](Floats r) { return r > kEdge ? zero + 1.f : zero; }, given, sums[2]);
       }
     }
   }

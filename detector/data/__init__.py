@@ -9,6 +9,7 @@ from detector.data.decode import (
     ImageError,
     TooManyPixelsError,
     decode,
+    decode_opened,
     read_size,
 )
 from detector.data.decoder import Decoder, DecoderWarning, check_decoder, find_decoder
@@ -58,6 +59,7 @@ __all__ = [
     "check_decoder",
     "collate",
     "decode",
+    "decode_opened",
     "find_decoder",
     "find_images",
     "has_split",

@@ -98,6 +98,11 @@ def decode(source: Source, *, admit: Admit | None = None) -> Tensor:
             :data:`detector.image_formats.FORMATS`, is truncated or damaged, has a side of one pixel, has more than
             MAX_PIXELS pixels, or holds samples whose range is not defined (32-bit float).
         TypeError: the source is none of the above kinds.
+
+    Example:
+        >>> from detector.data import decode
+        >>> decode("photo.jpg").shape
+        torch.Size([3, 320, 480])
     """
     name = _name(source)
     check_decoder()
@@ -117,6 +122,25 @@ def decode(source: Source, *, admit: Admit | None = None) -> Tensor:
     return torch.from_numpy(image).permute(2, 0, 1)
 
 
+def decode_opened(image: Image.Image, name: str = "<image>") -> Tensor:
+    """The pixels of an image that Pillow has opened or made, as :func:`decode` gives them.
+
+    Args:
+        image: decoded or not; of an animation, the frame that it stands at.
+        name: of the image in errors.
+
+    Returns:
+        uint8 [3, H, W], see :func:`decode`.
+
+    Raises:
+        ImageError: as :func:`decode`, of what an opened image can have wrong.
+    """
+    check_decoder()
+    with _as_image_errors(name):
+        _check_size(image, name)
+        return torch.from_numpy(_pixels(image, name)).permute(2, 0, 1)
+
+
 def _name(source: Source) -> str:
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source)
@@ -134,9 +158,12 @@ def _decode_stream(stream: BinaryIO, name: str, admit: Admit | None) -> np.ndarr
     with _opened(stream, name) as image:
         if admit is not None:
             admit(3 * image.width * image.height)
-        image.load()
-        rgb = _to_rgb(_upright(image), name)
-        return np.array(rgb)
+        return _pixels(image, name)
+
+
+def _pixels(image: Image.Image, name: str) -> np.ndarray:
+    image.load()
+    return np.array(_to_rgb(_upright(image), name))
 
 
 @contextmanager
@@ -146,11 +173,16 @@ def _opened(stream: BinaryIO, name: str) -> Iterator[Image.Image]:
     if not stream.read(1):
         raise ImageError(name, "is empty")
     stream.seek(start)
-    # Codecs meet hostile bytes here and answer with exceptions of every kind (OSError, SyntaxError, struct.error, ...).
+    with _as_image_errors(name), _open(stream) as image:
+        _check_size(image, name)
+        yield image
+
+
+@contextmanager
+def _as_image_errors(name: str) -> Iterator[None]:
+    """Codecs meet hostile bytes and answer with exceptions of every kind (OSError, SyntaxError, struct.error, ...)."""
     try:
-        with _open(stream) as image:
-            _check_size(image, name)
-            yield image
+        yield
     except ImageError:
         raise
     except FormatError as error:

@@ -65,6 +65,14 @@ class Delivery:
         Raises:
             ValueError: a step is unknown, is written otherwise than it should be, has a value out of range, or needs a
                 codec that is not installed.
+
+        Example:
+            >>> from detector.data import Delivery
+            >>> delivery = Delivery.parse("crop:256, resize:0.5:bicubic, jpeg:80")
+            >>> str(delivery)
+            'crop:256,resize:0.5,jpeg:80'
+            >>> delivery.size(480, 640)
+            (128, 128)
         """
         words = [word.strip() for word in text.split(",")]
         if words == [NONE]:

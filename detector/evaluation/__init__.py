@@ -37,6 +37,7 @@ from detector.evaluation.presets import PRESETS, Preset, find_preset
 from detector.evaluation.results import read_results, write_results
 from detector.evaluation.risk_coverage import RiskCoverage, aurc, balanced_weights, risk_coverage
 from detector.evaluation.robustness import SWEEPS, Condition, Robustness, robustness
+from detector.evaluation.running import RunningMetrics
 from detector.evaluation.score_file import ScoreFile
 from detector.evaluation.scoring import Scores, score_collection
 from detector.evaluation.subset import draw_subset
@@ -70,6 +71,7 @@ __all__ = [
     "RiskCoverage",
     "Robustness",
     "Row",
+    "RunningMetrics",
     "ScoreFile",
     "Scores",
     "Separation",

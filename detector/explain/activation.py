@@ -95,6 +95,18 @@ def explain(model: Detector, image: Tensor, *, max_pixels: int = MAX_PIXELS) -> 
 
     Raises:
         TypeError, ValueError: wrong images, or a model whose logit is not the mean of its local logits.
+
+    Example:
+        >>> from detector.data import decode
+        >>> from detector.explain import explain
+        >>> from detector.models import Detector
+        >>> detector = Detector.from_pretrained()
+        >>> image = detector.preprocessing.test_view(decode("photo.jpg"))
+        >>> found = explain(detector, image)
+        >>> abs(found.activation.sum().item() + found.bias + found.whole - found.logit) < 1e-9
+        True
+        >>> found.saliency.shape == image.shape[1:]
+        True
     """
     if model.pooling != "mean":
         raise ValueError(f"only logits that are means can be taken apart, the detector's pooling is {model.pooling!r}")

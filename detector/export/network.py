@@ -50,7 +50,7 @@ class _PlainPeriodicity(nn.Module):
 
     def __init__(self, whole: PlainPeriodicity) -> None:
         super().__init__()
-        self.differences, self.waves = _constant(whole.differences), _constant(whole.waves)
+        self.differences, self.waves = _constant(whole.differences), _constant(whole.waves.flatten(1).T)
         self.averages, self.weight = _constant(whole.averages), _constant(whole.weight[:, None])
         self.bias = _constant(whole.bias)
 
@@ -62,14 +62,16 @@ class _PlainPeriodicity(nn.Module):
         mean = F.avg_pool2d(strength, tile).repeat_interleave(tile, 2).repeat_interleave(tile, 3)
         fine = (strength + coherence.FLOOR * (mean + coherence.OFFSET)).log()
         coarse = (strength + coherence.COARSE).log()
-        maps = torch.cat([fine, coarse], dim=1).view(-1, 1, rows, columns)
-        spectra = F.conv2d(maps, self.waves, stride=block)
-        blocks = rows * columns // block**2
-        together = spectra.sum(dim=(2, 3)).square().unflatten(1, (2, -1)).sum(dim=1)
-        energy = spectra.square().sum(dim=(2, 3)).unflatten(1, (2, -1)).sum(dim=1)
+        edges = (strength > coherence.EDGE).float()
+        maps = torch.cat([fine, coarse, edges], dim=1).reshape(-1, rows // block, block, columns // block, block)
+        # A product of matrices: compiled, the convolution's result is read in the wrong order.
+        spectra = maps.transpose(2, 3).reshape(-1, rows * columns // block**2, block**2) @ self.waves
+        blocks = spectra.shape[1]
+        together = spectra.sum(dim=1).square().unflatten(1, (2, -1)).sum(dim=1)
+        energy = spectra.square().sum(dim=1).unflatten(1, (2, -1)).sum(dim=1)
         flat = energy <= coherence.ROUNDING * blocks
         found = torch.where(flat, 1.0, together / energy.clamp(min=1e-30))
-        share = min(1.0, (REFERENCE_BLOCKS - 1) / max(blocks - 1, 1))
+        share = (REFERENCE_BLOCKS - 1) / torch.sym_max(blocks - 1, REFERENCE_BLOCKS - 1)
         logarithms = ((1 + (found - 1) * share) @ self.averages + FLOOR).log()
         return logarithms.view(-1, MAPS * self.averages.shape[1]) @ self.weight + self.bias
 

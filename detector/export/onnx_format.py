@@ -171,8 +171,14 @@ class _Graph:
         floor = add("Add", mean, scalar("offset", coherence.OFFSET), name="raised")
         floor = add("Mul", floor, scalar("floor", coherence.FLOOR), name="scaled")
         fine = add("Log", add("Add", strength, floor, name="above"), name="fine")
-        coarse = add("Log", add("Add", strength, scalar("edges", coherence.COARSE), name="above_edges"), name="coarse")
-        x = add("Concat", fine, coarse, name="scales", axis=1)
+        coarse = add(
+            "Log",
+            add("Add", strength, scalar("coarse_floor", coherence.COARSE), name="above_coarse_floor"),
+            name="coarse",
+        )
+        edges = add("Greater", strength, scalar("edge", coherence.EDGE), name="strong")
+        edges = add("Cast", edges, name="edges", to=self._onnx.TensorProto.FLOAT)
+        x = add("Concat", fine, coarse, edges, name="scales", axis=1)
         size = add("Shape", x, name="size", start=2, end=4)
         x = add("Reshape", x, add("Concat", shape("alone", -1, 1), size, name="maps_size", axis=0), name="maps")
         waves = self._constant("whole.waves", whole.waves)

@@ -13,7 +13,7 @@ import json
 import os
 import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,12 @@ from npr_kernels import __version__
 FORMAT = "npr-kernels checkpoint"
 FORMAT_VERSION = 1
 
-MODELS: dict[str, type[NPRDetector] | type[CNNDetector] | type[SAFEDetector]] = {
+MODELS: dict[str, Callable[..., Detector]] = {
     "NPRDetector": NPRDetector,
     "CNNDetector": CNNDetector,
     "SAFEDetector": SAFEDetector,
 }
+"""By the names in checkpoints: each makes a model of a Preprocessing and the arguments of its `architecture`."""
 
 
 class CheckpointError(ValueError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,9 @@ from detector.box import DEFAULT
 from detector.data import Preprocessing
 from detector.models.pooling import mean_of_largest, share_of
 from detector.verdicts import THRESHOLD
+
+if TYPE_CHECKING:
+    from detector.models.scoring import AnImage
 
 
 class Detector(nn.Module):
@@ -48,10 +51,53 @@ class Detector(nn.Module):
 
         Raises:
             OSError, CheckpointError: see :func:`detector.models.load_checkpoint`.
+
+        Example:
+            >>> from detector.models import Detector
+            >>> detector = Detector.from_pretrained()
+            >>> detector.preprocessing.policy, detector.training
+            ('native', False)
         """
         from detector.models.checkpoint import load_checkpoint  # which knows the models, which know this class
 
         return load_checkpoint(name, device)
+
+    def score(self, images: AnImage | Iterable[AnImage], *, batch_size: int = 16, workers: int = 0) -> float | Tensor:
+        """How likely images are generated, treated as the detector's preprocessing says: from 0 (real) to 1 (fake).
+
+        On the CPU these are the scores of ``npr detect --exact``, bit for bit, whatever is scored together and in
+        whichever form an image comes. The detector is in evaluation mode afterwards. Each call takes half a
+        second to make it ready for inference; ``detector.for_inference().score`` has done that.
+
+        Args:
+            images: one image or several, drawn as they are needed; 8-bit RGB where not read from a file. An image is a
+                path; a Pillow image, which is turned upright and laid over white as files are; a NumPy array uint8
+                [H, W, 3]; or a tensor uint8 [3, H, W], on any device. Several are an iterable of these, an array
+                [N, H, W, 3] or a tensor [N, 3, H, W]. H and W are at least 2.
+            batch_size: on a GPU, images of one size that are scored together.
+            workers: threads that read and decode ahead.
+
+        Returns:
+            A float for one image; for several float64 [N] on the CPU, in their order.
+
+        Raises:
+            ImageError: a file or a Pillow image cannot be decoded, see :func:`detector.data.decode`; it names it.
+            TypeError, ValueError: an image of another kind, dtype or shape, named by its place.
+
+        Example:
+            >>> import numpy as np
+            >>> from PIL import Image
+            >>> from detector.models import Detector
+            >>> detector = Detector.from_pretrained().for_inference()
+            >>> score = detector.score("photo.jpg")
+            >>> bool(0 <= score <= 1)
+            True
+            >>> detector.score(["photo.jpg", Image.open("photo.jpg"), np.zeros((64, 96, 3), np.uint8)]).shape
+            torch.Size([3])
+        """
+        from detector.models.scoring import score_images  # which knows this class
+
+        return score_images(self, images, batch_size=batch_size, workers=workers)
 
     @property
     def architecture(self) -> dict[str, Any]:

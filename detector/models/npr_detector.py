@@ -27,7 +27,7 @@ from npr_kernels import NPRConv, fused_stem
 
 class NPRDetector(Detector):
     """Real or generated, from the residual of 2x2 cells: 1,437,761 parameters, one logit. With `periodicity`, what the
-    whole image says is added, by 433 more.
+    whole image says is added, by 649 more.
 
     The state dict is the original implementation's: conv1, bn1, layer1, layer2, fc1. Normalisation and residual are
     part of conv1, so the model is fed with images, and gives the logits that the original gives for the normalised
@@ -123,7 +123,13 @@ class NPRDetector(Detector):
         return 43 + self.conv1.patch - 1 if self.conv1.residual == "npr" else 45
 
     def with_periodicity(self, periodicity: Periodicity, share: float) -> NPRDetector:
-        """A copy of this detector to whose logit, times a share, that of the whole image is added."""
+        """A copy of this detector to whose logit, times a share, that of the whole image is added.
+
+        Raises:
+            ValueError: this detector has such a part.
+        """
+        if self.periodicity is not None:
+            raise ValueError("the detector reads periodicity already: add it to the network alone")
         model = NPRDetector(self.preprocessing, **self.architecture | {"periodicity": True})
         model.load_state_dict(self.state_dict(), strict=False)
         model.periodicity = copy.deepcopy(periodicity)

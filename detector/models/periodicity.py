@@ -40,7 +40,7 @@ lattice that only a huge image shows is a camera's or an editor's."""
 
 
 class Periodicity(nn.Module):
-    """A logit of the whole image, of 432 weights and a bias.
+    """A logit of the whole image, of 648 weights and a bias.
 
     Attributes:
         weight: float32 [scales, differences, 3 channels, groups], of the logarithms; zero at first.

@@ -27,7 +27,7 @@ from detector.threads import undivided
 WINDOW = 192
 """Side of what is cut out of every image, at random."""
 
-AUGMENTATION = BlurJpeg(jpeg_probability=0.6, jpeg_quality=(50, 98))
+AUGMENTATION = BlurJpeg(jpeg_probability=0.6, jpeg_quality=(50, 98), jpeg_encoders=("pillow",))
 """What befalls the windows."""
 
 DELIVERIES = 4

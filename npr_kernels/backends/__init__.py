@@ -43,7 +43,13 @@ unavailable_reason._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def available_backends() -> dict[str, bool]:
-    """Backends by name: True for each one that can run on this machine."""
+    """Backends by name: True for each one that can run on this machine.
+
+    Example:
+        >>> import npr_kernels as nk
+        >>> nk.available_backends()["reference"]
+        True
+    """
     return {name: unavailable_reason(name) is None for name in BACKENDS}
 
 
@@ -55,6 +61,15 @@ class backend:
 
     Raises:
         ValueError: unknown name. RuntimeError: the backend is not available on this machine, with the reason.
+
+    Example:
+        >>> import torch, npr_kernels as nk
+        >>> images = torch.randint(0, 256, (2, 3, 64, 48), dtype=torch.uint8)
+        >>> weight = torch.randn(16, 3, 3, 3)
+        >>> with nk.backend("reference"):
+        ...     expected = nk.npr_conv2d(images, weight)
+        >>> torch.allclose(nk.npr_conv2d(images, weight), expected, atol=1e-3)
+        True
     """
 
     def __init__(self, name: str) -> None:

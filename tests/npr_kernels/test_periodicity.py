@@ -58,19 +58,21 @@ def strengths(image: np.ndarray) -> np.ndarray:
 def truth(image: Tensor, further: float = 0) -> Truth:
     """Of uint8 [3, H, W] that has a tile; its logarithms may be off by a further error.
 
-    A block's numbers v are wrong by what the logarithm is, and by 4 roundings of its argument: of 0.3, of m + 0.5, of
-    their product and of the sum. So F is wrong by 64 times that, and by 16 roundings of numbers whose magnitudes add up
-    to the block's: 5 in each direction and one to join them, of two parts, are fewer. Sums over blocks have at most 32
-    roundings in float. The rest is interval arithmetic on T = |S|^2 / E.
+    Of the edges, the numbers are 0 and 1, exactly. A block's other numbers v are wrong by what the logarithm is, and by
+    4 roundings of its argument: of 0.3, of m + 0.5, of their product and of the sum. So F is wrong by 64 times that,
+    and by 16 roundings of numbers whose magnitudes add up to the block's: 5 in each direction and one to join them, of
+    two parts, are fewer. Sums over blocks have at most 32 roundings in float. The rest is interval arithmetic on
+    T = |S|^2 / E.
     """
     r = strengths(image.numpy())
     tiles = r.reshape(8, 3, r.shape[2] // 16, 16, r.shape[3] // 16, 16)
     mean = tiles.mean(axis=(3, 5), keepdims=True)
-    v = np.stack([np.log(tiles + 0.3 * (mean + 0.5)).reshape(r.shape), np.log(r + 20)])
-    v = v.reshape(2, 8, 3, r.shape[2] // 8, 8, r.shape[3] // 8, 8)
+    v = np.stack([np.log(tiles + 0.3 * (mean + 0.5)).reshape(r.shape), np.log(r + 20), r > 20])
+    wrong = np.array([1, 1, 0]).reshape(3, 1, 1, 1, 1, 1, 1) * (LOGARITHM + 4 * UNIT + further)
+    v = v.reshape(3, 8, 3, r.shape[2] // 8, 8, r.shape[3] // 8, 8)
     wave = np.exp(-2j * np.pi * np.outer(np.arange(8), np.arange(8)) / 8)
     f = np.einsum("ay,sdciyjx,bx->sdcijab", wave, v, wave[:5], optimize=True)
-    off = 64 * (LOGARITHM + 4 * UNIT + further) + 16 * UNIT * np.abs(v).sum(axis=(4, 6))[..., None, None]
+    off = 64 * wrong + 16 * UNIT * np.abs(v).sum(axis=(4, 6))[..., None, None]
     along = (3, 4)
     together, energy = np.abs(f.sum(axis=along)), (np.abs(f) ** 2).sum(axis=along)
     together_off = off.sum(axis=along) + 2 * 32 * UNIT * np.abs(f).sum(axis=along)

@@ -12,10 +12,11 @@ from PIL import Image
 
 from detector import box
 from detector.cli import main
-from detector.data import find_images
+from detector.data import REAL, find_images
 from detector.evaluation import Scores
 from detector.models import Detector, NPRDetector, load_checkpoint, read_metadata, save_checkpoint
 from detector.models.card import as_markdown, read_card
+from detector.training.periodicity import fit_periodicity
 from detector.weights import card, fakes, packages, photographs, rebuild
 
 
@@ -292,16 +293,23 @@ def test_the_card_has_the_truth(default, tmp_path, rng, capsys):
 
 
 def test_packing_moves_the_threshold_to_one_half(model, tmp_path, rng):
-    for label, name in (("0_real", "native"), ("1_fake", "net")):
-        for number in range(6):
-            image = torch.from_numpy(rng.integers(0, 256, (3, 48, 48), dtype=np.uint8))
-            photographs.write_image(tmp_path / "data" / "val" / name / label, number, image)
+    for split in ("train", "val"):
+        for label, name in (("0_real", "native"), ("1_fake", "net"), ("1_fake", fakes.TRAINED_HERE[0])):
+            for number in range(6):
+                image = torch.from_numpy(rng.integers(0, 256, (3, 48, 48), dtype=np.uint8))
+                photographs.write_image(tmp_path / "data" / split / name / label, number, image)
     save_checkpoint(tmp_path / "last.safetensors", model, recipe={"name": "box"}, epoch=1, step=2, validation=None)
     packed = rebuild.pack(tmp_path / "last.safetensors", tmp_path / "data", tmp_path / "out.safetensors", None)
     loaded = load_checkpoint(packed)
-    moved = (model.classifier.bias - loaded.classifier.bias).item()
-    assert math.isfinite(moved)
-    reals = find_images(tmp_path / "data", "val").samples[:6]
+    assert math.isfinite(loaded.classifier.bias.item())
+    half = (model.classifier.weight * rebuild.SHARE).half().float()
+    assert torch.equal(loaded.classifier.weight, half)
+    # What the whole image says, of images that it was fitted to: not those of the generators trained here.
+    others = find_images(tmp_path / "data", "train").select(("native", "net"))
+    fitted = fit_periodicity(others, seed=rebuild.SEED, verbose=False)
+    assert torch.equal(loaded.periodicity.weight, fitted.weight.half().float())
+    assert loaded.ranges is not None
+    reals = [sample for sample in find_images(tmp_path / "data", "val").samples if sample.label == REAL]
     images = torch.stack([torch.from_numpy(np.array(Image.open(s.path))).permute(2, 0, 1) for s in reals])
     with torch.no_grad():
         # The highest real lies at the threshold: one of six is more than is allowed above it.
