@@ -1,5 +1,5 @@
-# make demo | test | fuzz | kills | sanitize | page | lint | bench | weights: each works from nothing; they share the virtual
-# environment .venv.
+# make demo | test | fuzz | kills | sanitize | scan | page | lint | bench | weights: each works from nothing; they share
+# the virtual environment .venv.
 # make gpu: builds in place and runs with $(PYTHON) as it is, which must have torch and pytest; nothing is downloaded.
 #
 #   PYTHON  the interpreter that makes .venv, that `make install` installs into, that `make gpu` runs   (python3)
@@ -19,8 +19,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*.* csrc/*/*.*)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test fuzz kills sanitize page lint format weights bench gpu gpu-build gpu-test gpu-sanitize \
-	gpu-bench clean
+.PHONY: help install demo test fuzz kills sanitize scan page lint format weights bench gpu gpu-build gpu-test \
+	gpu-sanitize gpu-bench clean
 .NOTPARALLEL:
 
 help:
@@ -29,6 +29,7 @@ help:
 	@echo 'make fuzz      feed damaged image files to the decoder for SECONDS=60, and FILES=1000 to npr detect'
 	@echo 'make kills     kill commands with SIGKILL, KILLS=25 times each, and compare what they come to'
 	@echo 'make sanitize  test the CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer'
+	@echo 'make scan      test npr scan with Ray, and kill it KILLS=25 times'
 	@echo 'make page      test the page of npr serve in Chromium'
 	@echo 'make lint      ruff, mypy and clang-format, without changing files'
 	@echo 'make format    ruff and clang-format, in place'
@@ -81,10 +82,15 @@ fuzz: .venv/installed-dev
 KILLS ?= 25
 kills: .venv/installed-dev
 	$(BIN)/python -m tests.kills.run --kills $(KILLS)
-	$(BIN)/python -m tests.kills.scan --rounds $(KILLS)
 
 sanitize: .venv/installed-dev
 	$(BIN)/python -m tests.npr_kernels.sanitize_cpu
+
+# Ray takes 80 MB and, to start, a good part of a minute.
+scan: .venv/installed-dev
+	$(PIP) install --no-build-isolation --editable '.[dev,scan]'
+	$(BIN)/python -m pytest tests/detector/scan
+	$(BIN)/python -m tests.kills.scan --rounds $(KILLS)
 
 # On Debian: apt-get install chromium. Playwright's own browsers are not needed.
 BROWSER ?= $(shell command -v chromium chromium-browser google-chrome | head -n 1)
