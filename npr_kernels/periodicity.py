@@ -119,7 +119,16 @@ def _of_image(image: Tensor) -> Tensor:
     rows, columns = (max(side - 2, 0) // TILE * TILE for side in pixels.shape[1:])
     if rows == 0 or columns == 0:
         return pixels.new_ones(SHAPE)
-    found = [_of_strength(_difference(pixels, taps)[:, :rows, :columns].abs()) for taps in DIFFERENCES.values()]
+    height = max(TILE, STRIP // columns // TILE * TILE)
+    found = []
+    for taps in DIFFERENCES.values():
+        sums = [
+            _sums(_difference(pixels[:, top : min(top + height, rows) + 2], taps)[:, :, :columns].abs())
+            for top in range(0, rows, height)
+        ]
+        together, energy = (torch.stack(each).sum(dim=0) for each in zip(*sums, strict=True))
+        flat = energy <= ROUNDING * (rows // BLOCK) * (columns // BLOCK)
+        found.append(torch.where(flat, 1.0, _power(together) / torch.where(flat, 1.0, energy)).float())
     return torch.stack(found, dim=1)
 
 
@@ -134,8 +143,9 @@ def _difference(pixels: Tensor, taps: tuple[tuple[int, int, int], ...]) -> Tenso
     return total
 
 
-def _of_strength(strength: Tensor) -> Tensor:
-    """|r| [3, H, W], of whole tiles -> [3, 3, 8, 5], the scale first."""
+def _sums(strength: Tensor) -> tuple[Tensor, Tensor]:
+    """|r| [3, H, W], of whole tiles -> blocks' spectra, complex128, and their power, float64, added up: [3, 3, 8, 5]
+    each, the scale first."""
     tiles = strength.unflatten(2, (-1, TILE)).unflatten(1, (-1, TILE))
     mean = tiles.mean(dim=(2, 4), keepdim=True)
     fine = (tiles + FLOOR * (mean + OFFSET)).log().flatten(3).flatten(1, 2)
@@ -145,10 +155,11 @@ def _of_strength(strength: Tensor) -> Tensor:
     blocks = scales.unflatten(3, (-1, BLOCK)).unflatten(2, (-1, BLOCK)).transpose(3, 4)
     spectra = torch.fft.rfft2(blocks)
     along = (2, 3)  # from block to block
-    energy = _power(spectra).sum(dim=along, dtype=torch.float64)
-    together = _power(spectra.sum(dim=along, dtype=torch.complex128))
-    flat = energy <= ROUNDING * blocks.shape[2] * blocks.shape[3]
-    return torch.where(flat, 1.0, together / torch.where(flat, 1.0, energy)).float()
+    return spectra.sum(dim=along, dtype=torch.complex128), _power(spectra).sum(dim=along, dtype=torch.float64)
+
+
+STRIP = 2**20
+"""Positions that the reference takes at once, or one row of tiles where that is more: some 150 bytes for each."""
 
 
 ROUNDING = 1e-6

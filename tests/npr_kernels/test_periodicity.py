@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import npr_kernels as nk
+from npr_kernels import periodicity
 from npr_kernels.periodicity import DIFFERENCES, LOGARITHM, SHAPE, blocks_of, coherence, reference
 from tests import needs
 from tests.npr_kernels import implementations
@@ -334,3 +335,12 @@ def test_the_op_refuses_what_it_cannot_read():
 @pytest.mark.parametrize("size", [(0, 3, 40, 40), (2, 3, 5, 5), (2, 3, 40, 37)])
 def test_opcheck(size, rng):
     torch.library.opcheck(torch.ops.npr.coherence, (torch.from_numpy(noise(rng, *size)),))
+
+
+def test_the_reference_takes_large_images_in_strips(rng, monkeypatch):
+    """Sums of strips are the sums of the image: neighbouring strips share two rows of pixels, and no block."""
+    image = torch.from_numpy(noise(rng, 3, 150, 83))
+    whole = reference(image[None])
+    for size in (1, 80 * 40, 80 * 64):
+        monkeypatch.setattr(periodicity, "STRIP", size)
+        torch.testing.assert_close(reference(image[None]), whole, rtol=1e-6, atol=1e-9)
