@@ -49,8 +49,6 @@ class Periodicity(nn.Module):
     Shape: uint8, or floating in [0, 1], [N, 3, H, W] -> float32 [N, 1].
     """
 
-    _groups: Tensor
-
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(len(SCALES), len(DIFFERENCES), 3, len(GROUPS)))
@@ -74,7 +72,7 @@ def measure(images: Tensor) -> Tensor:
     found = coherence(images)
     if blocks > REFERENCE_BLOCKS:
         found = 1 + (found - 1) * ((REFERENCE_BLOCKS - 1) / (blocks - 1))
-    grouped = found.flatten(-2) @ _averages().to(found.device)
+    grouped = found.flatten(-2) @ AVERAGES.flatten(0, 1).to(found.device)
     return (grouped + FLOOR).log()
 
 
@@ -84,13 +82,16 @@ def transposed(measured: Tensor) -> Tensor:
 
 
 def _averages() -> Tensor:
-    """[frequencies, groups]: the mean over each group."""
+    """See AVERAGES."""
     weights = torch.zeros(*SHAPE[-2:], len(GROUPS))
     for group, frequencies in enumerate(GROUPS.values()):
         for row, column in frequencies:
             weights[row, column, group] = 1 / len(frequencies)
-    return weights.flatten(0, 1)
+    return weights
 
+
+AVERAGES = _averages()
+"""float32 [8, 5, groups]: from coherences at the frequencies to the groups' means."""
 
 _TURNED = {"across": "down", "down": "across", "both": "both"}
 _TRANSPOSED_GROUPS = [

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from detector.models.periodicity import GROUPS, Periodicity
+from detector.models.periodicity import AVERAGES, GROUPS, Periodicity
 from npr_kernels.periodicity import BLOCK, DIFFERENCES, SCALES, TILE
 
 LEAST_SIDE = TILE + 2
@@ -42,11 +42,7 @@ def plain_periodicity(model: Periodicity) -> PlainPeriodicity:
     """The same logit by other means."""
     differences = torch.tensor(list(DIFFERENCES.values()), dtype=torch.float64)
     frequencies = [frequency for group in GROUPS.values() for frequency in group]
-    averages = torch.zeros(len(frequencies), len(GROUPS), dtype=torch.float64)
-    places = iter(range(len(frequencies)))
-    for group, members in enumerate(GROUPS.values()):
-        for place in [next(places) for _ in members]:
-            averages[place, group] = 1 / len(members)
+    averages = torch.stack([AVERAGES[row, column] for row, column in frequencies]).double()
     at = torch.arange(BLOCK, dtype=torch.float64)
     angles = torch.stack([2 * math.pi / BLOCK * (down * at[:, None] + across * at) for down, across in frequencies])
     weight = model.weight.detach().double().cpu().transpose(1, 2)  # scale, channel, difference, group
