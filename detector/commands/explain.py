@@ -22,10 +22,10 @@ from detector.printable import printable
 
 _DESCRIPTION = """\
 Draw for every image one picture, OUT/NAME.png: the image, the class activation map (red speaks for generated, blue for
-real; the local logits' mean is the image's logit, exactly), the saliency (how much each pixel moves the logit), the NPR
-residual, the part of it where the evidence is strongest, magnified, and the spectrum of what a median filter takes
-away. Score and verdict above it are those of `npr detect`, and so are the reasons below them where it is unsure. A file
-that cannot be read gets a line with its error, the others go on, and the exit status is 1."""
+real; the local logits' mean is the image's logit, exactly), the saliency (how much each pixel moves the network's
+logit), the NPR residual, the part of it where the evidence is strongest, magnified, and the spectrum of what a median
+filter takes away. Score and verdict above it are those of `npr detect`, and so are the reasons below them where it is
+unsure. A file that cannot be read gets a line with its error, the others go on, and the exit status is 1."""
 
 _EPILOG = """\
 examples:

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from detector.commands.arguments import find_weights, fraction, natural_int, positive_int
+from detector.training.recipes import DELIVERIES, SHARE
 
 _DESCRIPTION = """\
 Add to a trained detector what the whole image says: how coherent the strength of detail is, at all periods of 8x8
@@ -34,13 +35,13 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--data", metavar="FOLDER", required=True, help="real and fake images, as npr train takes them")
     parser.add_argument("--out", metavar="FILE", required=True, help="the new checkpoint, .safetensors")
     parser.add_argument(
-        "--share", metavar="S", type=fraction, default=0.5, help="of the network's logit (default: %(default)s)"
+        "--share", metavar="S", type=fraction, default=SHARE, help="of the network's logit (default: %(default)s)"
     )
     parser.add_argument(
         "--deliveries",
         metavar="N",
         type=positive_int,
-        default=4,
+        default=DELIVERIES,
         help="windows of each image, compressed at random (default: %(default)s)",
     )
     parser.add_argument("--seed", metavar="N", type=natural_int, default=100, help="of these (default: %(default)s)")

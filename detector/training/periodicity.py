@@ -11,27 +11,23 @@ All images are first cut to one size and then compressed at random, so that neit
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from contextlib import closing
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from detector.console import Meter
-from detector.data import Augmentation, BlurJpeg, Collection, DataError, ImageError, decode
+from detector.data import Admit, Augmentation, BlurJpeg, Collection, DataError, ImageError, decode, read_ahead
 from detector.data.dataset import seeded_generator
 from detector.models.periodicity import Periodicity, measure, transposed
-from detector.threads import undivided
+from detector.training.recipes import DELIVERIES
 
 WINDOW = 192
 """Side of what is cut out of every image, at random."""
 
 AUGMENTATION = BlurJpeg(jpeg_probability=0.6, jpeg_quality=(50, 98), jpeg_encoders=("pillow",))
 """What befalls the windows."""
-
-DELIVERIES = 4
-"""Of each image, drawn independently."""
 
 PENALTY = 0.02
 """Half of it times the sum of squared weights is added to the mean cross-entropy. Of the coherences many tell the same;
@@ -117,27 +113,23 @@ def _measurements(
 ) -> Iterator[tuple[Tensor, int]]:
     """Of every image and delivery what is measured, and its label, in a fixed order."""
 
-    def one(delivery: int, index: int) -> Tensor | None:
+    def load(item: tuple[int, int], admit: Admit) -> Tensor | None:
+        delivery, index = item
+        try:
+            image = decode(collection.samples[index].path, admit=admit)
+        except ImageError:
+            return None
         with torch.inference_mode():
-            try:
-                image = decode(collection.samples[index].path)
-            except ImageError:
-                return None
-            generator = seeded_generator(seed, delivery, index)
-            return measure(_delivered(image, augmentation, generator)[None])[0]
+            window = _delivered(image, augmentation, seeded_generator(seed, delivery, index))
+            return measure(window[None])[0]
 
-    threads = torch.get_num_threads()
-    with undivided(threads) as begin:
-        pool = ThreadPoolExecutor(threads, initializer=begin)
-        for _ in range(threads):
-            pool.submit(int)
-    with pool, Meter("periodicity", deliveries * len(collection), verbose=verbose) as meter:
-        for delivery in range(deliveries):
-            results = pool.map(partial(one, delivery), range(len(collection)))
-            for sample, result in zip(collection.samples, results, strict=True):
-                meter.advance(1)
-                if result is not None:
-                    yield result, sample.label
+    items = [(delivery, index) for delivery in range(deliveries) for index in range(len(collection))]
+    reading = read_ahead(items, load, workers=torch.get_num_threads())
+    with closing(reading), Meter("periodicity", len(items), verbose=verbose) as meter:
+        for (_, index), result in reading:
+            meter.advance(1)
+            if result is not None:
+                yield result, collection.samples[index].label
 
 
 def _delivered(image: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:

@@ -279,4 +279,11 @@ BOX = Recipe(
     jpeg_quality=(40, 100),
 )
 
+#: Of the network's logit, where what the whole image says is added. The network has seen its training images, the
+#: regression on their coherences can remember none of them: added as they are, the network's logit would say too much.
+SHARE = 0.5
+
+#: Of each image, drawn independently, that this regression is fitted to, see detector.training.periodicity.
+DELIVERIES = 4
+
 RECIPES = {recipe.name: recipe for recipe in (DEFAULT, NPR, CNNDETECTION, CNNDETECTION_SMALL, BOX)}

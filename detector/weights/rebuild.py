@@ -31,16 +31,12 @@ from detector.memory import keep_freed_memory
 from detector.models import NPRDetector, load_checkpoint, read_metadata, save_checkpoint
 from detector.models.quantised import find_ranges, scenes
 from detector.training.periodicity import fit_periodicity
-from detector.training.recipes import BOX
+from detector.training.recipes import BOX, SHARE
 from detector.training.trainer import CONFIG, LAST, TrainConfig, train
 from detector.weights import fakes, packages, photographs
 from detector.weights.card import card
 
 SEED = 0
-SHARE = 0.5
-"""Of the network's logit in the detector's. The network has seen its training images, the regression on their
-coherences can remember none of them: added as they are, the network's logit would say too much."""
-
 FALSE_ALARMS = 0.05
 """Of the validation's reals, every history weighing the same: what the threshold is chosen by."""
 

@@ -137,7 +137,7 @@ def test_images_too_small_for_a_tile_have_a_logit(rng):
             assert model(noise(rng, 1, 3, *size)).isfinite().all()
 
 
-def test_the_box_finds_enlarged_noise_of_a_decoder_and_not_that_of_a_camera(rng):
+def test_the_box_tells_enlarged_noise_from_noise_without_a_lattice(rng):
     """A field of noise that a transposed convolution enlarged, against one of the same spectrum with no lattice: what
     the regression was fitted for, on pictures that it cannot have seen."""
     whole = load_checkpoint("default").periodicity

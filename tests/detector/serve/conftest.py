@@ -8,28 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from detector.commands.lines import as_line, identity_of
-from detector.data import Preprocessing
 from detector.evaluation import threshold_of
-from detector.models import NPRDetector, load_checkpoint, save_checkpoint
+from detector.models import load_checkpoint
 from detector.serve.judge import Judge
 from detector.serve.settings import Settings
 from detector.verdicts import INTERVAL_CONFIDENCE
-
-
-@pytest.fixture(scope="session")
-def weights(tmp_path_factory):
-    """A checkpoint of an untrained NPRDetector."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("run") / "best.safetensors"
-    model = NPRDetector(Preprocessing(crop=16))
-    with torch.no_grad():
-        model.classifier.bias += 3  # far from the threshold, so that large images are read in part
-    save_checkpoint(path, model)
-    return path
 
 
 @pytest.fixture(scope="session")
