@@ -30,8 +30,8 @@ def info() -> dict[str, Any]:
     Keys: ``version``; ``versions`` of python, torch, numpy, pillow and triton; ``backends``, each with ``available``
     and, when it is not, the ``reason``; ``chosen``, the backend that runs on each device; ``build``, facts of the
     extension or None, ``cuda_targets`` and, where the wheel knows this Python, ``compiler``, ``torch`` and ``cuda``;
-    ``cpu`` with its ``machine``, the instruction set in use, why, and those that could be; ``threads``; ``devices``, the
-    CUDA devices that torch sees.
+    ``cpu`` with its ``machine``, the instruction set in use, why, and those that could be; ``threads``; ``devices``,
+    the CUDA devices that torch sees.
 
     Example:
         >>> import npr_kernels as nk
