@@ -2,8 +2,8 @@
 
 Everything is compiled by one ninja file. The library knows nothing of Python: it has the bindings to torch, the CPU
 kernels once per instruction set and, where nvcc is found, the CUDA kernels, which know nothing of torch, so that a CPU
-build of torch does as well. The module tells one Python facts about the build; nothing needs it. So a wheel serves every
-Python, and its tag says so.
+build of torch does as well. The module tells one Python facts about the build; nothing needs it, so that a wheel serves
+every Python, as its tag says.
 
 Environment:
     CXX                   the C++ compiler; without one the package installs without its extension.
@@ -25,7 +25,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -91,7 +90,10 @@ def find_cuda() -> Path | None:
 
 
 def pythons() -> dict[str, str]:
-    """Where the headers are of each Python that gets a module of facts, this one first; by the module's file name."""
+    """Where the headers are of each Python that gets a module of facts, by the module's file name.
+
+    They are this Python, if it has headers, and those of NPR_PYTHONS, which must have them.
+    """
     found = {}
     program = "import sysconfig; print(sysconfig.get_config_var('EXT_SUFFIX'), sysconfig.get_paths()['include'])"
     for python in (sys.executable, *shlex.split(os.environ.get("NPR_PYTHONS", ""))):
@@ -100,9 +102,10 @@ def pythons() -> dict[str, str]:
         except (OSError, subprocess.CalledProcessError) as error:
             raise CompileError(f"NPR_PYTHONS must name interpreters, got {python!r}: {error}") from None
         suffix, include = told.rstrip().split(" ", 1)
-        if python != sys.executable and not (Path(include) / "Python.h").exists():
+        if (Path(include) / "Python.h").exists():
+            found[f"_facts{suffix}"] = include
+        elif python != sys.executable:
             raise CompileError(f"{python}, of NPR_PYTHONS, has no headers: {include} lacks Python.h")
-        found[f"_facts{suffix}"] = include
     return found
 
 

@@ -27,8 +27,7 @@ _NEEDED = {
 
 
 def check(wheel: Path, source: Path, pythons: Iterable[str]) -> None:
-    """Ends the program if something is wrong with a wheel of an unpacked source distribution, with facts for ``pythons``,
-    and says what."""
+    """Ends the program with what is wrong, if anything, with a wheel that was built from ``source`` for ``pythons``."""
     found = problems(wheel, source, {facts_of(python) for python in (sys.executable, *pythons)})
     if found:
         sys.exit(f"{wheel}:\n" + "\n".join(f"  {problem}" for problem in found))
@@ -68,10 +67,11 @@ def packaged(source: Path) -> set[str]:
 
 def binary_problems(content: bytes, source: Path) -> list[str]:
     sections = [part for part in ELFFile(io.BytesIO(content)).iter_sections() if isinstance(part, DynamicSection)]
-    dynamic = [tag for section in sections for tag in section.iter_tags()]
-    found = [f"needs {tag.needed}" for tag in dynamic if tag.entry.d_tag == "DT_NEEDED" and tag.needed not in _NEEDED]
-    searched = [tag.runpath for tag in dynamic if tag.entry.d_tag == "DT_RUNPATH"]
-    found += [f"searches {path}" for path in searched if path != "$ORIGIN"]
+    tags = [tag for section in sections for tag in section.iter_tags()]
+    needed = {str(getattr(tag, "needed", "")) for tag in tags if tag.entry.d_tag == "DT_NEEDED"}
+    searched = {str(getattr(tag, "runpath", "")) for tag in tags if tag.entry.d_tag == "DT_RUNPATH"}
+    found = [f"needs {name}" for name in sorted(needed - _NEEDED)]
+    found += [f"searches {path}" for path in sorted(searched - {"$ORIGIN"})]
     return found + ["names folders of this machine"] * (str(source.resolve()).encode() in content)
 
 
