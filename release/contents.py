@@ -43,7 +43,7 @@ def problems(wheel: Path, source: Path, facts: set[str]) -> list[str]:
     if wheel.stat().st_size > LIMIT:
         found.append(f"{wheel.stat().st_size} bytes are more than {LIMIT}")
     with zipfile.ZipFile(wheel) as archive:
-        names = set(archive.namelist())
+        names = {name for name in archive.namelist() if not name.endswith("/")}
         inside = {name for name in names if not name.startswith(f"{stem}.dist-info/")}
         wanted = packaged(source) | {LIBRARY} | facts
         found += [f"{name} is missing" for name in sorted(wanted - inside)]

@@ -100,7 +100,7 @@ def built(tmp_path):
     )
     (source / "PKG-INFO").write_text(metadata)
     out.mkdir()
-    files = {"npr_kernels/__init__.py": b"a file", "detector/page/index.html": b"a file"}
+    files = {"npr_kernels/": b"", "npr_kernels/__init__.py": b"a file", "detector/page/index.html": b"a file"}
     library = shared(out, "int f() { return 0; }").read_bytes()
     files |= {contents.LIBRARY: library, "npr_kernels/_facts.so": library}
     files |= {
