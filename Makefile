@@ -129,7 +129,6 @@ bench: .venv/installed-dev
 PYTHONS ?= $(PYTHON)
 TORCHES ?= torch==2.11.0 torch==2.13.0
 wheel: .venv/installed-dev
-	$(PIP) install --no-build-isolation --editable '.[release]'
 	$(BIN)/python -m release.wheel --pythons $(PYTHONS) --torches $(TORCHES)
 
 STEP ?= build test sanitize bench
