@@ -63,7 +63,7 @@ def test_source_distribution_is_complete(sdist, source):
     names = {name.split("/", 1)[1] for name in zipfile.ZipFile(sdist).namelist()}
     wanted = [
         path.relative_to(source).as_posix()
-        for folder in ("csrc", "npr_kernels", "detector", "tests", "benchmarks")
+        for folder in ("csrc", "npr_kernels", "detector", "tests", "benchmarks", "release")
         for path in (source / folder).rglob("*")
         if path.is_file()
     ]
