@@ -41,21 +41,9 @@ def _on_its_device(function: Callable[..., Any]) -> Callable[..., Any]:
     """Triton launches on the current device; the first tensor says which it should be."""
 
     @functools.wraps(function)
-    def call(first: torch.Tensor, *args: Any) -> Any:
+    def call(first: torch.Tensor, *args: Any, **options: Any) -> Any:
         with torch.cuda.device_of(first):
-            return function(first, *args)
-
-    return call
-
-
-def _npr_alone(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The kernels have no other residual."""
-
-    @functools.wraps(function)
-    def call(*args: Any, residual: str = "npr") -> Any:
-        if residual != "npr":
-            raise ValueError(f"npr: the Triton kernels have no residual but npr, got {residual}")
-        return function(*args)
+            return function(first, *args, **options)
 
     return call
 
@@ -63,7 +51,7 @@ def _npr_alone(function: Callable[..., Any]) -> Callable[..., Any]:
 for _function, _schema in _SCHEMAS.items():
     _library.define(f"{_PREFIX}{_function.__name__}{_schema}")
     if compat.INTERPRETED:
-        _library.impl(f"{_PREFIX}{_function.__name__}", _npr_alone(_function), "CPU")
+        _library.impl(f"{_PREFIX}{_function.__name__}", _function, "CPU")
     else:
-        _library.impl(f"{_PREFIX}{_function.__name__}", _npr_alone(_on_its_device(_function)), "CUDA")
+        _library.impl(f"{_PREFIX}{_function.__name__}", _on_its_device(_function), "CUDA")
 ops.register(_PREFIX)
