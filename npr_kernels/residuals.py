@@ -1,4 +1,4 @@
-"""The residuals that a first convolution can read, and what differs between them. csrc/npr.h is the twin of this in C++.
+"""The residuals that a first convolution can read, and what differs between them. csrc/npr.h is the twin in C++.
 
 A residual consists of maps, each made of all channels of the image: the weight of its convolution has the images'
 channels once for each map, in the order of the maps. With padding 1 and the stride that steps from cell to cell, a 3x3

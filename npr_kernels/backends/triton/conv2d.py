@@ -5,8 +5,8 @@
 An implicit product [positions, K] x [K, O]. The patches d are exact integers, built in registers from the bytes
 (:mod:`.patches`); the weights are two float16 terms (:mod:`.fold`), so the result is as accurate as float32 arithmetic.
 
-Cost an output position: 4 C bytes read, O values written; 2 (terms) x K' O multiply-adds on tensor cores, K' the columns
-of the patches (:mod:`.layout`). Writing bounds it. Programs are resident: each folds its way through every
+Cost an output position: 4 C bytes read, O values written; 2 (terms) x K' O multiply-adds on tensor cores, K' the
+columns of patches (:mod:`.layout`). Writing bounds it. Programs are resident: each folds its way through every
 `programs`-th tile, so that the weights are fetched once a program.
 
 Source: Tan et al., CVPR 2024, Section 3; the residual of bytes as exact integers and the splitting of the weights are
@@ -104,12 +104,13 @@ def conv2d(
         )  # fmt: skip
 
     kind = (residual, out_dtype, channels_last, folded.terms.shape[0], channels, outputs, images.stride(3) == 1)
-    tuning.run("conv2d", kind, out.numel() // outputs, images.device, _configs(out_dtype), launch)
+    configs = tuning.fitted(_configs(out_dtype), residual)
+    tuning.run("conv2d", kind, out.numel() // outputs, images.device, configs, launch)
     return out
 
 
 def _configs(out_dtype: torch.dtype) -> tuple[tuning.Config, ...]:
-    """The first is the heuristic. Wide values need smaller tiles."""
+    """For NPR. The first is the heuristic. Wide values need smaller tiles."""
     if out_dtype == torch.float64:
         return (tuning.FLOAT64_CONFIG,)
     return (

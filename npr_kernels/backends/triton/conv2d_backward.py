@@ -151,12 +151,13 @@ def conv2d_backward(
         )  # fmt: skip
 
     kind = (residual, grad.dtype, grad.stride(1) == 1, bias, channels, outputs, images.stride(3) == 1)
-    tuning.run("conv2d_backward", kind, grad.numel() // outputs, images.device, _configs(grad.dtype), launch)
+    configs = tuning.fitted(_configs(grad.dtype), residual)
+    tuning.run("conv2d_backward", kind, grad.numel() // outputs, images.device, configs, launch)
     return grad_weight, grad_bias
 
 
 def _configs(grad_dtype: torch.dtype) -> tuple[tuning.Config, ...]:
-    """The first is the heuristic. Wide values need smaller tiles."""
+    """For NPR. The first is the heuristic. Wide values need smaller tiles."""
     if grad_dtype == torch.float64:
         return (tuning.FLOAT64_CONFIG,)
     if grad_dtype == torch.float32:

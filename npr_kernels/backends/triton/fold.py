@@ -8,7 +8,7 @@ All in float64. The result is ``terms`` [T, K', O'] with ``out = factor (terms[0
 two terms (22 bits) or one, where factor[o] is a power of two that puts the largest weight of a channel in
 [2^14, 2^15); or one float64 term, factor 1. K' and O' are padded with zeros.
 
-Cost: 9 Q O weights, Q the weight's channels, and K^2 operations an output channel in training. One program an output channel.
+Cost: O Q 9 weights, and K^2 operations an output channel in training. One program an output channel.
 
 Source of the statistics from moments: linearity of the convolution in its patch; see :mod:`.stem`.
 """

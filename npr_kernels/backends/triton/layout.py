@@ -14,6 +14,7 @@ import triton.language as tl
 
 from npr_kernels.residuals import RESIDUALS
 
+
 @triton.constexpr_function
 def maps(residual):
     """Maps of the residual."""
@@ -82,7 +83,7 @@ def tap_of(column, RESIDUAL: tl.constexpr, C: tl.constexpr):
 
 @triton.jit
 def place_of(k, RESIDUAL: tl.constexpr, C: tl.constexpr):
-    """Where the weights of taps k are: channel of the weight, position in its kernel, and whether the centre is dead."""
+    """Where the weights of taps k are: channel of the weight, position in its kernel; and if that has a dead centre."""
     channel, position = tl.zeros_like(k), tl.zeros_like(k)
     dead = k < 0
     for m in tl.static_range(maps(RESIDUAL)):

@@ -40,7 +40,7 @@ def _partial_moments(
     BLOCK_P: tl.constexpr,
 ):  # fmt: skip
     """Program axes 1 and 2 are the groups of taps that M2's rows and columns belong to."""
-    tl.static_assert(BLOCK_P <= exact_positions(RESIDUAL))
+    tl.static_assert(exact_positions(RESIDUAL) >= BLOCK_P)
     stride_c, stride_h, stride_w = tl.cast(stride_c, tl.int64), tl.cast(stride_h, tl.int64), tl.cast(stride_w, tl.int64)
     WIDTH: tl.constexpr = layout.width(RESIDUAL, C)
     GROUPS: tl.constexpr = layout.groups(RESIDUAL, C)
@@ -105,15 +105,10 @@ def patch_moments(images: Tensor, residual: str = "npr") -> Tensor:  # uint8 [N,
 
 
 def _configs(residual: str) -> tuple[tuning.Config, ...]:
-    """The first is the heuristic. No tile has more positions than are counted exactly."""
-    if exact_positions(residual) < 128:
-        return (
-            tuning.Config(block=64, programs=4, num_warps=4),
-            tuning.Config(block=64, programs=2, num_warps=8),
-            tuning.Config(block=32, programs=4, num_warps=4),
-        )
-    return (
+    """The first is the heuristic."""
+    configs = (
         tuning.Config(block=128, programs=8, num_warps=4),
         tuning.Config(block=256, programs=4, num_warps=8),
         tuning.Config(block=256, programs=4, num_warps=4),
     )
+    return tuple(config._replace(block=min(config.block, exact_positions(residual))) for config in configs)

@@ -59,7 +59,10 @@ def _minus(u, a):
 def _haar(
     pixel, y, x, here, stride_c, stride_h, stride_w, rows, cols, group, C: tl.constexpr, DEPTH: tl.constexpr
 ):  # fmt: skip
-    """[P, DEPTH]: what taps DEPTH * group .. read of the diagonal band; a thread loads the four bytes of a tap's cell."""
+    """[P, DEPTH]: what the taps DEPTH * group .. read of the diagonal band.
+
+    A thread loads the four bytes of a cell for each tap. (Cells that neighbours share would want other threads' bytes.)
+    """
     t = DEPTH * group + tl.arange(0, DEPTH)
     tap = t % 9
     dy, dx = tap // 3 - 1, tap % 3 - 1

@@ -1,9 +1,8 @@
 """Device code for products: float32-accurate matrix products on tensor cores.
 
-The differences are integers, exact in float16, which counts ones up to 2^11, and in bfloat16 up to 2^8; beyond, they are
-two terms of bfloat16. The other factor is split into terms, and every product of terms is exact in the float32
-accumulator. Products in float64 are sums of products element by element: tl.dot of float64 does not compile in every
-Triton.
+The differences are integers, exact in float16, which counts ones up to 2^11, and up to 2^8 in bfloat16; larger ones are
+two terms there. The other factor is split into terms, and every product of terms is exact in the float32 accumulator.
+Products in float64 are sums of products element by element: tl.dot of float64 does not compile in every Triton.
 """
 
 import triton
@@ -51,8 +50,8 @@ def _bfloat16_product(grad, patch, acc, LARGEST: tl.constexpr):
 def contract(grad, patch, acc, LARGEST: tl.constexpr):
     """acc + grad^T @ patch: [P, O] of any floating dtype by [P, K] float16 to [O, K], float64 for float64.
 
-    The patch's integers are at most LARGEST. float16 and bfloat16 are one term. float32 is three of bfloat16, all of its
-    24 bits over all of its range: the scale of a gradient is not known beforehand.
+    The patch's integers are at most LARGEST. float16 and bfloat16 are one term. float32 is three of bfloat16, all of
+    its 24 bits over all of its range: the scale of a gradient is not known beforehand.
     """
     if grad.dtype == tl.float64:
         return acc + tl.sum(grad[:, :, None] * patch.to(tl.float64)[:, None, :], axis=0)

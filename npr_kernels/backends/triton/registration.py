@@ -19,6 +19,7 @@ from npr_kernels.backends.triton.conv2d_backward import conv2d_backward
 from npr_kernels.backends.triton.patch_moments import patch_moments
 from npr_kernels.backends.triton.stem import stem
 from npr_kernels.backends.triton.stem_backward import stem_backward
+from npr_kernels.residuals import RESIDUALS
 
 _SCHEMAS: dict[Callable[..., Any], str] = {
     conv2d: "(Tensor images, Tensor weight, Tensor? bias, float[] channel_scale, ScalarType out_dtype,"
@@ -41,9 +42,19 @@ def _on_its_device(function: Callable[..., Any]) -> Callable[..., Any]:
     """Triton launches on the current device; the first tensor says which it should be."""
 
     @functools.wraps(function)
-    def call(first: torch.Tensor, *args: Any, **options: Any) -> Any:
+    def call(first: torch.Tensor, *args: Any) -> Any:
         with torch.cuda.device_of(first):
-            return function(first, *args, **options)
+            return function(first, *args)
+
+    return call
+
+
+def _of_known_residuals(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(*args: Any, residual: str = "npr") -> Any:
+        if residual not in RESIDUALS:
+            raise ValueError(f"npr: residual must be one of {', '.join(RESIDUALS)}, got {residual}")
+        return function(*args, residual)
 
     return call
 
@@ -51,7 +62,7 @@ def _on_its_device(function: Callable[..., Any]) -> Callable[..., Any]:
 for _function, _schema in _SCHEMAS.items():
     _library.define(f"{_PREFIX}{_function.__name__}{_schema}")
     if compat.INTERPRETED:
-        _library.impl(f"{_PREFIX}{_function.__name__}", _function, "CPU")
+        _library.impl(f"{_PREFIX}{_function.__name__}", _of_known_residuals(_function), "CPU")
     else:
-        _library.impl(f"{_PREFIX}{_function.__name__}", _on_its_device(_function), "CUDA")
+        _library.impl(f"{_PREFIX}{_function.__name__}", _of_known_residuals(_on_its_device(_function)), "CUDA")
 ops.register(_PREFIX)

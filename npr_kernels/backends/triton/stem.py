@@ -182,12 +182,13 @@ def stem(
         )  # fmt: skip
 
     kind = (residual, out_dtype, save, folded.terms.shape[0], channels, outputs, images.stride(3) == 1)
-    tuning.run("stem", kind, out.numel() // outputs, images.device, _configs(out_dtype), launch)
+    configs = tuning.fitted(_configs(out_dtype), residual)
+    tuning.run("stem", kind, out.numel() // outputs, images.device, configs, launch)
     return out, code, folded.mean, folded.var
 
 
 def _configs(out_dtype: torch.dtype) -> tuple[tuning.Config, ...]:
-    """The first is the heuristic. Wide values need smaller tiles."""
+    """For NPR. The first is the heuristic. Wide values need smaller tiles."""
     if out_dtype == torch.float64:
         return (tuning.FLOAT64_CONFIG,)
     return (

@@ -182,17 +182,18 @@ def stem_backward(
         _finish[(triton.cdiv(outputs, compat.OUTPUTS_PER_PROGRAM),)](
             sums, programs, outputs, moments_, weight, *weight.stride(), gamma, mean_, var_,
             grad_weight, grad_gamma, grad_beta,
-            RESIDUAL=residual, SCALES=tuple(channel_scale), EPS=eps, KP=taps_padded, BLOCK_S=max(1, 4096 // taps_padded),
-            BLOCK_O=compat.OUTPUTS_PER_PROGRAM, **compat.OPTIONS,
+            RESIDUAL=residual, SCALES=tuple(channel_scale), EPS=eps, KP=taps_padded,
+            BLOCK_S=max(1, 4096 // taps_padded), BLOCK_O=compat.OUTPUTS_PER_PROGRAM, **compat.OPTIONS,
         )  # fmt: skip
 
     kind = (residual, grad.dtype, grad.stride(1) == 1, channels, outputs, images.stride(3) == 1)
-    tuning.run("stem_backward", kind, grad.numel() // outputs, images.device, _configs(grad.dtype), launch)
+    configs = tuning.fitted(_configs(grad.dtype), residual)
+    tuning.run("stem_backward", kind, grad.numel() // outputs, images.device, configs, launch)
     return grad_weight, grad_gamma, grad_beta
 
 
 def _configs(grad_dtype: torch.dtype) -> tuple[tuning.Config, ...]:
-    """The first is the heuristic. Wide values need smaller tiles."""
+    """For NPR. The first is the heuristic. Wide values need smaller tiles."""
     if grad_dtype == torch.float64:
         return (tuning.FLOAT64_CONFIG,)
     if grad_dtype == torch.float32:

@@ -38,6 +38,14 @@ class Config(NamedTuple):
 FLOAT64_CONFIG = Config(block=64 if compat.INTERPRETED else 16, programs=4, num_warps=4)
 
 
+def fitted(configs: Sequence[Config], residual: str) -> Sequence[Config]:
+    """NPR's configurations for a residual: half the positions for another one, whose patches are wider and take more
+    registers to form. The interpreter has no registers."""
+    if residual == "npr" or compat.INTERPRETED:
+        return configs
+    return tuple(config._replace(block=config.block // 2) for config in configs)
+
+
 def run(
     op: str,
     kind: tuple[Any, ...],
