@@ -198,11 +198,11 @@ def _configs(grad_dtype: torch.dtype) -> tuple[tuning.Config, ...]:
         return (tuning.FLOAT64_CONFIG,)
     if grad_dtype == torch.float32:
         return (
-            tuning.Config(block=32, programs=4, num_warps=4),
+            tuning.Config(block=64 if compat.INTERPRETED else 32, programs=4, num_warps=4),
             tuning.Config(block=64, programs=2, num_warps=4),
         )
     return (
-        tuning.Config(block=32, programs=4, num_warps=4),
+        tuning.Config(block=64 if compat.INTERPRETED else 32, programs=4, num_warps=4),
         tuning.Config(block=64, programs=2, num_warps=4),
         tuning.Config(block=128, programs=2, num_warps=8),
     )
