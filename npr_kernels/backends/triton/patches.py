@@ -44,7 +44,8 @@ def patches(
         tl.static_assert(RESIDUAL == "npr+haar")
         npr = _npr(pixel, y, x, here, stride_c, stride_h, stride_w, group, C, DEPTH)
         haar = _haar(pixel, y, x, here, stride_c, stride_h, stride_w, rows, cols, group, C, DEPTH)
-        return tl.reshape(tl.join(npr, haar), [here.shape[0], 2 * DEPTH])
+        # Triton 3.6 cannot compile a joined matrix as an operand of tl.dot on sm_90; what is computed from it, it can.
+        return tl.reshape(tl.join(npr, haar), [here.shape[0], 2 * DEPTH]) + 0.0
 
 
 @triton.jit
