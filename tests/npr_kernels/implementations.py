@@ -54,7 +54,7 @@ class Implementation:
         return self._on_the_cpu
 
     def has(self, residual: str) -> bool:
-        return residual == "npr" or self._on_the_cpu
+        return residual == "npr" or not self.name.startswith("triton")
 
     @property
     def _on_the_cpu(self) -> bool:

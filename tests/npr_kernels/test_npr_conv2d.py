@@ -143,10 +143,10 @@ def test_what_is_not_fused_says_so_once(rng, options, reason):
 
 @pytest.mark.parametrize("missing", ["haar", "npr+haar"])
 def test_a_backend_without_a_residual_says_so_once(rng, monkeypatch, missing):
-    """The GPU kernels have NPR alone."""
+    """The Triton kernels have NPR alone."""
     images, weight = draw_images(rng, (2, 3, 12, 16)), draw_weight(rng, 4, 3, residual=missing)
-    monkeypatch.setattr(backends, "preferred", lambda device: "cuda")
-    with pytest.warns(nk.NPRFallbackWarning, match=r"npr_conv2d .*: the cuda kernels have no residual"):
+    monkeypatch.setattr(backends, "preferred", lambda device: "triton")
+    with pytest.warns(nk.NPRFallbackWarning, match=r"npr_conv2d .*: the triton kernels have no residual"):
         out = nk.npr_conv2d(images, weight, residual=missing)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -163,5 +163,5 @@ def test_any_number_of_blocks_gives_the_same_moments(rng, multiprocessors):
 def test_more_channels_than_the_kernels_take():
     loaded = emulator.implementation()
     images, weight = torch.zeros(1, 385, 2, 2, dtype=torch.uint8), torch.zeros(1, 385, 3, 3)
-    with pytest.raises(emulator.EmulatorError, match="prepare_weights: images have more than 384 channels"):
+    with pytest.raises(emulator.EmulatorError, match="prepare_weights: the weight has more than 384 input channels"):
         loaded.conv2d(images, weight, None, [1.0] * 385, torch.float32, False, False)
