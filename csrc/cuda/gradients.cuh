@@ -150,7 +150,7 @@ template <int kResidual, class T>
 struct Blocks {
   static constexpr int kStored = Slots<kResidual>::template kStored<GradientOperand<T>>;
   static constexpr int kWarps = kStored > kChannels ? 4 : 8, kThreads = kWarps * kWarp;
-  static constexpr int kResident = kStored > 7 ? 2 : kStored > kChannels ? 3 : 2;
+  static constexpr int kResident = kStored == kChannels + 1 ? 3 : 2;
 };
 constexpr int kMostBlocks = 3;  // of a multiprocessor
 

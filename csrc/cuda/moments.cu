@@ -62,11 +62,11 @@ struct Products {
     return first + column - row / 2 * 2;
   }
 
-  // Where the sum of slot times another, not smaller one is among the sums [product][row of 16][column of 8].
+  // Where the sum of slot times another, not smaller one is among the sums [product][column of 8][row of 16].
   static constexpr int kSums = kCount * 128;
   NPR_HOST_DEVICE static constexpr int at(int slot, int other) {
     const int row = slot / kOctet, column = other / kOctet;
-    return (number(row, column) * 16 + row % 2 * kOctet + slot % kOctet) * kOctet + other % kOctet;
+    return (number(row, column) * kOctet + other % kOctet) * 16 + row % 2 * kOctet + slot % kOctet;
   }
 
   // How many items, of 16 outputs, float32 holds, how many a warp meets in a tile, and for how many tiles int32 will
@@ -97,12 +97,13 @@ __device__ void add_products(int (&sums)[Products<kResidual>::kOfGroup][4], cons
   const int lane = lane_index(), t = lane % 4;
   const uint32_t ones = lane / 4 == P::Octets::kOne % kOctet ? pack<Half>(1.0f, 1.0f) : 0;  // a column of a B fragment
 #pragma unroll 1
-  for (int item = first; item < P::kItems;) {
+  for (int flush = 0; flush < P::kOfWarp / P::kExact; ++flush) {
     Accumulator products[P::kOfGroup];
 #pragma unroll
     for (auto& product : products) product = {{kShift, kShift, kShift, kShift}};
 #pragma unroll 1
-    for (const int end = item + P::kExact * P::kStep; item < end; item += P::kStep) {
+    for (int i = 0; i < P::kExact; ++i) {
+      const int item = first + (flush * P::kExact + i) * P::kStep;
       const int y = item / P::kSegments, x = item % P::kSegments * kOutputs;
       if (y >= rows || x >= cols) continue;
       const int position = y * TileOf<kResidual>::kCols + x + lane % 16, count = cols - x;
@@ -167,7 +168,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<kResidual>) moments_kernel(T
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
           const int row = g + j / 2 * 8, column = 2 * t + j % 2;
-          shared.sums[((group * P::kOfGroup + i) * 16 + row) * kOctet + column] += sums[i][j];
+          shared.sums[((group * P::kOfGroup + i) * kOctet + column) * 16 + row] += sums[i][j];
         }
       }
     }

@@ -36,10 +36,6 @@ struct Steps {
     return {octet / 2 + (term == Term::high ? kPairs + kAlone : 0), octet % 2};
   }
   NPR_HOST_DEVICE static constexpr int operand(int step) { return step < kOperands ? step : step - kOperands; }
-  // The steps in another order: that of the octet alone, if there is one, and then the others.
-  NPR_HOST_DEVICE static constexpr int alone_first(int i) {
-    return !kAlone || i > kPairs ? i : i == 0 ? kPairs : i - 1;
-  }
   // Whether a step is left out if weights have only one term.
   NPR_HOST_DEVICE static constexpr bool low(int step) { return step < kPairs; }
 };

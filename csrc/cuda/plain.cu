@@ -54,7 +54,7 @@ __device__ void store(T* out, int64_t i, Compute value) {
 // ---- Forward ---------------------------------------------------------------------------------------
 
 template <class Compute, class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 4)
     conv_forward_plain(Source source, PlainWeights<Compute> weights, int64_t outputs, bool channels_last, T* out) {
   const Images& images = source.images;
   const int64_t rows = images.rows(), cols = images.cols(), total = images.batch * outputs * rows * cols;

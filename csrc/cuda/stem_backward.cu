@@ -24,10 +24,6 @@ namespace {
 
 // ---- Tensor cores ----------------------------------------------------------------------------------
 
-// Blocks of a multiprocessor: products of nine positions take more registers than those of the convolution's gradient.
-template <int kResidual, class T>
-constexpr int kResident = std::min(Blocks<kResidual, T>::kResident, Blocks<kResidual, T>::kStored > 4 ? 2 : 3);
-
 // A tile is 4 x 32 pooled outputs, or 16 across where patches are longer; under it lie 9 x 65 of the convolution, from
 // an odd row and column on, and one more column to the left, because patches begin at even ones.
 constexpr int kPooledRows = 4;
@@ -85,7 +81,7 @@ __device__ void load_codes(uint32_t (&codes)[4], const Problem& p, int64_t image
 }
 
 template <int kResidual, class T, Layout layout>
-__global__ void __launch_bounds__(Blocks<kResidual, T>::kThreads, kResident<kResidual, T>)
+__global__ void __launch_bounds__(Blocks<kResidual, T>::kThreads, Blocks<kResidual, T>::kResident)
     stem_backward_kernel(Problem p) {
   using Operand = GradientOperand<T>;
   using Tile = TileOf<kResidual, Operand>;
@@ -186,7 +182,7 @@ Status gather_on_tensor_cores(const StemBackward& op, Device device, const SumsW
   if (const Status status = tiling.check(op.images); !status.ok()) return status;
   const bool aligned = op.outputs % 4 == 0 && reinterpret_cast<uintptr_t>(op.code) % 4 == 0;
   const Problem problem{tiling, op.grad, op.code, op.outputs, aligned, workspace.partial};
-  const unsigned blocks = persistent_blocks(tiling.count, device, kResident<kResidual, T>);
+  const unsigned blocks = persistent_blocks(tiling.count, device, Blocks<kResidual, T>::kResident);
   const dim3 grid(blocks, unsigned(ceil_div(op.outputs, kSumChannels)));
   const bool channels_last = layout_of(op.grad, op.outputs, 1) == Layout::channels_last;
   const Status status = launch<Shared<kResidual, GradientOperand<T>>>(

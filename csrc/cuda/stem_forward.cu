@@ -108,11 +108,17 @@ struct PatchReader {
 #pragma unroll
       for (int i = 0; i < 4; ++i) sums.values[i] = weights.start[j].values[i];
       // The octet alone first, since it is not conditional, and so needs no copy of start.
+      if constexpr (Operands::kAlone == 1) {
+        constexpr int kStep = Operands::kPairs;
+        multiply_add<Half>(sums, operands[kStep], weights.fragments.tile(kStep, j));
+      }
 #pragma unroll
-      for (int i = 0; i < Operands::kCount; ++i) {
-        const int step = Operands::alone_first(i);
-        if (Operands::low(step) && fast) continue;
-        multiply_add<Half>(sums, operands[Operands::operand(step)], weights.fragments.tile(step, j));
+      for (int pair = 0; pair < Operands::kPairs; ++pair) {
+        if (!fast) multiply_add<Half>(sums, operands[pair], weights.fragments.tile(pair, j));
+      }
+#pragma unroll
+      for (int pair = 0; pair < Operands::kPairs; ++pair) {
+        multiply_add<Half>(sums, operands[pair], weights.fragments.tile(Operands::kOperands + pair, j));
       }
       if constexpr (kPacked) {
         columns.even[j] = pack_rectified(sums.values[0], sums.values[1]);

@@ -222,7 +222,7 @@ __device__ void store_weights(const PackedWeights<kResidual, kRun>& to, const Fo
 constexpr int kPrepareThreads = 128;
 
 template <class To>
-__global__ void __launch_bounds__(kPrepareThreads)
+__global__ void __launch_bounds__(kPrepareThreads, 8)
     prepare_weights_kernel(Folding folding, ChannelScale scale, To to, int64_t padded, bool fast) {
   const int64_t output = int64_t(blockIdx.x) * (kPrepareThreads / kWarp) + warp_index();
   if (output >= padded) return;  // whole warps

@@ -10,6 +10,8 @@ import importlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -75,6 +77,11 @@ class Implementation:
             return result.cpu() if isinstance(result, Tensor) else tuple(r.cpu() for r in result)
 
         return call
+
+
+def of_residual(ops: Any, residual: str) -> SimpleNamespace:
+    """The ops of an implementation, or of `Reference`, for one residual."""
+    return SimpleNamespace(**{name: partial(getattr(ops, name), residual=residual) for name in OPS})
 
 
 def moved(tensor: Tensor, device: str) -> Tensor:
