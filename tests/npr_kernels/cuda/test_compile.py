@@ -29,10 +29,14 @@ OTHERS = ("device", "plain")
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("nvcc")]
 
 
+def find_nvcc() -> str | None:
+    return shutil.which("nvcc", path=os.environ["PATH"] + ":" + os.environ.get("CUDA_HOME", "/usr/local/cuda") + "/bin")
+
+
 @pytest.fixture(scope="module")
 def compiled() -> Path:
     """A folder with an object file of each .cu and what ptxas said about it."""
-    nvcc = shutil.which("nvcc", path=os.environ["PATH"] + ":" + os.environ.get("CUDA_HOME", "/usr/local/cuda") + "/bin")
+    nvcc = find_nvcc()
     if nvcc is None:
         pytest.skip("nvcc was not found")
     codes = [f"-gencode=arch=compute_{target},code=sm_{target}" for target in TARGETS]
