@@ -112,8 +112,13 @@ __device__ void add_products(int (&sums)[Products<kResidual>::kOfGroup][4], cons
 #pragma unroll
       for (int pair = 0; pair < (kOctets + 1) / 2; ++pair) {
         load_matrices<true>(words[pair], patches.patch(min(2 * pair + lane / 16, kOctets - 1), position));
+      }
+      if (count < kOutputs) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) words[pair][i] = mask_outputs(words[pair][i], 2 * t + i % 2 * 8, count);
+        for (auto& four : words) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) four[i] = mask_outputs(four[i], 2 * t + i % 2 * 8, count);
+        }
       }
       unrolled<P::kOfGroup>([&](auto i) {
         constexpr auto kProduct = P::product(kGroup * P::kOfGroup + i.value);

@@ -3,9 +3,9 @@
     python -m tests.npr_kernels.cuda.counts [--target 90] [file ...]
 
 Compiles csrc/cuda for one target and prints a line for each kernel: registers a thread, static shared memory and bytes
-of spills; its instructions, and those of its innermost loops that multiply on tensor cores, as instructions/MMAs. A loop
-is the code between a branch and its target before it; what branches in it skip is counted too. Needs nvcc, and cuobjdump
-of the CUDA toolkit or of Triton.
+of spills; its instructions, and those of its innermost loops that multiply on tensor cores, as instructions/MMAs. A
+loop is the code between a branch and its target before it; what branches in it skip is counted too. The number in
+brackets is that of the residual in csrc/npr.h. Needs nvcc, and cuobjdump of the CUDA toolkit or of Triton.
 """
 
 from __future__ import annotations
