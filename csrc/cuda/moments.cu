@@ -45,7 +45,7 @@ struct Products {
 
   // More than eight tiles are shared among groups of warps, for registers.
   static constexpr int kGroups = (kCount + 7) / 8, kOfGroup = kCount / kGroups;
-  static_assert(kCount % kGroups == 0 && kWarps % kGroups == 0);
+  static_assert(kCount % kGroups == 0 && kWarps % kGroups == 0 && kGroups <= 2);
 
   struct Product {
     int square, column;

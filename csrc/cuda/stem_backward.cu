@@ -13,7 +13,7 @@
 // 50 MB, 67 MB of codes and 134 MB in bfloat16. Instructions of a warp for 16 pooled outputs x 32
 // channels of npr, per term of the gradient (bfloat16 1, float32 3): 56 MMA and 80 masks; 80 comparisons, 18
 // ldmatrix, 8 loads besides. The products decide, float32's most of all. Two blocks of 8 warps fit a
-// multiprocessor (128 registers a thread, 45 KB of shared memory a block).
+// multiprocessor (128 registers a thread, 38 KB of shared memory a block).
 //
 // Other than 3 channels, or float64 gradients, take a plain kernel, a block for each (o, c).
 #include "cuda/gradients.cuh"

@@ -208,6 +208,7 @@ __global__ void __launch_bounds__(kThreads<kResidual>, kResident<kResidual>)
 #pragma unroll 2
       for (int y = 0; y < kPooledRows; ++y, at += pooled_cols * p.outputs) {
         constexpr int kValues = Shared<kResidual, T, kSave>::kValues;
+        // Convolve two rows more, and take the maxima of three.
         if (any) {
           const Values& above = shared_rows[y % 2];
           Values& below = shared_rows[1 - y % 2];
@@ -223,6 +224,7 @@ __global__ void __launch_bounds__(kThreads<kResidual>, kResident<kResidual>)
           }
           shared.exchange.put(y % 2, 0, maxima.odd);
         }
+        // Exchange the column to the left, and take the maxima of three columns.
         __syncthreads();
         if (!any) continue;
 
@@ -230,6 +232,7 @@ __global__ void __launch_bounds__(kThreads<kResidual>, kResident<kResidual>)
         shared.exchange.get(y % 2, 0, left);
 #pragma unroll
         for (int i = 0; i < Values::kCount; ++i) largest[i] = largest_of(left[i], maxima.even[i], maxima.odd[i]);
+        // Store.
         const bool stores = emits && y < pooled_rows - first_row;
         uint32_t words[kTiles];
         if constexpr (std::is_same_v<T, BFloat>) round(words, largest, unscale_pairs);
