@@ -4,11 +4,12 @@
 #
 #   PYTHON  the interpreter that makes .venv, that `make install` installs into, that `make gpu` runs   (python3)
 #   TORCH   what pip is asked for as torch, with options if need be                          (torch==2.13.0)
-#   JOBS    processes that the tests run in, a thread each                                   (2; gpu: as many as CPUs)
+#   JOBS    processes that the tests run in, a thread each                                   (2)
 #   SECONDS that fuzz feeds the decoder                                                       (60)
 #   FILES   that fuzz feeds npr detect                                                        (1000)
 #   KILLS   of each command that kills kills                                                  (25)
-#   STEP    one step of gpu, each shorter than nine minutes                                  (build test sanitize bench)
+#   STEP    steps of gpu; docs/gpu.md has three groups, each shorter than nine minutes        (all of them)
+#   RESULTS the folder that all of gpu writes to                                              (benchmarks/results)
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -19,8 +20,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*.* csrc/*/*.*)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test fuzz kills sanitize scan page lint format weights bench gpu gpu-build gpu-test \
-	gpu-sanitize gpu-bench clean
+.PHONY: help install demo test fuzz kills sanitize scan page lint format weights bench gpu gpu-build \
+	gpu-smoke gpu-kernels gpu-bench gpu-test gpu-sanitize clean
 .NOTPARALLEL:
 
 help:
@@ -35,7 +36,7 @@ help:
 	@echo 'make format    ruff and clang-format, in place'
 	@echo 'make weights   make the detector in the box anew, in weights/: hours of two cores, on Debian'
 	@echo 'make bench     measure speed on this machine, and draw the plots of it in docs/images: up to 45 minutes'
-	@echo 'make gpu       build, test, sanitize and measure on a CUDA device; STEP=... for one of them'
+	@echo 'make gpu       build, measure, test and sanitize on a CUDA device; STEP=... for some of it'
 	@echo 'make install   pip install into the environment of $(PYTHON), without .venv'
 	@echo 'make clean     remove what was built'
 
@@ -117,23 +118,30 @@ bench: .venv/installed-dev
 	$(PIP) install --no-build-isolation --editable '.[dev,openvino]'
 	$(BIN)/python -m benchmarks.run
 
-STEP ?= build test sanitize bench
-gpu: $(addprefix gpu-,$(STEP))
+# A step that fails does not keep the next one from its turn.
+STEP ?= build smoke kernels bench test sanitize
+RESULTS ?= benchmarks/results
+gpu:
+	@failed=; for step in $(STEP); do $(MAKE) --no-print-directory gpu-$$step || failed="$$failed $$step"; done; \
+	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
 
 # egg_info: what an installation would tell importlib.metadata, for a run from the source tree.
 gpu-build:
+	$(PYTHON) -m benchmarks.gpu.needs
 	NPR_CUDA=1 $(PYTHON) setup.py -q egg_info build_ext --inplace
 	$(PYTHON) -m detector.cli info
 
-gpu-test: JOBS := $(shell getconf _NPROCESSORS_ONLN)
-gpu-test:
-	$(PYTHON) -m pytest -m gpu -n $(JOBS) --dist loadgroup -p no:cacheprovider tests/npr_kernels tests/detector/models
-
-gpu-sanitize:
-	$(PYTHON) -m tests.npr_kernels.cuda.sanitize
+gpu-smoke:
+	$(PYTHON) -m benchmarks.gpu smoke --results $(RESULTS) --seconds 200
 
 gpu-bench:
-	$(PYTHON) -m benchmarks.gpu
+	$(PYTHON) -m benchmarks.gpu bench --results $(RESULTS)
+
+gpu-test:
+	$(PYTHON) -m tests.npr_kernels.cuda.gpu_tests --results $(RESULTS)
+
+gpu-sanitize:
+	$(PYTHON) -m tests.npr_kernels.cuda.sanitize --results $(RESULTS) --seconds 240
 
 clean:
 	rm -rf build dist *.egg-info demo npr_kernels/_C*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
