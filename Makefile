@@ -1,4 +1,4 @@
-# make demo | test | fuzz | kills | sanitize | scan | page | lint | bench | weights: each works from nothing; they share
+# make demo | test | docs | fuzz | kills | sanitize | scan | page | lint | bench | weights: each works from nothing; they share
 # the virtual environment .venv.
 # make gpu: builds in place and runs with $(PYTHON) as it is, which must have torch and pytest; nothing is downloaded.
 #
@@ -20,13 +20,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*.* csrc/*/*.*)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test fuzz kills sanitize scan page lint format weights bench gpu gpu-build \
+.PHONY: help install demo test docs fuzz kills sanitize scan page lint format weights bench gpu gpu-build \
 	gpu-smoke gpu-kernels gpu-bench gpu-test gpu-sanitize clean
 .NOTPARALLEL:
 
 help:
 	@echo 'make demo      everything from nothing: install, make images, train, evaluate, detect'
 	@echo 'make test      install and run all tests'
+	@echo 'make docs      make the site in build/docs; warnings are errors'
 	@echo 'make fuzz      feed damaged image files to the decoder for SECONDS=60, and FILES=1000 to npr detect'
 	@echo 'make kills     kill commands with SIGKILL, KILLS=25 times each, and compare what they come to'
 	@echo 'make sanitize  test the CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer'
@@ -73,6 +74,10 @@ demo: .venv/installed
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+
+docs: .venv/installed-dev
+	$(BIN)/python -m sphinx -W --keep-going -q -b html -c docs . build/docs
+	@echo 'build/docs/index.html'
 
 SECONDS ?= 60
 FILES ?= 1000

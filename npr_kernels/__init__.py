@@ -1,4 +1,4 @@
-"""Fused NPR kernels: uint8 decode-normalise, neighbouring pixel relationships and the first convolution in one pass.
+"""Fused NPR kernels: uint8 decode-normalise, neighbouring pixel relationships and the first convolution in one pass::
 
     import npr_kernels as nk
     y = nk.npr_conv2d(images, weight)          # images uint8 [N, 3, H, W], weight [64, 3, 3, 3]

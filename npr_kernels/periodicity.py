@@ -1,4 +1,4 @@
-"""How periodic the strength of an image's finest detail is: the lattice that up-sampling leaves all over a picture.
+"""How periodic the strength of an image's finest detail is: the lattice that up-sampling leaves all over a picture::
 
     c = coherence(images)       # uint8 [N, 3, H, W] -> float32 [N, 3, 8, 3, 8, 5]
 
@@ -7,14 +7,15 @@ those between, by a few percent, everywhere and in the same phase. No small wind
 interpolated signals are cyclostationary (Gallagher, "Detection of linear and cubic interpolation in JPEG compressed
 images", CRV 2005; Mahdian and Saic, "Blind authentication using periodic properties of interpolation", IEEE TIFS 2008).
 
-Of each channel, integer differences r of neighbours (:data:`DIFFERENCES`) are taken, and of their strength three scales
+Of each channel, integer differences r of neighbours (:data:`DIFFERENCES`) are taken, and of their strength three
+scales::
 
     fine    log(|r| + 0.3 (m + 0.5)),   m the mean of |r| over 16x16 positions: every texture weighs the same
     coarse  log(|r| + 20):              strong detail counts, which is what compression leaves
     edges   1 where |r| > 20.5, else 0: nothing else does
 
 Blocks of 8x8 positions have a Fourier transform F_b(v, u) of it. Where the lattice is one and the same in all blocks,
-their phases agree, and the coherence
+their phases agree, and the coherence ::
 
     T(v, u) = |sum_b F_b(v, u)|^2 / sum_b |F_b(v, u)|^2
 

@@ -15,7 +15,7 @@ else:
     tomllib = pytest.importorskip("tomli", reason="Python before 3.11 cannot read pyproject.toml by itself")
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob(".github/**/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob(".github/**/*.md")])
 
 
 def project():
@@ -52,8 +52,15 @@ def test_links_lead_somewhere(page):
 def test_the_index_leads_to_every_page_and_the_readme_to_the_index():
     index = ROOT / "docs" / "index.md"
     led_to = {path for path, _ in links_of(index)}
-    assert {page for page in ROOT.glob("docs/*.md") if page != index} - led_to == set()
+    assert {page for page in ROOT.glob("docs/**/*.md") if page != index} - led_to == set()
     assert index in {path for path, _ in links_of(ROOT / "README.md")}
+
+
+def test_the_readme_has_the_table_of_the_truth():
+    readme, truth = ((ROOT / page).read_text(encoding="utf-8") for page in ("README.md", "docs/truth.md"))
+    table = re.search(r"^\| fakes of \|.*?\n\n", readme, re.DOTALL | re.MULTILINE)
+    assert table is not None
+    assert table[0] in truth
 
 
 def test_info_is_a_program_too():

@@ -139,7 +139,7 @@ def _draw_activation(figure: Figure, axis: Axes, image: Tensor, explanation: Exp
     axis.set_xlim(0, image.shape[2])
     axis.set_ylim(image.shape[1], 0)
     whole = f", whole image {explanation.whole:+.2f} of it" if explanation.whole else ""
-    axis.set_title(f"class activation: local logits, mean {explanation.logit:+.2f}{whole}")
+    axis.set_title(f"local logits, mean {explanation.logit:+.2f}{whole}")
     figure.colorbar(mappable, ax=axis, shrink=_bar_length(image), label="real          generated")
 
 
