@@ -139,6 +139,14 @@ gpu-build:
 gpu-smoke:
 	$(PYTHON) -m benchmarks.gpu smoke --results $(RESULTS) --seconds 200
 
+gpu-kernels: build/bench_kernels
+	$(PYTHON) -m benchmarks.gpu kernels --results $(RESULTS) --seconds 200
+
+NVCC ?= $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command -v nvcc) /usr/local/cuda/bin/nvcc)
+build/bench_kernels: $(wildcard csrc/*.h csrc/bench/* csrc/cuda/*)
+	mkdir -p build
+	$(NVCC) -std=c++20 -O3 -arch=native --threads 0 -Icsrc csrc/bench/bench_kernels.cpp csrc/cuda/*.cu -o $@
+
 gpu-bench:
 	$(PYTHON) -m benchmarks.gpu bench --results $(RESULTS)
 

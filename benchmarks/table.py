@@ -45,8 +45,9 @@ def unit(results: dict[str, Any]) -> tuple[str, float]:
 def heading(results: dict[str, Any]) -> str:
     machine, per_second = results["machine"], results["floors_per_second"]
     if gpu := machine.get("gpu"):
-        where = f"{gpu['name']}, driver {gpu['state'].get('driver_version', 'unknown')}, CUDA {gpu['cuda']}"
-        software = f"torch {machine['torch']}, Triton {gpu['triton']}"
+        driver = gpu.get("state", {}).get("driver_version", "unknown")
+        where = f"{gpu['name']}, driver {driver}, CUDA {gpu.get('cuda')}"
+        software = f"torch {machine.get('torch')}, Triton {gpu.get('triton')}"
     else:
         where = f"{machine['cpu']}, {machine['threads']} threads, {machine['instruction_set']}"
         software = f"torch {machine['torch']}"
@@ -140,7 +141,7 @@ def kernels_table(results: dict[str, Any]) -> str:
 
 
 def targets_table(results: dict[str, Any]) -> str:
-    if not results.get("targets"):
+    if not results.get("targets") or not results["results"]:
         return ""
     lines = ["| target (channels_last) | measure | wanted | reached | |", "|---|---|---:|---:|---|"]
     for target in results["targets"]:

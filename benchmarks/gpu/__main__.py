@@ -2,6 +2,7 @@
 
     python -m benchmarks.gpu smoke     each op in each dtype on tiny images, against the reference: what is wrong
     python -m benchmarks.gpu bench     how fast they are, beside what they replace
+    python -m benchmarks.gpu kernels   the CUDA kernels without torch, by build/bench_kernels, and their profiles
     python -m benchmarks.gpu report    the table again, of the journal
 
     [--results FOLDER] [--device cuda] [--batch 256] [--size 256] [--implementations NAME ...] [--seconds 500]
@@ -19,6 +20,7 @@ import datetime
 import functools
 import hashlib
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +29,7 @@ from typing import Any
 import torch
 
 from benchmarks import record
-from benchmarks.gpu import plan, report, runner
+from benchmarks.gpu import plan, programs, report, runner
 from benchmarks.gpu.journal import Journal, Row
 from detector.bench import works
 from detector.bench.processes import Worker
@@ -40,26 +42,48 @@ def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
     if args.step == "report":
         return report.main(args.results)
+    if args.step == "kernels":
+        measure_kernels(args)
+    else:
+        measure_ops(args)
+    return report.main(args.results)
+
+
+def measure_ops(args: argparse.Namespace) -> None:
     start = functools.partial(worker, args)
     first = start()
     facts = first.ask("facts", None, args.caps.start)
     if "error" in facts:
         first.close()
         sys.exit(f"benchmarks.gpu: {facts['error']}")
-    measure(args, facts_of_run(args, facts), start, first)
-    return report.main(args.results)
+    rows = (plan.smoke if args.step == "smoke" else plan.bench)(args.implementations)
+    measure(args, rows, facts_of_run(args, facts), start, first)
+
+
+def measure_kernels(args: argparse.Namespace) -> None:
+    ncu, name = programs.find_ncu(), programs.gpu_name()
+    try:
+        rows = programs.rows(args.program, ncu)
+    except (OSError, subprocess.SubprocessError) as error:
+        sys.exit(f"benchmarks.gpu: {error}")
+    options = ["--images", str(args.batch), "--size", str(args.size)]
+    facts = facts_of_run(args, {"name": name, "machine": {"gpu": {"name": name}}})
+    measure(
+        args, rows, facts, lambda: programs.Programs(args.program, options, ncu, args.results / "ncu")
+    )  # fmt: skip
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.gpu", description="Measure the ops on a GPU, side by side with what they replace."
     )
-    parser.add_argument("step", choices=("smoke", "bench", "report"))
+    parser.add_argument("step", choices=("smoke", "bench", "kernels", "report"))
     parser.add_argument("--results", type=Path, default=record.FOLDER, help="folder (default: %(default)s)")
     parser.add_argument("--device", type=torch.device, default=torch.device("cuda"), help="(default: %(default)s)")
     parser.add_argument("--batch", type=int, default=256, help="images of a call (default: %(default)s)")
     parser.add_argument("--size", type=int, default=256, help="their height and width (default: %(default)s)")
     parser.add_argument("--implementations", nargs="+", metavar="NAME", help="what to measure, ours first")
+    parser.add_argument("--program", type=Path, default=programs.PROGRAM, help="bench_kernels (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=500, help="for all of it (default: %(default)s)")
     parser.add_argument("--seconds-a-row", type=float, default=40, help="(default: %(default)s)")
     parser.add_argument("--seconds-an-implementation", type=float, default=150, help="(default: %(default)s)")
@@ -85,8 +109,13 @@ def worker(args: argparse.Namespace) -> Worker:
     return Worker(command, os.environ | {"PYTHONPATH": path} | tuning)
 
 
-def measure(args: argparse.Namespace, facts: dict[str, Any], start: Callable[[], Worker], first: Worker) -> None:
-    rows = (plan.smoke if args.step == "smoke" else plan.bench)(args.implementations)
+def measure(
+    args: argparse.Namespace,
+    rows: list[Row],
+    facts: dict[str, Any],
+    start: Callable[[], runner.Worker],
+    first: Worker | None = None,
+) -> None:
     journal = Journal(args.results / report.JOURNAL, facts, rows)
     numbers = {row: number for number, row in enumerate(rows, start=1)}
 
@@ -107,7 +136,13 @@ def in_short(outcome: dict[str, Any]) -> str:
         return f"FAILED, {outcome['error']}" + (f"; {outcome['fault']}" if "fault" in outcome else "")
     if "ms_per_image" in outcome:
         return f"{outcome['ms_per_image'] * 1e3:.3g} µs an image"
-    return f"{outcome['bytes_per_second'] / 1e9:.0f} GB/s" if "bytes_per_second" in outcome else "right"
+    if "us" in outcome:
+        return f"{outcome['us']:.4g} µs a call"
+    return (
+        f"{outcome['bytes_per_second'] / 1e9:.0f} GB/s"
+        if "bytes_per_second" in outcome
+        else outcome.get("said", "right")
+    )
 
 
 def facts_of_run(args: argparse.Namespace, device: dict[str, Any]) -> dict[str, Any]:

@@ -72,11 +72,20 @@ def read(path: Path) -> list[Run]:
         except ValueError:
             continue
         if "run" in line:
-            run = runs.setdefault(line["run"]["of"], Run(line["run"]))
-            run.facts = line["run"]
+            run = runs.setdefault(line["run"]["of"], Run({}))
+            run.facts = merged(run.facts, line["run"])
         elif run is not None:
             _take(run, line)
     return list(runs.values())
+
+
+def merged(before: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
+    """Facts, and what only those before them tell."""
+    both = {
+        name: merged(before[name], value) if isinstance(value, dict) and isinstance(before.get(name), dict) else value
+        for name, value in facts.items()
+    }
+    return before | both
 
 
 def _take(run: Run, line: dict[str, Any]) -> None:
