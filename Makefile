@@ -157,5 +157,5 @@ gpu-sanitize:
 	$(PYTHON) -m tests.npr_kernels.cuda.sanitize --results $(RESULTS) --seconds 240
 
 clean:
-	rm -rf build dist *.egg-info demo npr_kernels/_C*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist *.egg-info demo npr_kernels/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

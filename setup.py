@@ -1,7 +1,8 @@
-"""Builds the extension ``npr_kernels._C``.
+"""Builds the extension: the library of ops ``npr_kernels/libnpr_kernels.so`` and the module ``npr_kernels._facts``.
 
-Everything is compiled by one ninja file: the bindings, the CPU kernels once per instruction set and, where nvcc is
-found, the CUDA kernels, which know nothing of torch, so that a CPU build of torch does as well.
+Everything is compiled by one ninja file. The library knows nothing of Python: it has the bindings to torch, the CPU
+kernels once per instruction set and, where nvcc is found, the CUDA kernels, which know nothing of torch, so that a CPU
+build of torch does as well. The module tells one Python facts about the build; nothing needs it.
 
 Environment:
     CXX                   the C++ compiler; without one the package installs without its extension.
@@ -22,6 +23,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -30,6 +32,8 @@ from setuptools.errors import CompileError
 
 ROOT = Path(__file__).parent.resolve()
 CSRC = ROOT / "csrc"
+LIBRARY = "npr_kernels.libnpr_kernels"
+FACTS = "npr_kernels._facts"
 
 # torch's stable ABI from this version on: the oldest torch that the built extension runs under.
 TORCH_TARGET_VERSION = "0x020b000000000000"  # 2.11
@@ -139,72 +143,93 @@ class BuildWithNinja(build_ext):
         if find_compiler() is not None:
             super().copy_extensions_to_source()
 
-    def build_extension(self, ext: Extension) -> None:
+    def get_ext_filename(self, fullname: str) -> str:
+        # Asked for both the full name and its last part. What Python does not import has no suffix of Python's.
+        library = fullname.split(".")[-1] == LIBRARY.split(".")[-1]
+        return str(Path(*fullname.split("."))) + ".so" if library else super().get_ext_filename(fullname)
+
+    def build_extensions(self) -> None:
         import ninja
-        import pybind11
-        import torch
-        from torch.utils.cpp_extension import include_paths, library_paths
 
         build = Path(self.build_temp).resolve()
         build.mkdir(parents=True, exist_ok=True)
-        target = Path(self.get_ext_fullpath(ext.name)).resolve()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        cuda = find_cuda()
-        kernels = sorted((CSRC / "cuda").glob("*.cu")) if cuda else []
-        targets = cuda_targets() if kernels else []
-
-        common = f"-std=c++20 -O3 -fPIC -fvisibility=hidden -Wall -Wextra{sanitizers()}"
-        includes = [str(CSRC), pybind11.get_include(), sysconfig.get_paths()["include"], *include_paths()]
-        defines = {
-            "TORCH_TARGET_VERSION": TORCH_TARGET_VERSION,
-            "TORCH_STABLE_ONLY": "",
-            "NPR_BUILD_TORCH": f'"{torch.__version__}"',
-            "NPR_BUILD_CUDA": f'"{cuda_version(cuda) if kernels else ""}"',
-            "NPR_CUDA_TARGETS": '"' + ",".join(targets) + '"',
-        }
-        libraries = [f"-L{path}" for path in library_paths()] + ["-lc10", "-ltorch", "-ltorch_cpu"]
-        if kernels:
-            defines["NPR_WITH_CUDA"] = ""
-            includes.append(str(cuda / "include"))
-            libraries += [f"-L{cuda_libraries(cuda)}", "-lcudart_static", "-lrt", "-ldl", "-lpthread"]
-        if sys.platform == "darwin":
-            libraries.append("-undefined dynamic_lookup")
-
-        file = NinjaFile()
-        file.variable("cxx", find_compiler())
-        file.variable("common", common)
-        file.variable("bindings", " ".join(
-            [f"-isystem {shlex.quote(path)}" for path in includes[1:]] + [f"-I{shlex.quote(str(CSRC))}"]
-            + [shlex.quote(f"-D{name}={value}" if value else f"-D{name}") for name, value in defines.items()]
-        ))  # fmt: skip
-        file.rule("cxx", "$cxx $common $flags -MMD -MF $out.d -c $in -o $out", depfile=True)
-        x86 = " -DNPR_X86" if X86 else ""
-        for source in sorted(CSRC.glob("bindings*.cpp")):
-            file.compile("cxx", source, f"{source.stem}.o", "$bindings")
-        file.compile("cxx", CSRC / "cpu" / "dispatch.cpp", "cpu_dispatch.o", f"-I{CSRC}{x86}")
-        for source in CPU_KERNELS:
-            for name, flags in (INSTRUCTION_SETS | FURTHER.get(source.stem, {})).items():
-                flags = f"-I{CSRC} -DNPR_ISA={name} {flags} {FLAGS.get(source.stem, '')}"
-                file.compile("cxx", source, f"cpu_{source.stem}_{name}.o", flags)
-        if kernels:
-            codes = " ".join(f"-gencode=arch=compute_{t.split('_')[1]},code={t}" for t in targets)
-            file.variable("nvcc", str(cuda / "bin" / "nvcc"))
-            file.rule(
-                "nvcc",
-                f"$nvcc -std=c++20 -O3 -Xcompiler -fPIC,-fvisibility=hidden -I{CSRC} {codes} "
-                "-MMD -MF $out.d -c $in -o $out",
-                depfile=True,
-            )
-            for source in kernels:
-                file.compile("nvcc", source, f"cuda_{source.stem}.o", "")
-        file.rule("link", f"$cxx -shared{sanitizers()} $in -o $out {' '.join(libraries)}")
-        file.link(target)
-        (build / "build.ninja").write_text(file.text())
-
+        library, facts = (Path(self.get_ext_fullpath(name)).resolve() for name in (LIBRARY, FACTS))
+        library.parent.mkdir(parents=True, exist_ok=True)
+        (build / "build.ninja").write_text(ninja_file(library, facts))
         jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
         command = [str(Path(ninja.BIN_DIR) / "ninja"), "-C", str(build), "-j", jobs]
         if subprocess.run(command).returncode != 0:
-            raise CompileError(f"compiling {ext.name} failed; the compiler's messages are above")
+            raise CompileError("compiling the extension failed; the compiler's messages are above")
+
+
+def ninja_file(library: Path, facts: Path) -> str:
+    """How to make the library of ops and the module of facts beside it."""
+    import pybind11
+    import torch
+    from torch.utils.cpp_extension import include_paths, library_paths
+
+    cuda = find_cuda()
+    kernels = sorted((CSRC / "cuda").glob("*.cu")) if cuda else []
+    targets = cuda_targets() if cuda else []
+    darwin = sys.platform == "darwin"
+
+    file = NinjaFile()
+    file.variable("cxx", find_compiler())
+    file.variable("common", f"-std=c++20 -O3 -fPIC -fvisibility=hidden -Wall -Wextra -I{quoted(CSRC)}{sanitizers()}")
+    file.rule("cxx", "$cxx $common $flags -MMD -MF $out.d -c $in -o $out", depfile=True)
+    file.rule("link", f"$cxx -shared{sanitizers()} $in -o $out $flags")
+
+    bindings = [f"-isystem {quoted(path)}" for path in include_paths()]
+    bindings += [
+        f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}",
+        "-DTORCH_STABLE_ONLY",
+        string("NPR_CUDA_TARGETS", ",".join(targets)),
+    ]
+    libraries = [f"-L{quoted(path)}" for path in library_paths()] + ["-ltorch_cpu"]
+    if cuda:
+        bindings += ["-DNPR_WITH_CUDA", f"-isystem {quoted(cuda / 'include')}"]
+        libraries += [f"-L{quoted(cuda_libraries(cuda))}", "-lcudart_static", "-lrt", "-ldl", "-lpthread"]
+    objects = [
+        file.compile("cxx", source, f"{source.stem}.o", " ".join(bindings))
+        for source in sorted(CSRC.glob("bindings*.cpp"))
+    ]
+    x86 = "-DNPR_X86" if X86 else ""
+    objects.append(file.compile("cxx", CSRC / "cpu" / "dispatch.cpp", "cpu_dispatch.o", x86))
+    for source in CPU_KERNELS:
+        for name, flags in (INSTRUCTION_SETS | FURTHER.get(source.stem, {})).items():
+            flags = f"-DNPR_ISA={name} {flags} {FLAGS.get(source.stem, '')}"
+            objects.append(file.compile("cxx", source, f"cpu_{source.stem}_{name}.o", flags))
+    if cuda:
+        codes = " ".join(f"-gencode=arch=compute_{t.split('_')[1]},code={t}" for t in targets)
+        file.variable("nvcc", str(cuda / "bin" / "nvcc"))
+        file.rule(
+            "nvcc",
+            f"$nvcc -std=c++20 -O3 -Xcompiler -fPIC,-fvisibility=hidden -I{quoted(CSRC)} {codes} "
+            "-MMD -MF $out.d -c $in -o $out",
+            depfile=True,
+        )
+        objects += [file.compile("nvcc", source, f"cuda_{source.stem}.o") for source in kernels]
+    name = f"-install_name @rpath/{library.name} -undefined dynamic_lookup" if darwin else f"-Wl,-soname,{library.name}"
+    file.link(objects, library, " ".join([name, *libraries]))
+
+    described = (
+        string("NPR_BUILD_TORCH", torch.__version__),
+        string("NPR_BUILD_CUDA", cuda_version(cuda) if cuda else ""),
+    )
+    python = [f"-isystem {quoted(path)}" for path in (pybind11.get_include(), sysconfig.get_paths()["include"])]
+    found = file.compile("cxx", CSRC / "facts.cpp", "facts.o", " ".join([*python, *described]))
+    beside = "-Wl,-rpath,@loader_path -undefined dynamic_lookup" if darwin else "-Wl,-rpath,'$$ORIGIN'"
+    file.link([found, library], facts, beside)
+    return file.text()
+
+
+def quoted(path: str | Path) -> str:
+    return shlex.quote(str(path))
+
+
+def string(name: str, value: str) -> str:
+    """The flag that defines a macro as a string."""
+    return shlex.quote(f'-D{name}="{value}"')
 
 
 def cuda_version(cuda: Path) -> str:
@@ -218,7 +243,6 @@ class NinjaFile:
 
     def __init__(self) -> None:
         self._lines: list[str] = []
-        self._objects: list[str] = []
 
     def variable(self, name: str, value: str) -> None:
         self._lines.append(f"{name} = {value}")
@@ -228,22 +252,23 @@ class NinjaFile:
         if depfile:
             self._lines += ["  depfile = $out.d", "  deps = gcc"]
 
-    def compile(self, rule: str, source: Path, out: str, flags: str) -> None:
+    def compile(self, rule: str, source: Path, out: str, flags: str = "") -> str:
         self._lines += [f"build {out}: {rule} {self._escaped(source)}", f"  flags = {flags}"]
-        self._objects.append(out)
+        return out
 
-    def link(self, target: Path) -> None:
-        self._lines.append(f"build {self._escaped(target)}: link {' '.join(self._objects)}")
+    def link(self, objects: Sequence[str | Path], target: Path, flags: str) -> None:
+        parts = " ".join(map(self._escaped, objects))
+        self._lines += [f"build {self._escaped(target)}: link {parts}", f"  flags = {flags}"]
 
     def text(self) -> str:
         return "\n".join(self._lines) + "\n"
 
     @staticmethod
-    def _escaped(path: Path) -> str:
+    def _escaped(path: str | Path) -> str:
         return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
 
 
 setup(
-    ext_modules=[Extension("npr_kernels._C", sources=[])],
+    ext_modules=[Extension(LIBRARY, sources=[]), Extension(FACTS, sources=[])],
     cmdclass={"build_ext": BuildWithNinja},
 )

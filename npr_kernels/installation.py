@@ -29,8 +29,9 @@ def info() -> dict[str, Any]:
 
     Keys: ``version``; ``versions`` of python, torch, numpy, pillow and triton; ``backends``, each with ``available``
     and, when it is not, the ``reason``; ``chosen``, the backend that runs on each device; ``build``, facts of the
-    extension or None; ``cpu`` with its ``machine``, the instruction set in use, why, and those that could be;
-    ``threads``; ``devices``, the CUDA devices that torch sees.
+    extension or None, ``cuda_targets`` and, where the wheel knows this Python, ``compiler``, ``torch`` and ``cuda``;
+    ``cpu`` with its ``machine``, the instruction set in use, why, and those that could be; ``threads``; ``devices``,
+    the CUDA devices that torch sees.
 
     Example:
         >>> import npr_kernels as nk
@@ -52,7 +53,7 @@ def info() -> dict[str, Any]:
             for name, reason in reasons.items()
         },
         "chosen": {str(device): backends.preferred(device) for device in devices},
-        "build": extension.build_info() if extension else None,
+        "build": native.build_info(),
         "cpu": {
             "machine": platform.machine(),
             "instruction_set": extension.instruction_set() if extension else None,

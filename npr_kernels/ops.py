@@ -1,7 +1,7 @@
 """The ops ``torch.ops.npr``: fake kernels and autograd of what the extension implements.
 
-``csrc/bindings.cpp``, ``csrc/bindings_body.cpp`` and ``csrc/bindings_periodicity.cpp`` define the schemas and register
-the kernels of each device::
+``csrc/bindings.cpp``, ``bindings_body.cpp`` and ``bindings_periodicity.cpp`` define the schemas, ``bindings_cpu.cpp``,
+``bindings_cuda.cpp`` and again the latter register the kernels of each device::
 
     npr::conv2d(Tensor images, Tensor weight, Tensor? bias, float[] channel_scale,
                 ScalarType out_dtype, bool channels_last, bool fast, *, str residual="npr") -> Tensor

@@ -11,6 +11,11 @@ REASON = f"needs the built extension: pip install -e . ({native.unavailable_reas
 extension = pytest.mark.skipif(native.extension is None, reason=REASON)
 """Marks tests of what the extension's kernels do and the PyTorch reference does not; what both do is tested on both."""
 
+facts = pytest.mark.skipif(
+    native.facts is None, reason="needs the facts of the extension for this Python: pip install -e ."
+)
+"""Marks tests of what is measured with the extension's facts."""
+
 
 def require_extension() -> None:
     """The same, for fixtures."""

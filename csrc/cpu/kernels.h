@@ -197,12 +197,13 @@ struct Kernels {
   int64_t (*multiply_adds)(int64_t steps);  // does so many steps of float's at full speed; returns their number
 };
 
-// The tables in this binary that the processor supports, from the plainest to the best.
+// The tables in this library that the processor supports, from the plainest to the best. Visible to facts.cpp, which is
+// linked to the library.
 struct Supported {
   const Kernels* tables[4];
   int count;
 };
-const Supported& supported();
+[[gnu::visibility("default")]] const Supported& supported();
 
 // The table in use: the best one, or the one that select() named. select() returns false for an
 // unknown or unsupported name.

@@ -24,10 +24,10 @@ def measure(threads: int) -> dict[str, float | None]:
 
 
 def multiply_add_peak(threads: int, *, runs: int = 5, steps: int = _STEPS) -> float | None:
-    """float32 multiply-adds a second of the processor's widest vectors; None without the extension."""
-    if native.extension is None:
+    """float32 multiply-adds a second of the processor's widest vectors; None without the extension's facts."""
+    if native.facts is None:
         return None
-    work = native.extension.multiply_adds
+    work = native.facts.multiply_adds
     best = 0.0
     with ThreadPoolExecutor(threads) as pool:
         for _ in range(runs + 1):  # the first one starts the threads, and wakes the cores

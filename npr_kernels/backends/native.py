@@ -1,5 +1,8 @@
 """The compiled extension: its ops (``torch.ops.npr``) on the CPU and, where it was built with nvcc, on CUDA devices.
 
+They are in a library that knows nothing of Python. A module for this Python, ``npr_kernels._facts``, tells what it was
+built with and what the processor can do; without it, as under a Python that is newer than the wheel, that is unknown.
+
 The CPU kernels are compiled for several instruction sets, and the best one that the processor has runs. With
 NPR_CPU=baseline, avx2, avx512 or avx512vnni in the environment when this module is first imported, that one does;
 asking for one that cannot run is an error, since whoever asks wants that path and no other.
@@ -7,32 +10,53 @@ asking for one that cannot run is an error, since whoever asks wants that path a
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import os
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 
-extension: ModuleType | None
-_import_error: str | None
-try:
-    extension = importlib.import_module("npr_kernels._C")
-    _import_error = None
-except ModuleNotFoundError:
-    extension, _import_error = None, "the extension npr_kernels._C was not built"
-except ImportError as error:
-    extension, _import_error = None, f"the extension npr_kernels._C cannot be loaded: {error}"
+LIBRARY = Path(__file__).parents[1] / "libnpr_kernels.so"
+
+# The ops, where the library could be loaded, and the facts, where this Python has them.
+extension: Any = None
+facts: ModuleType | None = None
+_load_error: str | None = None
+if LIBRARY.exists():
+    try:
+        torch.ops.load_library(str(LIBRARY))
+        extension = torch.ops.npr
+    except OSError as error:
+        _load_error = f"the extension {LIBRARY.name} cannot be loaded: {error}"
+else:
+    _load_error = f"the extension {LIBRARY.name} was not built"
+if extension is not None:
+    with contextlib.suppress(ImportError):
+        facts = importlib.import_module("npr_kernels._facts")
 
 # The instruction set that NPR_CPU asks for; empty, like unset, asks for none.
 _asked = os.environ.get("NPR_CPU", "")
 if _asked:
     if extension is None:
-        raise ValueError(f"NPR_CPU={_asked} asks for CPU kernels, but {_import_error}")
+        raise ValueError(f"NPR_CPU={_asked} asks for CPU kernels, but {_load_error}")
     if _asked not in extension.instruction_sets():
         available = ", ".join(extension.instruction_sets())
         raise ValueError(f"NPR_CPU must be one of {available} on this processor, got {_asked!r}")
     extension.select_instruction_set(_asked)
+
+
+def build_info() -> dict[str, Any] | None:
+    """What the extension was built for and, where the facts are there, with; None without extension.
+
+    ``cuda_targets``, such as "sm_90"; ``compiler``, ``torch`` and ``cuda``, the latter empty in a build without.
+    """
+    if extension is None:
+        return None
+    return {**(facts.build_info() if facts else {}), "cuda_targets": extension.cuda_targets()}
 
 
 def instruction_set_reason() -> str | None:
@@ -46,10 +70,10 @@ def instruction_set_reason() -> str | None:
 def unavailable_reason(name: str) -> str | None:
     """Why ``"cpu"`` or ``"cuda"`` cannot run; None when it can."""
     if extension is None:
-        return _import_error
+        return _load_error
     if name == "cpu":
         return None
-    targets = extension.build_info()["cuda_targets"]
+    targets = extension.cuda_targets()
     if not targets:
         return "the extension was built without CUDA"
     if not torch.cuda.is_available():
@@ -70,7 +94,7 @@ def serves(device: torch.device) -> bool:
     if extension is None or device.type != "cuda":
         return extension is not None and device.type == "cpu"
     capability = torch.cuda.get_device_capability(device)
-    return any(covers(target, capability) for target in extension.build_info()["cuda_targets"])
+    return any(covers(target, capability) for target in extension.cuda_targets())
 
 
 def covers(target: str, capability: tuple[int, int]) -> bool:

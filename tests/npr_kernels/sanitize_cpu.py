@@ -73,9 +73,9 @@ def test(arguments: list[str]) -> int:
 
 
 def check_watched() -> None:
-    (extension,) = PACKAGES.glob("npr_kernels/_C*.so")
-    if b"__asan_report_load" not in extension.read_bytes():
-        sys.exit(f"sanitize_cpu: {extension} is not watched")
+    library = PACKAGES / "npr_kernels" / "libnpr_kernels.so"
+    if b"__asan_report_load" not in library.read_bytes():
+        sys.exit(f"sanitize_cpu: {library} is not watched")
 
 
 def main() -> int:

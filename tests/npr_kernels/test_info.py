@@ -13,6 +13,7 @@ import torch
 import npr_kernels as nk
 from npr_kernels import backends
 from npr_kernels.backends import native
+from tests import needs
 
 
 def test_info_is_json_and_complete():
@@ -44,6 +45,14 @@ def test_without_the_extension_there_is_no_instruction_set(monkeypatch, forgetfu
     cpu, build = nk.info()["cpu"], nk.info()["build"]
     assert build is None
     assert (cpu["instruction_set"], cpu["instruction_set_reason"], cpu["instruction_sets"]) == (None, None, [])
+
+
+@needs.extension
+def test_without_facts_the_ops_run(monkeypatch, forgetful):
+    """As under a Python that the wheel has no module for."""
+    whole = nk.info()
+    monkeypatch.setattr(native, "facts", None)
+    assert nk.info() == whole | {"build": {"cuda_targets": whole["build"]["cuda_targets"]}}
 
 
 def test_public_names_exist():
@@ -78,9 +87,7 @@ def two_devices(monkeypatch, forgetful):
     """An extension with kernels for two targets that finds nothing wrong, and two devices, of which one has such a
     target: its extension, their capabilities, and on which devices it was asked."""
     asked = []
-    extension = SimpleNamespace(
-        build_info=lambda: {"cuda_targets": ["sm_80", "sm_90"]}, cuda_unavailable_reason=lambda: None
-    )
+    extension = SimpleNamespace(cuda_targets=lambda: ["sm_80", "sm_90"], cuda_unavailable_reason=lambda: None)
     capabilities = {0: (12, 0), 1: (9, 0)}
     monkeypatch.setattr(native, "extension", extension)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

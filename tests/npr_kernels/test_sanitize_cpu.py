@@ -20,12 +20,12 @@ def test_the_planted_overflow_is_found(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("content", [b"", b"__asan_init"])
-def test_an_extension_that_is_not_watched_is_refused(content, tmp_path, monkeypatch):
+def test_a_library_that_is_not_watched_is_refused(content, tmp_path, monkeypatch):
     (tmp_path / "npr_kernels").mkdir()
-    extension = tmp_path / "npr_kernels" / "_C.cpython-311.so"
+    library = tmp_path / "npr_kernels" / "libnpr_kernels.so"
     monkeypatch.setattr(sanitize_cpu, "PACKAGES", tmp_path)
-    extension.write_bytes(content)
+    library.write_bytes(content)
     with pytest.raises(SystemExit, match="is not watched"):
         sanitize_cpu.check_watched()
-    extension.write_bytes(b"\0__asan_report_load4\0")
+    library.write_bytes(b"\0__asan_report_load4\0")
     sanitize_cpu.check_watched()

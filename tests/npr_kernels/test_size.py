@@ -63,6 +63,7 @@ def test_peak_memory_is_the_output(rng):
     assert grown <= out.numel() * 4 + images.numel() + 16 * MIB
 
 
+@needs.facts
 @pytest.mark.usefixtures("instruction_set")
 @pytest.mark.parametrize("layout", ["nchw", "channels_last"])
 @pytest.mark.parametrize("width", [64, 66], ids=["whole cache lines", "parts of lines"])
@@ -71,7 +72,7 @@ def test_what_does_not_fit_the_caches_is_the_same(rng, layout, width, dtype):
     """Such results are written past them: bit for bit what each image gives alone, whose result fits."""
     weight, bias = draw_weight(rng, 48, 3, dtype), torch.from_numpy(rng.standard_normal(48)).to(dtype)
     one = nk.npr_conv2d(draw_images(rng, (1, 3, 64, width), layout), weight, bias)
-    bytes_of_one, cache = one.numel() * one.element_size(), native.extension.CACHE_SHARE
+    bytes_of_one, cache = one.numel() * one.element_size(), native.facts.CACHE_SHARE
     assert 0 < bytes_of_one < cache
     few = draw_images(rng, (8, 3, 64, width), layout)
     images = few.repeat(cache // bytes_of_one // 8 + 1, 1, 1, 1).contiguous(memory_format=FORMATS[layout])

@@ -9,17 +9,17 @@ from npr_kernels.backends import native
 from tests import needs
 
 
-@needs.extension
+@needs.facts
 def test_multiply_adds_are_done_and_counted():
-    once = native.extension.multiply_adds(1)
+    once = native.facts.multiply_adds(1)
     assert once in {12 * lanes for lanes in (4, 8, 16)}
     with ThreadPoolExecutor(2) as pool:
-        assert list(pool.map(native.extension.multiply_adds, [1000, 0])) == [1000 * once, 0]
+        assert list(pool.map(native.facts.multiply_adds, [1000, 0])) == [1000 * once, 0]
     assert floors.multiply_add_peak(1, runs=1, steps=1000) > 0
 
 
-def test_without_the_extension(monkeypatch):
-    monkeypatch.setattr(native, "extension", None)
+def test_without_facts(monkeypatch):
+    monkeypatch.setattr(native, "facts", None)
     assert floors.multiply_add_peak(1) is None
 
 
