@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -152,3 +154,12 @@ def test_the_step(program, tmp_path, monkeypatch, capsys):
     assert "| c | off by 3 | | |" in said
     with pytest.raises(SystemExit, match="nothing"):
         main([*arguments[:-1], str(tmp_path / "nothing")])
+
+
+def test_nvcc_takes_it(tmp_path):
+    """Its own part; test_compile.py has the kernels compiled."""
+    nvcc = shutil.which("nvcc", path=os.environ["PATH"] + ":" + os.environ.get("CUDA_HOME", "/usr/local/cuda") + "/bin")
+    if nvcc is None:
+        pytest.skip("nvcc was not found")
+    flags = ["-std=c++20", "-O0", "-Xcompiler", "-Wall,-Werror", f"-I{ROOT / 'csrc'}"]
+    run([nvcc, *flags, "-c", str(SOURCES / "bench_kernels.cpp"), "-o", str(tmp_path / "bench.o")])

@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from benchmarks import record, table, targets
-from benchmarks.gpu import kernels, plan, report
+from benchmarks.gpu import device, kernels, plan, report
 from benchmarks.gpu.__main__ import ROOT, facts_of_run, main, parse
 from benchmarks.gpu.device import TorchDevice
 from benchmarks.gpu.journal import Row
 from detector.bench import machine, timing, works
 from tests import needs
 from tests.detector.bench import fakes
+from tests.npr_kernels import implementations
 
 SMALL = ["bench", "--device", "cpu", "--batch", "2", "--size", "16"]
 CPU = torch.device("cpu")
@@ -61,6 +62,16 @@ def test_every_op_is_right_on_tiny_images(cpu):
         outcome = cpu.measure(row)
         assert "wrong" not in outcome, (row, outcome)
         assert "ms_per_image" not in outcome
+
+
+def test_tritons_ops_are_right_on_tiny_images(monkeypatch):
+    """In its interpreter, which is slow: in one dtype, on one image."""
+    implementations.triton("triton-interpreter")
+    monkeypatch.setattr(device, "SMOKE", (1, 3, 6, 10))
+    for row in plan.smoke(["triton"]):
+        if row.work.endswith(("bfloat16", "uint8")) and row.layout == "channels_last":
+            outcome = TorchDevice(CPU, 2, 16).measure(row)
+            assert "wrong" not in outcome, (row, outcome)
 
 
 @pytest.mark.parametrize("op", dict.fromkeys(work.name for work in kernels.KERNELS))
@@ -289,7 +300,7 @@ def test_least_traffic():
 
 
 @pytest.fixture
-def device(monkeypatch):
+def clock(monkeypatch):
     """A device whose work takes a second a call, and on which the host waits for nothing else."""
     state = SimpleNamespace(now=0.0, log=[])
 
@@ -309,16 +320,16 @@ def device(monkeypatch):
     return state
 
 
-def test_events_enclose_each_call(device):
+def test_events_enclose_each_call(clock):
     def call(i):
-        device.log.append(i)
-        device.now += 1
+        clock.log.append(i)
+        clock.now += 1
 
     assert timing.seconds(call, torch.device("cuda"), rounds=2, calls=3) == [1.0] * 6
-    steps = [entry[0] if isinstance(entry, tuple) else entry for entry in device.log]
+    steps = [entry[0] if isinstance(entry, tuple) else entry for entry in clock.log]
     warm = [0, 1, 2, "synchronize", 3, 4, 5, "synchronize"]
     assert steps == [*warm, "sleep", 6, 7, 8, "synchronize", "sleep", 9, 10, 11, "synchronize"]
-    assert all(entry[1] <= 0.5 * 3e9 for entry in device.log if isinstance(entry, tuple))
+    assert all(entry[1] <= 0.5 * 3e9 for entry in clock.log if isinstance(entry, tuple))
 
 
 def test_nvidia_smi(monkeypatch):

@@ -62,12 +62,13 @@ def project(tmp_path):
 def log_of(project, *options):
     command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *options, str(project)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     return subprocess.run(command, cwd=project, capture_output=True, text=True, env=environment, timeout=600).stdout
 
 
 @pytest.mark.skipif(importlib.util.find_spec("xdist") is None, reason="needs pytest-xdist")
 def test_a_fault_costs_its_own_test(project):
-    of = gpu_tests.summary(log_of(project, "-n", "1", "--dist", "load"))
+    of = gpu_tests.summary(log_of(project, "-p", "xdist", "-n", "1", "--dist", "load"))
     assert of == {
         "passed": "3",
         "failed": "3",
@@ -76,7 +77,7 @@ def test_a_fault_costs_its_own_test(project):
 
 
 def test_without_other_processes_a_fault_is_the_end(project):
-    log = log_of(project, "-p", "no:xdist")
+    log = log_of(project)
     assert gpu_tests.summary(log) == {"passed": "1", "failed": "1", "test_it.py::test_fault": "failed"}
     assert "the device is not usable any more: an illegal memory access was encountered" in log
 
