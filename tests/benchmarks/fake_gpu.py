@@ -33,7 +33,7 @@ class FakeDevice:
         self._fault: str | None = None
 
     def facts(self) -> dict[str, Any]:
-        return {}
+        return {"name": "Fake GPU", "machine": {"torch": "2.0", "gpu": {"name": "Fake GPU", "cuda": "13.0"}}}
 
     def fault(self) -> str | None:
         return self._fault
@@ -43,11 +43,14 @@ class FakeDevice:
             file.write(f"{row.implementation} {row.work} {os.getpid()}\n")
         if self._fault is not None:
             raise RuntimeError(self._fault)
-        if row.implementation == "ours":
-            self._happen(self._faults.get(row.work))
         if row.implementation == "hanging":
             self._happen("hang")
-        return {"ms_per_image": 1.0}
+        if row.implementation in ("ours", "cuda"):
+            fault = self._faults.get(row.work)
+            self._happen(fault)
+            if fault == "wrong":
+                return {"deviation": 3.0, "wrong": "off by 3, at most 0.1 is right"}
+        return {"bytes_per_second": 1e9} if row.op == "memory" else {"ms_per_image": 1.0}
 
     def _happen(self, fault: str | None) -> None:
         if fault == "hang":

@@ -14,8 +14,9 @@ import time
 from importlib import metadata
 
 import pytest
+import torch
 
-from benchmarks.gpu import journal, needs
+from benchmarks.gpu import __main__, journal, needs, plan
 from benchmarks.gpu.journal import ATTEMPTS, Journal, Row
 from benchmarks.gpu.runner import Caps, run
 from tests.benchmarks import fake_gpu
@@ -156,6 +157,37 @@ def test_a_row_of_its_own_cap(go):
     rows = go({"b": 60.0}, Caps(row=40, rows={"theirs": 100}))
     assert "error" in rows["ours", "b"]
     assert "error" not in rows["theirs", "b"]
+
+
+def test_a_whole_run_with_faults_planted(tmp_path, monkeypatch, capsys):
+    """Of the rows of a GPU: what is in the results file, and what the table says of it."""
+    faults = {
+        "forward, bfloat16": "sticky", "stem, bfloat16": "kill", "conv2d, float32": "raise",
+        "stem_backward, bfloat16": "wrong", "inference, float32": "exit",
+    }  # fmt: skip
+    monkeypatch.setattr(__main__, "worker", lambda args: fake_gpu.start(tmp_path, faults))
+    patience = [f"--seconds{part}=600" for part in ("", "-to-start", "-a-row", "-an-implementation")]
+    assert __main__.main(["bench", "--results", str(tmp_path), *patience]) == 1
+    (file,) = tmp_path.glob("fake-gpu-*.json")
+    rows = json.loads(file.read_text())["results"]
+    assert len(rows) == len(plan.bench(plan.implementations(torch.device("cuda")))) - 3
+    for row in rows:
+        fault = faults.get(row["work"]) if row["implementation"] == "cuda" else None
+        assert ("ms_per_image" in row) == (fault is None)
+        assert ("wrong" in row) == (fault == "wrong")
+        assert ("error" in row) == (fault not in (None, "wrong"))
+        assert ("fault" in row) == (fault == "sticky")
+    said = capsys.readouterr().out
+    assert said.startswith("Fake GPU")
+    assert "Wrong: cuda, kernel stem_backward, bfloat16 channels_last: off by 3, at most 0.1 is right" in said
+    reason = "RuntimeError: launch failed (an illegal memory access was encountered)"
+    assert f"Not measured: cuda, npr_conv2d forward, bfloat16: {reason}" in said
+    for status in (3, -9):
+        assert f": its process ended with status {status}" in said
+    before = len(measured(tmp_path))
+    assert __main__.main(["bench", "--results", str(tmp_path), *patience]) == 1
+    assert len(measured(tmp_path)) == before  # nothing is left to do
+    assert capsys.readouterr().out == said
 
 
 # ---- Ended and started again --------------------------------------------------------------------------------------
