@@ -36,7 +36,7 @@ def judge(results: dict[str, Any]) -> list[dict[str, Any]]:
         judged.append({"op": op, "work": title, "measure": measure, "wanted": wanted, "reached": reached, "met": met})
 
     for work in works.WORKS:
-        if (work.op, work.name) not in WANTED:
+        if (work.op, work.name) not in WANTED or work.residual != "npr":
             continue
         share, eager, compiled = WANTED[work.op, work.name]
 

@@ -19,8 +19,9 @@ from detector.bench.works import Case, Work
 
 def deviation(work: Work, case: Case, result: Any) -> float:
     """How far the result of call(0) is off, relative to the truth; NaN and infinity where it is not finite."""
-    with exact_float32():
-        truth = as_list((work.truth or work.prepare)(Case("eager", case.layout, torch.float32, case.images[:1]))(0))
+    exact = Case("eager", case.layout, torch.float32, case.images[:1], case.residual)
+    with exact.backend(), exact_float32():
+        truth = as_list((work.truth or work.prepare)(exact)(0))
     results = as_list(result)
     if [r.shape for r in results] != [t.shape for t in truth]:
         return float("inf")

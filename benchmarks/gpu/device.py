@@ -65,7 +65,7 @@ class TorchDevice:
         try:
             images = self._tiny() if row.step == "smoke" else self._rotation
             placed = [batch.contiguous(memory_format=works.LAYOUTS[row.layout]) for batch in images]
-            case = Case(row.implementation, row.layout, self._dtype(work), placed)
+            case = Case(row.implementation, row.layout, self._dtype(work), placed, work.residual)
             with case.backend():
                 call = work.prepare(case)
                 outcome = judged(work, case, call(0))

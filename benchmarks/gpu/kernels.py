@@ -6,6 +6,7 @@ On a GPU an output's memory comes from torch's cache, which costs the device not
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,18 +17,24 @@ from torch import Tensor
 from detector.bench import works
 from detector.bench.works import Call, Case, Work, random_like
 from npr_kernels import IMAGENET_STD, NPR_SCALE, reference
+from npr_kernels.residuals import RESIDUALS, taps
 
 OP = "kernel"
-CHANNEL_SCALE = [NPR_SCALE / (255 * std) for std in IMAGENET_STD]
 
 
 def low_level(case: Case, name: str) -> Callable[..., Any]:
-    return getattr(torch.ops.npr, f"triton_{name}" if case.kernels == "triton" else name)
+    op = getattr(torch.ops.npr, f"triton_{name}" if case.kernels == "triton" else name)
+    return op if case.residual == "npr" else functools.partial(op, residual=case.residual)
+
+
+def channel_scale(case: Case) -> list[float]:
+    return [each.gain * NPR_SCALE / (255 * std) for each in RESIDUALS[case.residual] for std in IMAGENET_STD]
 
 
 def convolve(case: Case, weight: Tensor) -> Call:
-    op, channels_last, fast = low_level(case, "conv2d"), case.layout == "channels_last", case.precision == "fast"
-    return lambda i: op(case.image(i), weight, None, CHANNEL_SCALE, case.dtype, channels_last, fast)
+    op, scale = low_level(case, "conv2d"), channel_scale(case)
+    options = scale, case.dtype, case.layout == "channels_last", case.precision == "fast"
+    return lambda i: op(case.image(i), weight, None, *options)
 
 
 def conv2d(case: Case) -> Call:
@@ -35,9 +42,9 @@ def conv2d(case: Case) -> Call:
 
 
 def conv2d_backward(case: Case) -> Call:
-    op, forward = low_level(case, "conv2d_backward"), conv2d(case)
+    op, forward, scale = low_level(case, "conv2d_backward"), conv2d(case), channel_scale(case)
     grads = [random_like(forward(i), i) for i in range(len(case.images))]
-    return lambda i: op(grads[i % len(grads)], case.image(i), CHANNEL_SCALE, torch.float32, False)[0]
+    return lambda i: op(grads[i % len(grads)], case.image(i), scale, torch.float32, False)[0]
 
 
 def patch_moments(case: Case) -> Call:
@@ -49,11 +56,10 @@ def moments_by_definition(case: Case) -> Call:
     """Of integers, which float64 adds up exactly; image by image, as patches take much memory."""
 
     def call(i: int) -> Tensor:
-        total = torch.zeros(1 + works.TAPS + works.TAPS**2, dtype=torch.int64, device=case.device)
+        length = taps(case.residual) * works.CHANNELS
+        total = torch.zeros(1 + length + length**2, dtype=torch.int64, device=case.device)
         for image in case.image(i).split(1):
-            patches = F.unfold(reference.npr_residual(image).double(), 3, padding=1, stride=2)
-            alive = [k for k in range(9 * works.CHANNELS) if k % 9 != 4]
-            d = patches[0, alive]
+            d = torch.cat([patches(image, name) for name in case.residual.split("+")])
             count = torch.tensor([d.shape[1]], device=case.device)
             total += torch.cat([count, d.sum(1).long(), (d @ d.T).long().flatten()])
         return total
@@ -61,11 +67,18 @@ def moments_by_definition(case: Case) -> Call:
     return call
 
 
+def patches(image: Tensor, residual: str) -> Tensor:  # [1, C, H, W] -> [taps, positions], float64
+    if residual == "haar":
+        return F.unfold(reference.haar_residual(image).double(), 3, padding=1)[0]
+    unfolded = F.unfold(reference.npr_residual(image).double(), 3, padding=1, stride=2)[0]
+    return unfolded[[k for k in range(len(unfolded)) if k % 9 != 4]]  # centres are zero
+
+
 class Stem:
     """The parameters of a stem, and its op as a function of images and their moments."""
 
     def __init__(self, case: Case) -> None:
-        self._op, self._case = low_level(case, "stem"), case
+        self._op, self._case, self.scale = low_level(case, "stem"), case, channel_scale(case)
         module = works.draw_stem(case)
         self.weight, bn = module.conv1.weight.detach(), module.bn1
         self.gamma, self.beta, self.eps = bn.weight.detach(), bn.bias.detach(), bn.eps
@@ -74,7 +87,7 @@ class Stem:
     def __call__(self, images: Tensor, moments: Tensor | None, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         statistics = self._running if moments is None else (None, None)
         return self._op(
-            images, moments, self.weight, self.gamma, self.beta, *statistics, self.eps, CHANNEL_SCALE, self._case.dtype,
+            images, moments, self.weight, self.gamma, self.beta, *statistics, self.eps, self.scale, self._case.dtype,
             save, self._case.precision == "fast",
         )  # fmt: skip
 
@@ -111,7 +124,7 @@ def stem_backward(case: Case) -> Call:
         i %= len(saved)
         _, code, mean, var = saved[i]
         return op(
-            grads[i], case.image(i), code, given[i], of.weight, of.gamma, mean, var, of.eps, CHANNEL_SCALE
+            grads[i], case.image(i), code, given[i], of.weight, of.gamma, mean, var, of.eps, of.scale
         )  # fmt: skip
 
     return call
@@ -142,5 +155,10 @@ MOMENTS = Work(
 WITH_PRECISION = ("conv2d", "stem", "stem with codes")
 """Those that precision="fast" changes."""
 
-KERNELS = (*of_dtype(torch.bfloat16), MOMENTS, *of_dtype(torch.float32))
+HAAR = tuple(
+    work._replace(residual=residual)
+    for residual in ("haar", "npr+haar")
+    for work in (*of_dtype(torch.bfloat16), MOMENTS)
+)
+KERNELS = (*of_dtype(torch.bfloat16), MOMENTS, *of_dtype(torch.float32), *HAAR)
 SMOKE = (*KERNELS, *of_dtype(torch.float16))

@@ -39,9 +39,12 @@ def bench(names: list[str]) -> list[Row]:
 
 
 def of_implementation(name: str) -> list[Row]:
-    """bfloat16 and channels_last, which training uses, before float32, and that before nchw."""
+    """bfloat16 and channels_last, which training uses, before float32, that before nchw, and other residuals last."""
     rows = [*fused(name)] if name in works.FUSED else [*others(name)]
-    return sorted(rows, key=lambda row: (row.layout != "channels_last", not row.work.endswith("bfloat16")))
+    return sorted(
+        rows,
+        key=lambda row: ("haar" in row.work, row.layout != "channels_last", not row.work.endswith("bfloat16")),
+    )
 
 
 def fused(name: str) -> Iterator[Row]:
@@ -49,9 +52,9 @@ def fused(name: str) -> Iterator[Row]:
     alone."""
     for work in (*works.WORKS, *kernels.KERNELS):
         yield Row("bench", work.op, work.title, name, "channels_last")
-        if work.op not in ("NPRDetector", kernels.OP):
+        if work.op not in ("NPRDetector", kernels.OP) and work.residual == "npr":
             yield Row("bench", work.op, work.title, name, "nchw")
-        if work.dtype == torch.bfloat16 and gains(work):
+        if work.dtype == torch.bfloat16 and work.residual == "npr" and gains(work):
             yield Row("bench", work.op, work.title, name + FAST, "channels_last")
 
 
@@ -62,14 +65,15 @@ def gains(work: Work) -> bool:
 def others(name: str) -> Iterator[Row]:
     """torch.compile chooses layouts itself, and its backward passes cannot be run twice, as measuring one alone needs.
 
-    It gets no detector: what it would gain there is not the stem's.
+    It gets no detector: what it would gain there is not the stem's. The other residuals are measured in channels_last
+    alone, and last.
     """
     compiles = name in works.MAX_AUTOTUNE
     for work in works.WORKS:
-        if compiles and (work.name == "weight gradient" or work.op == "NPRDetector"):
+        if compiles and (work.name == "weight gradient" or work.op == "NPRDetector" or work.residual != "npr"):
             continue
         yield Row("bench", work.op, work.title, name, "channels_last")
-        if not compiles and work.op != "NPRDetector":
+        if not compiles and work.op != "NPRDetector" and work.residual == "npr":
             yield Row("bench", work.op, work.title, name, "nchw")
 
 

@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import npr_kernels as nk
 from detector.bench import eager
 from detector.models import NPRDetector
+from npr_kernels.residuals import RESIDUALS
 
 CHANNELS, OUTPUTS = 3, 64
 LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -44,6 +45,12 @@ class Case:
     layout: str
     dtype: torch.dtype  # of results and gradients, by autocast where it is not float32; parameters are float32
     images: list[Tensor]  # the rotation: uint8 [N, 3, H, W], in the layout
+    residual: str = "npr"  # others have no eager mode but the package's reference
+
+    @property
+    def ours(self) -> bool:
+        """Whether the package's functions run, be it on its reference."""
+        return self.fused or self.residual != "npr"
 
     @property
     def kernels(self) -> str:
@@ -101,22 +108,25 @@ class Work(NamedTuple):
     prepare: Callable[[Case], Call]
     sums: bool = False  # whether results are sums over the images, such as gradients
     truth: Callable[[Case], Call] | None = None  # what prepares the same for eager mode; None: `prepare` does
+    residual: str = "npr"
 
     @property
     def title(self) -> str:
-        return f"{self.name}, {str(self.dtype).removeprefix('torch.')}"
+        dtype = str(self.dtype).removeprefix("torch.")
+        return ", ".join([self.name, *([self.residual] if self.residual != "npr" else []), dtype])
 
 
 def draw_weight(case: Case) -> Tensor:
     torch.manual_seed(0)
-    return torch.randn(OUTPUTS, CHANNELS, 3, 3, device=case.device).contiguous(memory_format=LAYOUTS[case.layout])
+    channels = CHANNELS * len(RESIDUALS[case.residual])
+    return torch.randn(OUTPUTS, channels, 3, 3, device=case.device).contiguous(memory_format=LAYOUTS[case.layout])
 
 
 def _convolution(case: Case) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor]:
     """The function of images and weight, not compiled, and the weight."""
     weight = draw_weight(case).requires_grad_()
-    if case.fused:
-        return functools.partial(nk.npr_conv2d, precision=case.precision), weight
+    if case.ours:
+        return functools.partial(nk.npr_conv2d, residual=case.residual, precision=case.precision), weight
     mean, std = eager.MEAN.to(case.device), eager.STD.to(case.device)
     return lambda images, weight: eager.conv2d(images, weight, mean, std), weight
 
@@ -164,7 +174,9 @@ def conv2d_training(case: Case) -> Call:
 
 def draw_stem(case: Case) -> nn.Module:
     torch.manual_seed(0)
-    return case.placed(nk.NPRStem(OUTPUTS, precision=case.precision) if case.fused else eager.Stem(OUTPUTS))
+    if not case.ours:
+        return case.placed(eager.Stem(OUTPUTS))
+    return case.placed(nk.NPRStem(OUTPUTS, residual=case.residual, precision=case.precision))
 
 
 def stem_inference(case: Case) -> Call:
@@ -349,5 +361,6 @@ def _in(dtype: torch.dtype) -> tuple[Work, ...]:
 
 
 CPU_WORKS = _in(FLOAT32)
-WORKS = (*_in(BFLOAT16)[:5], *CPU_WORKS[:5], *_in(BFLOAT16)[5:])
+HAAR_WORKS = tuple(work._replace(residual=residual) for residual in ("haar", "npr+haar") for work in _in(BFLOAT16)[:3])
+WORKS = (*_in(BFLOAT16)[:5], *CPU_WORKS[:5], *_in(BFLOAT16)[5:], *HAAR_WORKS)
 """Those measured on a GPU."""
