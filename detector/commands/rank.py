@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from detector.commands.arguments import (
     add_device,
     add_policy,
+    add_precision,
     add_readers,
     add_unsure,
     add_weights,
@@ -22,6 +23,7 @@ from detector.commands.arguments import (
 from detector.commands.lines import as_line, identity_of, not_done, open_journal
 from detector.printable import printable
 from detector.signals import held_back
+from detector.verdicts import PRECISIONS
 
 if TYPE_CHECKING:
     from detector.console import Meter
@@ -53,6 +55,7 @@ def add_parser(subparsers: Any) -> None:
     )
     add_unsure(parser)
     add_policy(parser)
+    add_precision(parser)
     parser.add_argument(
         "--batch-size",
         metavar="N",
@@ -83,6 +86,8 @@ def run(args: argparse.Namespace) -> int:
     if args.sheet is not None:
         check_writable(args.sheet)
     model = load_checkpoint(find_weights(args.weights), find_device(args.device))
+    if args.precision != PRECISIONS[0]:
+        model = model.for_inference(args.precision)
     preprocessing = find_preprocessing(args, model.preprocessing)
     files = list(find_files(args.paths))
     options: dict[str, Any] = {
@@ -124,7 +129,7 @@ def _taken_up(
     from detector.evaluation import threshold_of
 
     policy = None if options["preprocessing"] == model.preprocessing else args.policy
-    identity = identity_of(find_weights(args.weights), policy, None)
+    identity = identity_of(find_weights(args.weights), policy, None, args.precision)
     with open_journal(args.resume, identity, threshold=threshold_of(model), unsure=options["unsure"]) as journal:
         for detection in detect(model, not_done(files, journal, meter), **options):
             with held_back():

@@ -8,6 +8,7 @@ from PIL import Image
 
 from detector.cli import main
 from detector.models import load_checkpoint, save_checkpoint
+from tests import needs
 from tests.detector.training.folders import make_split
 
 pytest.importorskip("matplotlib")
@@ -93,6 +94,20 @@ def test_rank(pictures, weights, tmp_path, capsys):
     assert head.split() == ["rank", "score", "verdict", "path"]
     assert row.split()[0] == "1"
     assert (tmp_path / "one.png").exists()
+
+
+@needs.extension
+def test_rank_on_8_bits_has_the_scores_that_detect_has(pictures, weights, tmp_path, capsys):
+    path = tmp_path / "r.jsonl"
+    eight = ["--weights", weights, "--precision", "int8"]
+    _, out, _ = run(capsys, "detect", pictures, *eight, "--exact", "--json")
+    expected = {line["path"]: line["score"] for line in map(json.loads, out.splitlines()) if "score" in line}
+    _, out, _ = run(capsys, "rank", pictures, *eight, "--json", "--resume", path)
+    found = {line["path"]: line["score"] for line in map(json.loads, out.splitlines()) if "score" in line}
+    assert found == expected != scores_of_detect(capsys, pictures, weights)
+    status, _, err = run(capsys, "rank", pictures, "--weights", weights, "--resume", path)
+    assert status == 1
+    assert "precision" in err
 
 
 def test_spectrum(tmp_path, capsys):
