@@ -28,7 +28,7 @@ struct Options {
   int rounds = 5, calls = 10;
 };
 
-Problem draw(int64_t batch, int64_t height, int64_t width, bool with_gradients, Type type) {
+Problem draw(int64_t batch, int64_t height, int64_t width, int residual, bool with_gradients, Type type) {
   std::mt19937 random(1);
   const auto floats = [&](int64_t count, float low, float high) {
     std::vector<float> values(count);
@@ -38,10 +38,10 @@ Problem draw(int64_t batch, int64_t height, int64_t width, bool with_gradients, 
     }
     return values;
   };
-  Problem p{batch, height, width, kOutputs, {}, {}, {}, {}, {}, {}, {}, {}};
+  Problem p{batch, height, width, kOutputs, kResiduals[residual], {}, {}, {}, {}, {}, {}, {}, {}};
   p.pixels.resize(batch * p.image_bytes());
   for (uint8_t& pixel : p.pixels) pixel = uint8_t(random());
-  p.weight = floats(kOutputs * kChannels * kPositions, -1, 1);
+  p.weight = floats(kOutputs * p.weights(), -1, 1);
   p.gamma = floats(kOutputs, 0.5f, 1.5f), p.beta = floats(kOutputs, -0.5f, 0.5f);
   p.mean = floats(kOutputs, -0.1f, 0.1f), p.var = floats(kOutputs, 0.5f, 1.5f);
   if (with_gradients) {
@@ -58,6 +58,8 @@ struct Placed {
       : problem(p), type(type), weight(p.weight), gamma(p.gamma), beta(p.beta), mean(p.mean), var(p.var) {
     must(current_device(device));
     for (int i = 0; i < batches; ++i) pixels.emplace_back(p.pixels);
+    scale.resize(p.weights() / kPositions);
+    for (const PatchTap& tap : p.taps) scale[tap.weight / kPositions] = tap.scale;
   }
 
   Images images(int call) const {
@@ -76,6 +78,7 @@ struct Placed {
   Problem problem;
   Type type;
   Device device;
+  std::vector<double> scale;  // of each of the weight's input channels
   std::vector<Memory> pixels;
   Memory weight, gamma, beta, mean, var;
   Memory out, code, used_mean, used_var, moments, grad, grad_weight, grad_gamma, grad_beta, workspace;
@@ -102,8 +105,9 @@ double tolerance(Type type, bool fast) { return (fast ? 1e-3 : 1e-4) + (type == 
 
 struct Kernel {
   std::string name;
-  Type type;
-  int64_t (*bytes)(const Problem&, int64_t size);  // of all images
+  int residual;                                                // index in kResiduals
+  Type type;                                                   // of results and gradients
+  std::function<int64_t(const Problem&, int64_t size)> bytes;  // of all images
   std::function<void(Placed&, const Truth*)> prepare;
   std::function<void(Placed&, int call)> run;
   std::function<Deviation(Placed&, const Truth&)> check;
@@ -116,9 +120,10 @@ void enqueue(Placed& on, const Operation& op, int64_t (*workspace)(const Operati
 }
 
 void run_moments(Placed& on, int call) {
+  const int64_t length = on.problem.taps.size();
   Moments op{};
   op.images = on.images(call);
-  op.moments = static_cast<int64_t*>(on.room(on.moments, (1 + kPatch + kPatch * kPatch) * 8));
+  op.moments = static_cast<int64_t*>(on.room(on.moments, (1 + length + length * length) * 8));
   enqueue(on, op, moments_workspace, moments);
 }
 
@@ -127,7 +132,7 @@ void run_conv_forward(Placed& on, int call, bool fast) {
   op.images = on.images(call);
   op.outputs = kOutputs;
   op.weight = on.array(on.weight);
-  op.channel_scale = kScale;
+  op.channel_scale = on.scale.data();
   op.out = on.room(on.out, on.problem.batch * on.problem.map() * size_of(on.type));
   op.type = on.type;
   op.channels_last = true;
@@ -140,7 +145,7 @@ void run_conv_backward(Placed& on, int call) {
   op.images = on.images(call);
   op.outputs = kOutputs;
   op.grad = on.gradient(on.grad, on.type, kOutputs, on.problem.rows(), on.problem.cols());
-  op.channel_scale = kScale;
+  op.channel_scale = on.scale.data();
   op.grad_weight = on.room(on.grad_weight, int64_t(on.problem.weight.size()) * 4);
   op.grad_bias = on.room(on.grad_beta, kOutputs * 4);
   op.type = Type::f32;
@@ -156,7 +161,7 @@ void run_stem(Placed& on, int call, bool training, bool fast) {
   op.weight = on.array(on.weight), op.bn_weight = on.array(on.gamma), op.bn_bias = on.array(on.beta);
   if (!training) op.mean = on.array(on.mean), op.var = on.array(on.var);
   op.eps = kEps;
-  op.channel_scale = kScale;
+  op.channel_scale = on.scale.data();
   op.out = on.room(on.out, p.batch * p.pooled_map() * size_of(on.type));
   op.type = on.type;
   op.code = training ? static_cast<uint8_t*>(on.room(on.code, p.batch * p.pooled_map())) : nullptr;
@@ -177,7 +182,7 @@ void run_stem_backward(Placed& on, int call) {
   op.weight = on.array(on.weight), op.bn_weight = on.array(on.gamma);
   op.mean = on.used_mean.as<double>(), op.var = on.used_var.as<double>();
   op.eps = kEps;
-  op.channel_scale = kScale;
+  op.channel_scale = on.scale.data();
   op.grad_weight = on.room(on.grad_weight, int64_t(p.weight.size()) * 4);
   op.grad_bn_weight = on.room(on.grad_gamma, kOutputs * 4);
   op.grad_bn_bias = on.room(on.grad_beta, kOutputs * 4);
@@ -198,60 +203,69 @@ void after_forward(Placed& on, const Truth* truth) {
   on.used_mean = Memory(truth->mean), on.used_var = Memory(truth->var);
 }
 
+int64_t map_bytes(const Problem& p, int64_t size) { return p.batch * (p.image_bytes() + p.map() * size); }
+int64_t pooled_bytes(const Problem& p, int64_t size) { return p.batch * (p.image_bytes() + p.pooled_map() * size); }
+int64_t codes_bytes(const Problem& p, int64_t size) { return pooled_bytes(p, size + 1); }
+int64_t read_bytes(const Problem& p, int64_t) { return p.batch * p.image_bytes(); }
+
+void prepare_nothing(Placed&, const Truth*) {}
+void prepare_moments(Placed& on, const Truth*) { run_moments(on, 0); }
+void prepare_gradient(Placed& on, const Truth*) { on.grad = upload(on.problem.conv_grad, on.type); }
+
+Deviation check_codes(Placed& on, const Truth& t) {
+  const std::vector<uint8_t> code = on.code.values<uint8_t>();
+  int64_t others = 0;  // rounding may let another maximum win, of one in a million
+  for (size_t i = 0; i < code.size(); ++i) others += code[i] != t.code[i];
+  if (others > int64_t(code.size() / 1000)) return {INFINITY, 0};
+  return {off(download(on.out, on.type), t.training, false), tolerance(on.type, false)};
+}
+
+double off_sums(const Memory& results, const std::vector<double>& truth) {
+  return off(download(results, Type::f32), truth, true);
+}
+Deviation check_stem_backward(Placed& on, const Truth& t) {
+  return {std::max({off_sums(on.grad_weight, t.grad_weight), off_sums(on.grad_gamma, t.grad_gamma),
+                    off_sums(on.grad_beta, t.grad_beta)}),
+          1e-4};
+}
+Deviation check_conv_backward(Placed& on, const Truth& t) {
+  return {off_sums(on.grad_weight, t.conv_grad_weight), 1e-4};
+}
+Deviation check_moments(Placed& on, const Truth& t) {
+  return {on.moments.values<int64_t>() == t.moments ? 0.0 : INFINITY, 0};
+}
+
+void add_kernels(std::vector<Kernel>& all, int residual, Type type) {
+  const auto add = [&](std::string name, auto... of) { all.push_back({std::move(name), residual, type, of...}); };
+  const std::string own = residual == 0 ? "" : std::string("-") + kResiduals[residual].name;
+  const std::string ending = (type == Type::bf16 ? "-bf16" : "-f32") + own;
+  for (const bool fast : {false, true}) {
+    if (fast && residual != 0) continue;
+    const std::string how = ending + (fast ? "-fast" : "");
+    const auto check = [=](std::vector<double> Truth::* truth) {
+      return [=](Placed& on, const Truth& t) {
+        return Deviation{off(download(on.out, type), t.*truth, false), tolerance(type, fast)};
+      };
+    };
+    add(
+        "conv_forward" + how, map_bytes, prepare_nothing,
+        [=](Placed& on, int call) { run_conv_forward(on, call, fast); }, check(&Truth::map));
+    add(
+        "stem_forward" + how, pooled_bytes, prepare_nothing,
+        [=](Placed& on, int call) { run_stem(on, call, false, fast); }, check(&Truth::inference));
+  }
+  add(
+      "stem_forward_codes" + ending, codes_bytes, prepare_moments,
+      [](Placed& on, int call) { run_stem(on, call, true, false); }, check_codes);
+  add("stem_backward" + ending, codes_bytes, after_forward, run_stem_backward, check_stem_backward);
+  add("conv_backward" + ending, map_bytes, prepare_gradient, run_conv_backward, check_conv_backward);
+  if (type == Type::bf16) add("moments" + own, read_bytes, prepare_nothing, run_moments, check_moments);
+}
+
 std::vector<Kernel> kernels() {
   std::vector<Kernel> all;
-  const auto nothing = [](Placed&, const Truth*) {};
-  for (const Type type : {Type::bf16, Type::f32}) {
-    const std::string suffix = type == Type::bf16 ? "-bf16" : "-f32";
-    for (const bool fast : {false, true}) {
-      const std::string name = suffix + (fast ? "-fast" : "");
-      all.push_back({"conv_forward" + name, type,
-                     [](const Problem& p, int64_t size) { return p.batch * (p.image_bytes() + p.map() * size); },
-                     nothing, [=](Placed& on, int call) { run_conv_forward(on, call, fast); },
-                     [=](Placed& on, const Truth& t) {
-                       return Deviation{off(download(on.out, type), t.map, false), tolerance(type, fast)};
-                     }});
-      all.push_back({"stem_forward" + name, type,
-                     [](const Problem& p, int64_t size) { return p.batch * (p.image_bytes() + p.pooled_map() * size); },
-                     nothing, [=](Placed& on, int call) { run_stem(on, call, false, fast); },
-                     [=](Placed& on, const Truth& t) {
-                       return Deviation{off(download(on.out, type), t.inference, false), tolerance(type, fast)};
-                     }});
-    }
-    all.push_back(
-        {"stem_forward_codes" + suffix, type,
-         [](const Problem& p, int64_t size) { return p.batch * (p.image_bytes() + p.pooled_map() * (size + 1)); },
-         [](Placed& on, const Truth*) { run_moments(on, 0); },
-         [](Placed& on, int call) { run_stem(on, call, true, false); },
-         [=](Placed& on, const Truth& t) {
-           const std::vector<uint8_t> code = on.code.values<uint8_t>();
-           int64_t others = 0;  // rounding may let another maximum win, of one in a million
-           for (size_t i = 0; i < code.size(); ++i) others += code[i] != t.code[i];
-           if (others > int64_t(code.size() / 1000)) return Deviation{INFINITY, 0};
-           return Deviation{off(download(on.out, type), t.training, false), tolerance(type, false)};
-         }});
-    all.push_back(
-        {"stem_backward" + suffix, type,
-         [](const Problem& p, int64_t size) { return p.batch * (p.image_bytes() + p.pooled_map() * (size + 1)); },
-         after_forward, run_stem_backward,
-         [](Placed& on, const Truth& t) {
-           const double most = std::max({off(download(on.grad_weight, Type::f32), t.grad_weight, true),
-                                         off(download(on.grad_gamma, Type::f32), t.grad_gamma, true),
-                                         off(download(on.grad_beta, Type::f32), t.grad_beta, true)});
-           return Deviation{most, 1e-4};
-         }});
-    all.push_back({"conv_backward" + suffix, type,
-                   [](const Problem& p, int64_t size) { return p.batch * (p.image_bytes() + p.map() * size); },
-                   [](Placed& on, const Truth*) { on.grad = upload(on.problem.conv_grad, on.type); }, run_conv_backward,
-                   [](Placed& on, const Truth& t) {
-                     return Deviation{off(download(on.grad_weight, Type::f32), t.conv_grad_weight, true), 1e-4};
-                   }});
-  }
-  all.push_back({"moments", Type::f32, [](const Problem& p, int64_t) { return p.batch * p.image_bytes(); }, nothing,
-                 run_moments,
-                 [](Placed& on, const Truth& t) {
-                   return Deviation{on.moments.values<int64_t>() == t.moments ? 0.0 : INFINITY, 0};
-                 }});
+  add_kernels(all, 0, Type::bf16);
+  add_kernels(all, 0, Type::f32);
   return all;
 }
 
@@ -260,7 +274,7 @@ int measure(const Kernel& kernel, const Options& options) {
   const bool backward = kernel.name.find("backward") != std::string::npos;
   std::printf("{\"work\": \"%s\", ", kernel.name.c_str());
   try {
-    const Problem small = draw(2, 18, 136, true, kernel.type);
+    const Problem small = draw(2, 18, 136, kernel.residual, true, kernel.type);
     const Truth t = truth(small);
     Placed checked(small, kernel.type, 1);
     kernel.prepare(checked, &t);
@@ -270,7 +284,7 @@ int measure(const Kernel& kernel, const Options& options) {
       std::printf("\"wrong\": \"off by %.2g, at most %.2g is right\"}\n", deviation.is, deviation.most);
       return 1;
     }
-    const Problem large = draw(options.images, options.size, options.size, backward, kernel.type);
+    const Problem large = draw(options.images, options.size, options.size, kernel.residual, backward, kernel.type);
     // Together larger than a cache, but for tiny images.
     const int batches = int(std::clamp<int64_t>((256 << 20) / (large.batch * large.image_bytes()), 2, 8));
     Placed on(large, kernel.type, batches);

@@ -9,18 +9,42 @@
 
 namespace npr::bench {
 
-constexpr int kChannels = 3, kTaps = taps_of(Map::npr), kPatch = kChannels * kTaps;
-constexpr int kClosed = 9;
+constexpr int kChannels = 3, kClosed = 9;
 constexpr double kEps = 1e-5;
-constexpr double kScale[kChannels] = {2 / 3. / 255 / 0.229, 2 / 3. / 255 / 0.224, 2 / 3. / 255 / 0.225};
+
+// One tap of a patch: what it reads, by which weight it is multiplied, and what multiplies the integer.
+struct PatchTap {
+  Tap tap;
+  int channel, weight;  // of the image; index among an output's weights
+  double scale;
+};
+
+// The taps in the order of the kernels: map by map, channel by channel.
+inline std::vector<PatchTap> patch_taps(const Residual& residual) {
+  constexpr double kStd[kChannels] = {0.229, 0.224, 0.225};
+  std::vector<PatchTap> taps;
+  for (int m = 0; m < residual.maps; ++m) {
+    for (int c = 0; c < kChannels; ++c) {
+      const Map map = residual.map[m];
+      const double gain = map == Map::haar ? 0.5 : 1;
+      for (int t = 0; t < taps_of(map); ++t) {
+        const int weight = (m * kChannels + c) * kPositions + tap_position(map, t);
+        taps.push_back({tap_source(map, t), c, weight, gain * 2 / 3 / 255 / kStd[c]});
+      }
+    }
+  }
+  return taps;
+}
 
 // A batch of images, channels last, and the parameters of a stem.
 struct Problem {
   int64_t batch, height, width, outputs;
+  Residual residual;
   std::vector<uint8_t> pixels;                // [N, H, W, C]
-  std::vector<float> weight, gamma, beta;     // [O, C, 3, 3], [O], [O]
+  std::vector<float> weight, gamma, beta;     // [O, Q, 3, 3], [O], [O]
   std::vector<float> mean, var;               // [O], of inference
   std::vector<float> conv_grad, pooled_grad;  // [N, rows, cols, O], [N, pooled rows, pooled cols, O]
+  std::vector<PatchTap> taps = patch_taps(residual);
   int64_t rows() const { return height / kCell; }
   int64_t cols() const { return width / kCell; }
   int64_t pooled_rows() const { return pooled(rows()); }
@@ -32,23 +56,27 @@ struct Problem {
   int pixel(int64_t n, int c, int64_t y, int64_t x) const {
     return pixels[((n * height + y) * width + x) * kChannels + c];
   }
-  // The differences that output (y, x) reads, k = 8 channel + tap.
+  // The differences that output (y, x) reads.
   std::vector<double> patch(int64_t n, int64_t y, int64_t x) const {
-    std::vector<double> d(kPatch);
-    for (int k = 0; k < kPatch; ++k) {
-      const Tap tap = tap_source(Map::npr, k % kTaps);
-      const int64_t by = y + tap.row, bx = x + tap.col;
-      if (by < 0 || bx < 0 || by >= rows() || bx >= cols()) continue;
-      const int down = tap.difference != Difference::right, right = tap.difference != Difference::below;
-      const int c = k / kTaps;
-      d[k] = pixel(n, c, 2 * by + down, 2 * bx + right) - pixel(n, c, 2 * by, 2 * bx);
+    std::vector<double> d;
+    for (const PatchTap& at : taps) {
+      const int64_t by = y + at.tap.row, bx = x + at.tap.col;
+      const bool outside = by < 0 || bx < 0 || by >= rows() || bx >= cols();
+      d.push_back(outside ? 0 : difference(at.tap.difference, n, at.channel, 2 * by, 2 * bx));
     }
     return d;
   }
-  double folded(int64_t o, int k) const {
-    const int c = k / kTaps;
-    return double(weight[(o * kChannels + c) * kPositions + tap_position(Map::npr, k % kTaps)]) * kScale[c];
+  int difference(Difference of, int64_t n, int c, int64_t y, int64_t x) const {
+    const int anchor = pixel(n, c, y, x);
+    switch (of) {
+      case Difference::right: return pixel(n, c, y, x + 1) - anchor;
+      case Difference::below: return pixel(n, c, y + 1, x) - anchor;
+      case Difference::corner: return pixel(n, c, y + 1, x + 1) - anchor;
+      default: return anchor - pixel(n, c, y, x + 1) - pixel(n, c, y + 1, x) + pixel(n, c, y + 1, x + 1);
+    }
   }
+  int64_t weights() const { return kChannels * residual.maps * kPositions; }  // of an output
+  double folded(int64_t o, size_t k) const { return double(weight[o * weights() + taps[k].weight]) * taps[k].scale; }
 };
 
 struct Truth {
@@ -84,38 +112,38 @@ inline void pool(const Problem& p, const std::vector<double>& map, const std::ve
 
 // A gradient of each tap, [O, K], as one of the weight.
 inline std::vector<double> unfolded(const Problem& p, const std::vector<double>& of_taps) {
-  std::vector<double> grad(p.outputs * kChannels * kPositions);
+  std::vector<double> grad(p.outputs * p.weights());
   for (int64_t o = 0; o < p.outputs; ++o) {
-    for (int k = 0; k < kPatch; ++k) {
-      const int c = k / kTaps;
-      grad[(o * kChannels + c) * kPositions + tap_position(Map::npr, k % kTaps)] = of_taps[o * kPatch + k] * kScale[c];
+    for (size_t k = 0; k < p.taps.size(); ++k) {
+      grad[o * p.weights() + p.taps[k].weight] = of_taps[o * p.taps.size() + k] * p.taps[k].scale;
     }
   }
   return grad;
 }
 
 inline void backward(const Problem& p, Truth& t) {
-  std::vector<double> s(p.outputs * kPatch), s0(p.outputs);
+  const size_t length = p.taps.size();
+  std::vector<double> s(p.outputs * length), s0(p.outputs);
   for (int64_t i = 0; i < p.batch * p.pooled_map(); ++i) {
     if (t.code[i] == kClosed) continue;
     const int64_t o = i % p.outputs, at = i / p.outputs, px = at % p.pooled_cols();
     const int64_t py = at / p.pooled_cols() % p.pooled_rows(), n = at / p.pooled_cols() / p.pooled_rows();
     const int64_t y = 2 * py - 1 + t.code[i] / kKernel, x = 2 * px - 1 + t.code[i] % kKernel;
-    const double* d = &t.patches[((n * p.rows() + y) * p.cols() + x) * kPatch];
-    for (int k = 0; k < kPatch; ++k) s[o * kPatch + k] += p.pooled_grad[i] * d[k];
+    const double* d = &t.patches[((n * p.rows() + y) * p.cols() + x) * length];
+    for (size_t k = 0; k < length; ++k) s[o * length + k] += p.pooled_grad[i] * d[k];
     s0[o] += p.pooled_grad[i];
   }
   const double count = double(t.moments[0]);
-  const int64_t *m1 = &t.moments[1], *m2 = &t.moments[1 + kPatch];
+  const int64_t *m1 = &t.moments[1], *m2 = &t.moments[1 + length];
   for (int64_t o = 0; o < p.outputs; ++o) {
     const double inverse = 1 / std::sqrt(t.var[o] + kEps);
     double s1 = -t.mean[o] * s0[o];
-    for (int k = 0; k < kPatch; ++k) s1 += p.folded(o, k) * s[o * kPatch + k];
+    for (size_t k = 0; k < length; ++k) s1 += p.folded(o, k) * s[o * length + k];
     s1 *= inverse;
-    for (int k = 0; k < kPatch; ++k) {
+    for (size_t k = 0; k < length; ++k) {
       double covariance = -t.mean[o] * double(m1[k]);
-      for (int l = 0; l < kPatch; ++l) covariance += p.folded(o, l) * double(m2[l * kPatch + k]);
-      double& of_tap = s[o * kPatch + k];
+      for (size_t l = 0; l < length; ++l) covariance += p.folded(o, l) * double(m2[l * length + k]);
+      double& of_tap = s[o * length + k];
       of_tap = p.gamma[o] * inverse * (of_tap - (s0[o] * double(m1[k]) + s1 * inverse * covariance) / count);
     }
     t.grad_gamma.push_back(s1), t.grad_beta.push_back(s0[o]);
@@ -125,22 +153,23 @@ inline void backward(const Problem& p, Truth& t) {
 
 inline Truth truth(const Problem& p) {
   Truth t;
-  t.moments.assign(1 + kPatch + kPatch * kPatch, 0);
-  std::vector<double> of_taps(p.outputs * kPatch);
+  const size_t length = p.taps.size();
+  t.moments.assign(1 + length + length * length, 0);
+  std::vector<double> of_taps(p.outputs * length);
   t.mean.assign(p.outputs, 0), t.var.assign(p.outputs, 0);
   for (int64_t n = 0; n < p.batch; ++n) {
     for (int64_t y = 0; y < p.rows(); ++y) {
       for (int64_t x = 0; x < p.cols(); ++x) {
         const std::vector<double> d = p.patch(n, y, x);
         t.moments[0] += 1;
-        for (int k = 0; k < kPatch; ++k) {
+        for (size_t k = 0; k < length; ++k) {
           t.moments[1 + k] += int64_t(d[k]);
-          for (int l = 0; l < kPatch; ++l) t.moments[1 + kPatch + k * kPatch + l] += int64_t(d[k] * d[l]);
+          for (size_t l = 0; l < length; ++l) t.moments[1 + length + k * length + l] += int64_t(d[k] * d[l]);
         }
         for (int64_t o = 0; o < p.outputs; ++o) {
           double value = 0;
-          for (int k = 0; k < kPatch; ++k) value += p.folded(o, k) * d[k];
-          for (int k = 0; k < kPatch; ++k) of_taps[o * kPatch + k] += p.conv_grad[t.map.size()] * d[k];
+          for (size_t k = 0; k < length; ++k) value += p.folded(o, k) * d[k];
+          for (size_t k = 0; k < length; ++k) of_taps[o * length + k] += p.conv_grad[t.map.size()] * d[k];
           t.map.push_back(value);
           t.mean[o] += value, t.var[o] += value * value;
         }

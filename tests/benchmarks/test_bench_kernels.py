@@ -60,7 +60,8 @@ def test_every_kernel_is_measured(built):
         least, most = outcome["of"]
         assert 0 < least <= outcome["us"] <= most
         assert outcome["deviation"] <= (0.01 if "bf16" in name and "forward" in name else 1e-3)
-    assert outcome["bytes"] == 3 * 16 * 16  # of the moments
+        if name == "moments":
+            assert outcome["bytes"] == 3 * 16 * 16
 
 
 def test_what_is_wrong_has_no_time(built):
