@@ -1,5 +1,5 @@
-# make demo | test | docs | fuzz | kills | sanitize | scan | page | lint | bench | weights: each works from nothing; they share
-# the virtual environment .venv.
+# make demo | test | docs | fuzz | kills | sanitize | scan | page | lint | bench | weights | wheel: each works from
+# nothing; they share the virtual environment .venv.
 # make gpu: builds in place and runs with $(PYTHON) as it is, which must have torch and pytest; nothing is downloaded.
 #
 #   PYTHON  the interpreter that makes .venv, that `make install` installs into, that `make gpu` runs   (python3)
@@ -8,6 +8,8 @@
 #   SECONDS that fuzz feeds the decoder                                                       (60)
 #   FILES   that fuzz feeds npr detect                                                        (1000)
 #   KILLS   of each command that kills kills                                                  (25)
+#   PYTHONS that the wheel has facts for and is tried with                                    ($(PYTHON))
+#   TORCHES that it is tried with                                                             (2.11.0 and 2.13.0)
 #   STEP    steps of gpu; docs/gpu.md has three groups, each shorter than nine minutes        (all of them)
 #   RESULTS the folder that all of gpu writes to                                              (benchmarks/results)
 
@@ -20,7 +22,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*.* csrc/*/*.*)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test docs fuzz kills sanitize scan page lint format weights bench gpu gpu-build \
+.PHONY: help install demo test docs fuzz kills sanitize scan page lint format weights bench wheel gpu gpu-build \
 	gpu-smoke gpu-kernels gpu-bench gpu-test gpu-sanitize clean
 .NOTPARALLEL:
 
@@ -37,6 +39,7 @@ help:
 	@echo 'make format    ruff and clang-format, in place'
 	@echo 'make weights   make the detector in the box anew, in weights/: hours of two cores, on Debian'
 	@echo 'make bench     measure speed on this machine, and draw the plots of it in docs/images: up to 45 minutes'
+	@echo 'make wheel     build the wheel in dist, check it, and try it with PYTHONS and TORCHES in clean environments'
 	@echo 'make gpu       build, measure, test and sanitize on a CUDA device; STEP=... for some of it'
 	@echo 'make install   pip install into the environment of $(PYTHON), without .venv'
 	@echo 'make clean     remove what was built'
@@ -122,6 +125,12 @@ weights: .venv/installed-dev
 bench: .venv/installed-dev
 	$(PIP) install --no-build-isolation --editable '.[dev,openvino]'
 	$(BIN)/python -m benchmarks.run
+
+# Every one of TORCHES is downloaded, for each of PYTHONS that it is tried with.
+PYTHONS ?= $(PYTHON)
+TORCHES ?= torch==2.11.0 torch==2.13.0
+wheel: .venv/installed-dev
+	$(BIN)/python -m release.wheel --pythons $(PYTHONS) --torches $(TORCHES)
 
 # A step that fails does not keep the next one from its turn.
 STEP ?= build smoke kernels bench test sanitize

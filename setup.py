@@ -2,13 +2,16 @@
 
 Everything is compiled by one ninja file. The library knows nothing of Python: it has the bindings to torch, the CPU
 kernels once per instruction set and, where nvcc is found, the CUDA kernels, which know nothing of torch, so that a CPU
-build of torch does as well. The module tells one Python facts about the build; nothing needs it.
+build of torch does as well. The module tells one Python facts about the build; nothing needs it, so that a wheel serves
+every Python, as its tag says.
 
 Environment:
     CXX                   the C++ compiler; without one the package installs without its extension.
+    CXXFLAGS, LDFLAGS     further flags for it, compiling and linking.
     NPR_CUDA              1: fail without nvcc; 0: leave CUDA out; unset: use nvcc where it is found.
     TORCH_CUDA_ARCH_LIST  GPU targets, such as "8.0;9.0+PTX"; by default 8.0, 9.0, 10.0+PTX and 12.0.
     CUDA_HOME             where nvcc is, if not on PATH; a toolkit of pip's packages is site-packages/nvidia/cu13.
+    NPR_PYTHONS           further interpreters, separated by spaces, to build the module of facts for.
     NPR_SANITIZE          1: let AddressSanitizer and UndefinedBehaviorSanitizer watch the host code, for tests.
     MAX_JOBS              parallel compilations; by default one per processor.
 """
@@ -22,18 +25,17 @@ import shlex
 import shutil
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
 ROOT = Path(__file__).parent.resolve()
 CSRC = ROOT / "csrc"
-LIBRARY = "npr_kernels.libnpr_kernels"
-FACTS = "npr_kernels._facts"
+LIBRARY = "libnpr_kernels.so"
 
 # torch's stable ABI from this version on: the oldest torch that the built extension runs under.
 TORCH_TARGET_VERSION = "0x020b000000000000"  # 2.11
@@ -85,6 +87,26 @@ def find_cuda() -> Path | None:
         raise CompileError("NPR_CUDA=1, but nvcc was found neither on PATH nor in CUDA_HOME")
     say("nvcc not found: building for the CPU only")
     return None
+
+
+def pythons() -> dict[str, str]:
+    """Where the headers are of each Python that gets a module of facts, by the module's file name.
+
+    They are this Python, if it has headers, and those of NPR_PYTHONS, which must have them.
+    """
+    found = {}
+    program = "import sysconfig; print(sysconfig.get_config_var('EXT_SUFFIX'), sysconfig.get_paths()['include'])"
+    for python in (sys.executable, *shlex.split(os.environ.get("NPR_PYTHONS", ""))):
+        try:
+            told = subprocess.run([python, "-c", program], capture_output=True, text=True, check=True).stdout
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise CompileError(f"NPR_PYTHONS must name interpreters, got {python!r}: {error}") from None
+        suffix, include = told.rstrip().split(" ", 1)
+        if (Path(include) / "Python.h").exists():
+            found[f"_facts{suffix}"] = include
+        elif python != sys.executable:
+            raise CompileError(f"{python}, of NPR_PYTHONS, has no headers: {include} lacks Python.h")
+    return found
 
 
 def sanitizers() -> str:
@@ -144,26 +166,33 @@ class BuildWithNinja(build_ext):
             super().copy_extensions_to_source()
 
     def get_ext_filename(self, fullname: str) -> str:
-        # Asked for both the full name and its last part. What Python does not import has no suffix of Python's.
-        library = fullname.split(".")[-1] == LIBRARY.split(".")[-1]
-        return str(Path(*fullname.split("."))) + ".so" if library else super().get_ext_filename(fullname)
+        # Asked for the full name and for its last part. A part's name is that of its file, a dot in it being a slash.
+        *package, name = fullname.split(".")
+        return str(Path(*package, name.replace("/", ".")))
 
     def build_extensions(self) -> None:
         import ninja
 
         build = Path(self.build_temp).resolve()
         build.mkdir(parents=True, exist_ok=True)
-        library, facts = (Path(self.get_ext_fullpath(name)).resolve() for name in (LIBRARY, FACTS))
-        library.parent.mkdir(parents=True, exist_ok=True)
-        (build / "build.ninja").write_text(ninja_file(library, facts))
+        folder = Path(self.get_ext_fullpath(self.extensions[0].name)).resolve().parent
+        folder.mkdir(parents=True, exist_ok=True)
+        (build / "build.ninja").write_text(ninja_file(folder))
         jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
         command = [str(Path(ninja.BIN_DIR) / "ninja"), "-C", str(build), "-j", jobs]
         if subprocess.run(command).returncode != 0:
             raise CompileError("compiling the extension failed; the compiler's messages are above")
 
 
-def ninja_file(library: Path, facts: Path) -> str:
-    """How to make the library of ops and the module of facts beside it."""
+class WheelForEveryPython(bdist_wheel):
+    """No file in it is bound to one Python, but for the facts that the others do without."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return "py3", "none", super().get_tag()[2]
+
+
+def ninja_file(folder: Path) -> str:
+    """How to make the library of ops and the modules of facts in a folder."""
     import pybind11
     import torch
     from torch.utils.cpp_extension import include_paths, library_paths
@@ -176,8 +205,10 @@ def ninja_file(library: Path, facts: Path) -> str:
     file = NinjaFile()
     file.variable("cxx", find_compiler())
     file.variable("common", f"-std=c++20 -O3 -fPIC -fvisibility=hidden -Wall -Wextra -I{quoted(CSRC)}{sanitizers()}")
-    file.rule("cxx", "$cxx $common $flags -MMD -MF $out.d -c $in -o $out", depfile=True)
-    file.rule("link", f"$cxx -shared{sanitizers()} $in -o $out $flags")
+    # Messages name the file that they come from, wherever it was when it was compiled.
+    file.variable("asked", f"-ffile-prefix-map={quoted(ROOT)}/= {os.environ.get('CXXFLAGS', '')}")
+    file.rule("cxx", "$cxx $common $flags $asked -MMD -MF $out.d -c $in -o $out", depfile=True)
+    file.rule("link", f"$cxx -shared{sanitizers()} $in -o $out $flags {os.environ.get('LDFLAGS', '')}")
 
     bindings = [f"-isystem {quoted(path)}" for path in include_paths()]
     bindings += [
@@ -209,17 +240,20 @@ def ninja_file(library: Path, facts: Path) -> str:
             depfile=True,
         )
         objects += [file.compile("nvcc", source, f"cuda_{source.stem}.o") for source in kernels]
-    name = f"-install_name @rpath/{library.name} -undefined dynamic_lookup" if darwin else f"-Wl,-soname,{library.name}"
-    file.link(objects, library, " ".join([name, *libraries]))
+    name = f"-install_name @rpath/{LIBRARY} -undefined dynamic_lookup" if darwin else f"-Wl,-soname,{LIBRARY}"
+    file.link(objects, folder / LIBRARY, " ".join([name, *libraries]))
 
-    described = (
+    facts = [
         string("NPR_BUILD_TORCH", torch.__version__),
         string("NPR_BUILD_CUDA", cuda_version(cuda) if cuda else ""),
-    )
-    python = [f"-isystem {quoted(path)}" for path in (pybind11.get_include(), sysconfig.get_paths()["include"])]
-    found = file.compile("cxx", CSRC / "facts.cpp", "facts.o", " ".join([*python, *described]))
+        f"-isystem {quoted(pybind11.get_include())}",
+    ]
     beside = "-Wl,-rpath,@loader_path -undefined dynamic_lookup" if darwin else "-Wl,-rpath,'$$ORIGIN'"
-    file.link([found, library], facts, beside)
+    for name, include in pythons().items():
+        compiled = file.compile(
+            "cxx", CSRC / "facts.cpp", f"{name}.o", " ".join([*facts, f"-isystem {quoted(include)}"])
+        )
+        file.link([compiled, folder / LIBRARY], folder / name, beside)
     return file.text()
 
 
@@ -269,6 +303,6 @@ class NinjaFile:
 
 
 setup(
-    ext_modules=[Extension(LIBRARY, sources=[]), Extension(FACTS, sources=[])],
-    cmdclass={"build_ext": BuildWithNinja},
+    ext_modules=[Extension("npr_kernels." + name.replace(".", "/"), sources=[]) for name in (LIBRARY, *pythons())],
+    cmdclass={"build_ext": BuildWithNinja, "bdist_wheel": WheelForEveryPython},
 )

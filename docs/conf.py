@@ -33,7 +33,8 @@ root_doc = "docs/index"
 include_patterns = ["*.md", "docs/**.md"]
 exclude_patterns = [
     # Folders that hold no page, some of which are large.
-    *(".*", "build", "csrc", "detector", "npr_kernels", "benchmarks", "tests", "docker", "runs", "demo", "weights"),
+    *(".*", "build", "csrc", "detector", "npr_kernels", "benchmarks", "tests", "docker", "release"),
+    *("runs", "demo", "weights"),
     "docs/extensions",
 ]
 

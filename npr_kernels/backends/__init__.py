@@ -19,7 +19,7 @@ BACKENDS = ("reference", "cpu", "triton", "cuda")
 _PREFERENCE = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
 
 # Residuals that a backend's kernels have, where they are not all of them.
-_RESIDUALS = {"triton": ("npr",), "cuda": ("npr",)}
+_RESIDUALS = {"cuda": ("npr",)}
 
 # The backend that `with backend(...)` asks for; process-wide.
 _requested: str | None = None
@@ -105,19 +105,19 @@ def choose(op: str, device: torch.device, residual: str, uncovered: str | None) 
             raise ValueError(f"{op}: backend {_requested!r} was asked for, but the images are on {device}")
         return _requested
     if uncovered is None:
-        name = preferred(device)
-        uncovered = _nothing_serves(device) if name == "reference" else _lacks(name, residual)
-        if uncovered is None:
+        name = preferred(device, residual)
+        if name != "reference":
             return name
+        uncovered = _nothing_serves(device, residual)
     if not torch.compiler.is_compiling():
         _say_once(op, uncovered)
     return "reference"
 
 
-def preferred(device: torch.device) -> str:
-    """The backend that runs what it covers on ``device`` when none is asked for."""
+def preferred(device: torch.device, residual: str = "npr") -> str:
+    """The backend that runs what it covers of a residual on ``device`` when none is asked for."""
     for name in _PREFERENCE.get(device.type, ()):
-        if unavailable_reason(name) is None and _serves(name, device):
+        if unavailable_reason(name) is None and _serves(name, device) and _lacks(name, residual) is None:
             return name
     return "reference"
 
@@ -144,8 +144,11 @@ def _lacks(name: str, residual: str) -> str | None:
     return f"the {name} kernels have no residual {residual!r}"
 
 
-def _nothing_serves(device: torch.device) -> str:
-    reasons = [f"{name}: {unavailable_reason(name)}" for name in _PREFERENCE.get(device.type, ())]
+def _nothing_serves(device: torch.device, residual: str) -> str:
+    reasons = [
+        f"{name}: {unavailable_reason(name) or _lacks(name, residual) or 'not compiled for this device'}"
+        for name in _PREFERENCE.get(device.type, ())
+    ]
     return f"no fused backend runs on {device.type}" + (f" ({'; '.join(reasons)})" if reasons else "")
 
 

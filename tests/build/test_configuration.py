@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
+import sysconfig
 from pathlib import Path
 from types import ModuleType
 
@@ -16,7 +18,7 @@ from tests.build.conftest import ROOT
 def configuration(monkeypatch) -> ModuleType:
     """setup.py as a module, without running setup()."""
     monkeypatch.setattr("setuptools.setup", lambda **options: None)
-    for name in ("CXX", "NPR_CUDA", "NPR_SANITIZE", "TORCH_CUDA_ARCH_LIST", "CUDA_HOME"):
+    for name in ("CXX", "NPR_CUDA", "NPR_PYTHONS", "NPR_SANITIZE", "TORCH_CUDA_ARCH_LIST", "CUDA_HOME"):
         monkeypatch.delenv(name, raising=False)
     spec = importlib.util.spec_from_file_location("npr_setup", ROOT / "setup.py")
     assert spec is not None
@@ -118,6 +120,33 @@ def test_unknown_gpu_targets(configuration, monkeypatch, value):
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", value)
     with pytest.raises(CompileError, match=r"TORCH_CUDA_ARCH_LIST must name targets such as 8\.0 or 9\.0, got '"):
         configuration.cuda_targets()
+
+
+def test_facts_for_this_python_and_further_ones(configuration, monkeypatch):
+    (own,) = configuration.pythons()
+    assert own == f"_facts{sysconfig.get_config_var('EXT_SUFFIX')}"
+    monkeypatch.setenv("NPR_PYTHONS", f"{sys.executable} {sys.executable}")
+    assert list(configuration.pythons()) == [own]
+
+
+@pytest.mark.parametrize("value", ["/nonexistent/python", "false"])
+def test_further_pythons_must_be_interpreters(configuration, monkeypatch, value):
+    monkeypatch.setenv("NPR_PYTHONS", value)
+    with pytest.raises(CompileError, match=f"NPR_PYTHONS must name interpreters, got '{value}'"):
+        configuration.pythons()
+
+
+def test_further_pythons_must_have_headers(configuration, monkeypatch, tmp_path):
+    """This one may lack them: then it does without facts."""
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\necho .cpython-39.so {tmp_path}\n")
+    python.chmod(0o755)
+    monkeypatch.setenv("NPR_PYTHONS", str(python))
+    with pytest.raises(CompileError, match=rf"of NPR_PYTHONS, has no headers: {tmp_path} lacks Python\.h"):
+        configuration.pythons()
+    monkeypatch.setenv("NPR_PYTHONS", "")
+    monkeypatch.setattr(configuration.sys, "executable", str(python))
+    assert configuration.pythons() == {}
 
 
 def test_compiler_of_the_environment(configuration, monkeypatch):

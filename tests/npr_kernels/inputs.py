@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,6 +45,11 @@ def draw_weight(
     """A weight for images of so many channels."""
     channels *= 2 if residual == "npr+haar" else 1
     return torch.from_numpy(rng.standard_normal((outputs, channels, 3, 3))).to(dtype)
+
+
+def on_the_diagonal(row: Any, rows: Sequence[Any], column: Any, columns: Sequence[Any]) -> bool:
+    """Of a table of test cases, a few that have every row and, if there are as many, every column."""
+    return columns.index(column) == rows.index(row) % len(columns)
 
 
 @dataclass(frozen=True)

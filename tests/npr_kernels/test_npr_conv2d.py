@@ -14,7 +14,7 @@ from npr_kernels import backends, reference
 from tests import needs
 from tests.npr_kernels.accuracy import assert_relative, unit_roundoff
 from tests.npr_kernels.implementations import alive
-from tests.npr_kernels.inputs import LAYOUTS, draw_images, draw_weight
+from tests.npr_kernels.inputs import LAYOUTS, RESIDUALS, draw_images, draw_weight
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -141,20 +141,28 @@ def test_what_is_not_fused_says_so_once(rng, options, reason):
     assert_relative(out, reference.npr_conv2d(images, weight.double(), **options), 1e-6)
 
 
+@needs.extension
 @pytest.mark.parametrize("missing", ["haar", "npr+haar"])
 def test_a_backend_without_a_residual_says_so_once(rng, monkeypatch, missing):
-    """The GPU kernels have NPR alone."""
     images, weight = draw_images(rng, (2, 3, 12, 16)), draw_weight(rng, 4, 3, residual=missing)
-    monkeypatch.setattr(backends, "preferred", lambda device: "cuda")
-    with pytest.warns(nk.NPRFallbackWarning, match=r"npr_conv2d .*: the cuda kernels have no residual"):
+    monkeypatch.setattr(backends, "_RESIDUALS", {"cpu": ("npr",)})
+    with pytest.warns(nk.NPRFallbackWarning, match=r"npr_conv2d .*cpu: the cpu kernels have no residual"):
         out = nk.npr_conv2d(images, weight, residual=missing)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         nk.npr_conv2d(images, weight, residual=missing)
     assert torch.equal(out, reference.npr_conv2d(images, weight, residual=missing))
-    monkeypatch.setattr(backends, "_requested", "triton")
-    with pytest.raises(ValueError, match="'triton' was asked for, but the triton kernels have no residual"):
+    monkeypatch.setattr(backends, "_requested", "cpu")
+    with pytest.raises(ValueError, match="'cpu' was asked for, but the cpu kernels have no residual"):
         nk.npr_conv2d(images, weight, residual=missing)
+
+
+def test_the_next_backend_runs_what_the_first_lacks(monkeypatch):
+    monkeypatch.setattr(backends, "unavailable_reason", lambda name: None)
+    monkeypatch.setattr(backends, "_serves", lambda name, device: device.type == "cuda")
+    monkeypatch.setattr(backends, "_RESIDUALS", {"cuda": ("npr",)})
+    chosen = {name: backends.choose("npr_conv2d", torch.device("cuda"), name, None) for name in RESIDUALS}
+    assert chosen == {"npr": "cuda", "haar": "triton", "npr+haar": "triton"}
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, (3, 1)], ids=str)

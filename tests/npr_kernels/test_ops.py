@@ -36,6 +36,7 @@ def _nothing_compiled():
     [((2, 3, 9, 12), "nchw"), ((2, 3, 9, 12), "channels_last"), ((2, 3, 9, 12), "strided"), ((0, 3, 4, 4), "nchw")],
 )
 def test_opcheck_conv2d(place, rng, shape, layout, residual):
+    place.spare(residual != "npr" and layout != "strided")
     images = moved(draw_images(rng, shape, layout), place.device)
     weight = draw_weight(rng, 5, 3, residual=residual).to(place.device).requires_grad_()
     for bias, dtype, channels_last in (
@@ -50,6 +51,7 @@ def test_opcheck_conv2d(place, rng, shape, layout, residual):
 @pytest.mark.parametrize("layout", ["nchw", "channels_last", "strided"])
 @pytest.mark.parametrize("has_bias", [False, True], ids=["no_bias", "bias"])
 def test_opcheck_conv2d_backward(place, rng, layout, has_bias, residual):
+    place.spare(residual != "npr" and not (layout == "strided" and has_bias))
     images = moved(draw_images(rng, (2, 3, 9, 12), layout), place.device)
     grad = torch.randn(2, 5, 4, 6, device=place.device)
     if layout == "channels_last":
@@ -73,12 +75,14 @@ def stem_arguments(place, rng, layout, batch_statistics, save, residual):
 @pytest.mark.parametrize("batch_statistics", [False, True], ids=["running", "batch"])
 @pytest.mark.parametrize("save", [False, True], ids=["inference", "training"])
 def test_opcheck_stem(place, rng, layout, batch_statistics, save, residual):
+    place.spare(residual != "npr" and not (layout == "strided" and batch_statistics and save))
     arguments = stem_arguments(place, rng, layout, batch_statistics, save, residual)
     torch.library.opcheck(place.op("stem"), arguments, {"residual": residual})
 
 
 @pytest.mark.parametrize("batch_statistics", [False, True], ids=["running", "batch"])
 def test_opcheck_of_what_the_stem_is_made_of(place, rng, batch_statistics, residual):
+    place.spare(residual != "npr" and not batch_statistics)
     arguments = stem_arguments(place, rng, "channels_last", batch_statistics, True, residual)
     images, moments, weight, bn_weight = (None if t is None else t.detach() for t in arguments[:4])
     out, code, mean, var = (t.detach() for t in place.op("stem")(*arguments, residual=residual))
@@ -111,6 +115,7 @@ def output_and_gradients(module, images):
 
 @pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_compile_without_graph_breaks(place, rng, compiler, residual):
+    place.spare(residual != "npr")
     module = FirstLayers(residual).to(place.device)
     compiled = torch.compile(module, fullgraph=True, backend=compiler)
     for shape, layout in (((2, 3, 16, 20), "nchw"), ((3, 3, 17, 23), "channels_last")):
@@ -135,6 +140,7 @@ def test_compile_of_a_fallback(rng, options):
 
 
 def test_compile_under_autocast(place, rng, residual):
+    place.spare(residual != "npr")
     module = FirstLayers(residual).to(place.device)
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
     images = draw_images(rng, (2, 3, 16, 20)).to(place.device)
@@ -145,6 +151,7 @@ def test_compile_under_autocast(place, rng, residual):
 
 
 def test_export(place, rng, residual):
+    place.spare(residual != "npr")
     module = FirstLayers(residual).to(place.device).eval()
     batch = torch.export.Dim("batch", min=1, max=64)
     example = draw_images(rng, (2, 3, 16, 20)).to(place.device)
@@ -156,6 +163,7 @@ def test_export(place, rng, residual):
 
 
 def test_deterministic_algorithms(place, rng, monkeypatch, residual):
+    place.spare(residual != "npr")
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     size = (2, 3, 18, 14) if place.device == "cpu" and place.backend == "triton" else (4, 3, 66, 50)
     module, images = FirstLayers(residual).to(place.device), draw_images(rng, size).to(place.device)

@@ -12,12 +12,27 @@ from torch import Tensor
 from npr_kernels import reference
 from tests.npr_kernels.accuracy import assert_within, compute_dtype, unit_roundoff
 from tests.npr_kernels.implementations import CLOSED, Reference, alive, convolved_magnitudes
-from tests.npr_kernels.inputs import LAYOUTS, Normalisation, draw_grad, draw_images, draw_normalisation, draw_weight
+from tests.npr_kernels.inputs import (
+    LAYOUTS,
+    Normalisation,
+    draw_grad,
+    draw_images,
+    draw_normalisation,
+    draw_weight,
+    on_the_diagonal,
+)
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 # N, C, H, W, O: one pooled pixel, odd sizes at both levels, channels around the kernels' block of 64.
-SHAPES = ((1, 3, 4, 4, 64), (7, 3, 7, 11, 5), (2, 3, 37, 26, 64), (1, 1, 18, 71, 3), (2, 5, 12, 8, 70))
+SHAPES = (
+    (1, 3, 4, 4, 64),
+    (7, 3, 7, 11, 5),
+    (2, 3, 37, 34, 64),
+    (1, 1, 10, 135, 3),
+    (2, 5, 12, 8, 70),
+    (3, 3, 2, 2, 4),
+)
 
 
 @dataclass
@@ -107,9 +122,10 @@ def training(request) -> bool:
     return request.param
 
 
-@pytest.mark.parametrize("shape", [*SHAPES, (3, 3, 2, 2, 4)], ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_forward(implementation, rng, shape, dtype, training, residual):
+    implementation.spare(residual != "npr" and not on_the_diagonal(shape, SHAPES, dtype, DTYPES))
     layout, affine = LAYOUTS[rng.integers(len(LAYOUTS))], bool(rng.integers(2))
     stem = draw_stem(rng, shape, dtype, training=training, layout=layout, affine=affine, residual=residual)
     check_forward(implementation, stem, dtype)
@@ -117,6 +133,7 @@ def test_forward(implementation, rng, shape, dtype, training, residual):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_forward_layouts(implementation, rng, layout, training, residual):
+    implementation.spare(residual == "haar")
     height, width = (int(size) for size in rng.integers(2, 40, 2))
     shape = 3, 3, height, width, 20
     stem = draw_stem(rng, shape, torch.float32, training=training, layout=layout, residual=residual)
@@ -225,9 +242,10 @@ def test_empty_batch(implementation, rng, residual):
     assert not any(g.any() for g in grads)
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES[:-1], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_backward(implementation, rng, shape, dtype, training, residual):
+    implementation.spare(residual != "npr" and not on_the_diagonal(shape, SHAPES, dtype, DTYPES))
     layout = LAYOUTS[rng.integers(len(LAYOUTS))]
     stem = draw_stem(rng, shape, dtype, training=training, layout=layout, residual=residual)
     _, code, _, _ = stem.forward(Reference)
@@ -237,6 +255,7 @@ def test_backward(implementation, rng, shape, dtype, training, residual):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_backward_layouts(implementation, rng, layout, training, residual):
+    implementation.spare(residual != "npr")
     height, width = (int(size) for size in rng.integers(4, 40, 2))
     stem = draw_stem(
         rng, (3, 3, height, width, 20), torch.float32, training=training, layout=layout, affine=False,
@@ -319,6 +338,7 @@ def gradient_magnitudes(stem: Stem, grad: Tensor, code: Tensor) -> tuple[Tensor,
 
 
 def test_repeats_bit_for_bit(implementation, rng, residual):
+    implementation.spare(residual == "haar")
     size = 24 if implementation.interpreted else 132
     stem = draw_stem(rng, (3, 3, size, size, 64), torch.float32, training=True, residual=residual)
     grad = draw_grad(rng, (3, 64, size // 4, size // 4), torch.float32, "channels_last")

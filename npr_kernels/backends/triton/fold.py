@@ -8,7 +8,7 @@ All in float64. The result is ``terms`` [T, K', O'] with ``out = factor (terms[0
 two terms (22 bits) or one, where factor[o] is a power of two that puts the largest weight of a channel in
 [2^14, 2^15); or one float64 term, factor 1. K' and O' are padded with zeros.
 
-Cost: 9 C O weights, and 64 C^2 operations an output channel in training. One program an output channel.
+Cost: O Q 9 weights, and K^2 operations an output channel in training. One program an output channel.
 
 Source of the statistics from moments: linearity of the convolution in its patch; see :mod:`.stem`.
 """
@@ -23,7 +23,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from npr_kernels.backends.triton import compat
+from npr_kernels.backends.triton import compat, layout
 from npr_kernels.backends.triton.products import rounded
 
 
@@ -37,42 +37,45 @@ def scale_of(channel, SCALES: tl.constexpr):
 
 
 @triton.jit
-def scaled_weight(weight, stride_o, stride_c, stride_h, stride_w, o, k, outputs, SCALES: tl.constexpr):
+def scaled_weight(
+    weight, stride_o, stride_c, stride_h, stride_w, o, k, outputs, RESIDUAL: tl.constexpr, SCALES: tl.constexpr
+):  # fmt: skip
     """float64 [O, K]: weight[o] times channel_scale at taps k; 0 where o or k does not exist.
 
-    The centre of the kernel meets only zeros, but zero times a NaN or an infinity is NaN, as in any convolution.
+    A dead centre of the kernel meets only zeros, but zero times a NaN or an infinity is NaN, as in any convolution.
     """
-    channel, tap = k // 8, k % 8
-    position = tap + (tap >= 4).to(tl.int32)
-    exists = (o < outputs)[:, None] & (k < 8 * len(SCALES))[None, :]
+    C: tl.constexpr = len(SCALES) // layout.maps(RESIDUAL)
+    channel, position, dead = layout.place_of(k, RESIDUAL, C)
+    exists = (o < outputs)[:, None] & ((k >= 0) & (k < layout.length(RESIDUAL, C)))[None, :]
     kernel = weight + o.to(tl.int64)[:, None] * stride_o + channel.to(tl.int64)[None, :] * stride_c
     at = (position // 3) * stride_h + (position % 3) * stride_w
     value = tl.load(kernel + at[None, :], mask=exists, other=0).to(tl.float64)
-    centre = tl.load(kernel + stride_h + stride_w, mask=exists, other=0).to(tl.float64)
+    centre = tl.load(kernel + stride_h + stride_w, mask=exists & dead[None, :], other=0).to(tl.float64)
     return tl.where(exists, value * scale_of(channel, SCALES)[None, :] + 0.0 * centre, 0.0)
 
 
 @triton.jit
 def moments_times_weight(
-    moments, weight, stride_o, stride_c, stride_h, stride_w, o, k, outputs, SCALES: tl.constexpr
+    moments, weight, stride_o, stride_c, stride_h, stride_w, o, k, outputs, RESIDUAL: tl.constexpr, SCALES: tl.constexpr
 ):  # fmt: skip
-    """From patch moments int64 [1 + K + K^2]: 1 / N (0 for no patches), M1 [K] and W M2 [O, K], in float64."""
-    K: tl.constexpr = 8 * len(SCALES)
+    """From patch moments int64 [1 + K + K^2]: 1 / N (0 for no patches), M1 and W M2 [O, ...] at taps k, in float64."""
+    K: tl.constexpr = layout.length(RESIDUAL, len(SCALES) // layout.maps(RESIDUAL))
     count = tl.load(moments).to(tl.float64)
-    first = tl.load(moments + 1 + k, mask=k < K, other=0).to(tl.float64)
+    exists = (k >= 0) & (k < K)
+    first = tl.load(moments + 1 + k, mask=exists, other=0).to(tl.float64)
     product = tl.zeros([o.shape[0], k.shape[0]], tl.float64)
     for start in range(0, K, 8):
         row = start + tl.arange(0, 8)
-        w = scaled_weight(weight, stride_o, stride_c, stride_h, stride_w, o, row, outputs, SCALES)
+        w = scaled_weight(weight, stride_o, stride_c, stride_h, stride_w, o, row, outputs, RESIDUAL, SCALES)
         at = moments + 1 + K + row[:, None].to(tl.int64) * K + k[None, :]
-        second = tl.load(at, mask=(row < K)[:, None] & (k < K)[None, :], other=0).to(tl.float64)
+        second = tl.load(at, mask=(row < K)[:, None] & exists[None, :], other=0).to(tl.float64)
         product += tl.sum(w[:, :, None] * second[None, :, :], axis=1)
     return tl.where(count > 0, 1.0 / count, 0.0), first, product
 
 
 @triton.jit
 def _fold(
-    weight, stride_o, stride_c, stride_h, stride_w,  # [O, C, 3, 3]
+    weight, stride_o, stride_c, stride_h, stride_w,  # [O, Q, 3, 3]
     bias,  # [O] or None: the convolution's, or beta
     gamma,  # [O] or None
     moments,  # int64 [1 + K + K^2] or None
@@ -81,6 +84,7 @@ def _fold(
     factor, shift,  # [OP]
     mean_out, var_out,  # float64 [O]
     outputs,
+    RESIDUAL: tl.constexpr,
     SCALES: tl.constexpr,
     EPS: tl.constexpr,
     STEM: tl.constexpr,
@@ -91,16 +95,17 @@ def _fold(
     BLOCK_O: tl.constexpr,
 ):  # fmt: skip
     o = tl.program_id(0) * BLOCK_O + tl.arange(0, BLOCK_O)
-    k = tl.arange(0, KP)
+    row = tl.arange(0, KP)
+    k = layout.tap_of(row, RESIDUAL, len(SCALES) // layout.maps(RESIDUAL))
     exists = o < outputs
-    w = scaled_weight(weight, stride_o, stride_c, stride_h, stride_w, o, k, outputs, SCALES)
+    w = scaled_weight(weight, stride_o, stride_c, stride_h, stride_w, o, k, outputs, RESIDUAL, SCALES)
     offset = tl.zeros([BLOCK_O], tl.float64)
     if bias is not None:
         offset = tl.load(bias + o, mask=exists, other=0).to(tl.float64)
     if STEM:
         if moments is not None:
             rate, first, product = moments_times_weight(
-                moments, weight, stride_o, stride_c, stride_h, stride_w, o, k, outputs, SCALES
+                moments, weight, stride_o, stride_c, stride_h, stride_w, o, k, outputs, RESIDUAL, SCALES
             )
             centre = tl.sum(w * first[None, :], axis=1) * rate
             variance = tl.sum(w * product, axis=1) * rate - centre * centre
@@ -114,11 +119,11 @@ def _fold(
         slope = 1.0 / tl.sqrt(variance + tl.full([BLOCK_O], EPS, tl.float64))
         if gamma is not None:
             slope *= tl.load(gamma + o, mask=exists, other=0).to(tl.float64)
-        w = tl.where(exists[:, None] & (k < 8 * len(SCALES))[None, :], w * slope[:, None], 0.0)
+        w = tl.where(exists[:, None] & (k >= 0)[None, :], w * slope[:, None], 0.0)
         offset = tl.where(exists, offset - centre * slope, 0.0)
 
-    target = terms + k[None, :] * OP + o[:, None]
-    mask = (k < ROWS)[None, :] & (o < OP)[:, None]
+    target = terms + row[None, :] * OP + o[:, None]
+    mask = (row < ROWS)[None, :] & (o < OP)[:, None]
     scale = tl.full([BLOCK_O], 1.0, tl.float64)
     if terms.dtype.element_ty == tl.float64:
         tl.store(target, w, mask=mask)
@@ -142,16 +147,11 @@ def _fold(
 class Folded(NamedTuple):
     """``out = factor * (terms.sum(0)^T d) + shift``, in the dtype of ``factor``."""
 
-    terms: Tensor  # [TERMS, GROUPS * 8 * GROUP, OP], float16 or float64
+    terms: Tensor  # [TERMS, groups * width, OP], float16 or float64
     factor: Tensor  # [OP], float32 or float64
     shift: Tensor  # [OP], float32 or float64
     mean: Tensor  # float64 [O], or [0] without batch norm
     var: Tensor  # float64 [O], or [0] without batch norm
-
-
-def channels_per_group(channels: int) -> int:
-    """Channels that one tile of patches covers: 16 or 32 taps, the depths that tl.dot takes."""
-    return 2 if channels <= 2 else 4
 
 
 def block_of_outputs(outputs: int, dtype: torch.dtype) -> int:
@@ -161,18 +161,18 @@ def block_of_outputs(outputs: int, dtype: torch.dtype) -> int:
 
 
 def fold(
-    weight: Tensor,  # [O, C, 3, 3]
+    weight: Tensor,  # [O, Q, 3, 3]
     bias: Tensor | None,  # [O]
     channel_scale: Sequence[float],
     *,
+    residual: str,
     out_dtype: torch.dtype,
     fast: bool,
     batch_norm: tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, float] | None = None,
 ) -> Folded:
     """Folds a weight; ``batch_norm`` is (gamma, moments, mean, var, eps) for the stem, with ``bias`` as its beta."""
-    outputs, channels = weight.shape[:2]
-    group = channels_per_group(channels)
-    rows = triton.cdiv(channels, group) * 8 * group
+    outputs, channels = weight.shape[0], weight.shape[1] // layout.maps(residual)
+    rows = layout.groups(residual, channels) * layout.width(residual, channels)
     block = block_of_outputs(outputs, out_dtype)
     padded = triton.cdiv(outputs, block) * block
     double = out_dtype == torch.float64
@@ -188,7 +188,7 @@ def fold(
     block_o = compat.OUTPUTS_PER_PROGRAM
     _fold[(triton.cdiv(padded, block_o),)](
         weight, *weight.stride(), *vectors, terms, factor, shift, mean_out, var_out, outputs,
-        SCALES=tuple(channel_scale), EPS=eps, STEM=batch_norm is not None, TERMS=n_terms, ROWS=rows,
+        RESIDUAL=residual, SCALES=tuple(channel_scale), EPS=eps, STEM=batch_norm is not None, TERMS=n_terms, ROWS=rows,
         OP=padded, KP=triton.next_power_of_2(rows), BLOCK_O=block_o,
         num_warps=1, **compat.OPTIONS,
     )  # fmt: skip

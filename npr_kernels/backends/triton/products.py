@@ -1,8 +1,8 @@
 """Device code for products: float32-accurate matrix products on tensor cores.
 
-The differences are integers below 2^8, exact in float16 and bfloat16. So only the other factor is split into terms, and
-every product of a term with a difference is exact in the float32 accumulator. Products in float64 are sums of products
-element by element: tl.dot of float64 does not compile in every Triton.
+The differences are integers, exact in float16, which counts ones up to 2^11, and up to 2^8 in bfloat16; larger ones are
+two terms there. The other factor is split into terms, and every product of terms is exact in the float32 accumulator.
+Products in float64 are sums of products element by element: tl.dot of float64 does not compile in every Triton.
 """
 
 import triton
@@ -34,26 +34,38 @@ def _leading_bits(value):
 
 
 @triton.jit
-def contract(grad, patch, acc):
+def _bfloat16_product(grad, patch, acc, LARGEST: tl.constexpr):
+    """acc + grad^T @ patch of a gradient in bfloat16."""
+    grad = tl.trans(grad.to(_BFLOAT16))
+    if LARGEST > 256:
+        # A sum from 2048 to 4095 is rounded to an even number: what comes back is even, at most 512, with 8 bits.
+        tl.static_assert(LARGEST <= 512)
+        even = (patch + 3072.0) - 3072.0
+        acc = tl.dot(grad, (patch - even).to(_BFLOAT16), acc)
+        patch = even
+    return tl.dot(grad, patch.to(_BFLOAT16), acc)
+
+
+@triton.jit
+def contract(grad, patch, acc, LARGEST: tl.constexpr):
     """acc + grad^T @ patch: [P, O] of any floating dtype by [P, K] float16 to [O, K], float64 for float64.
 
-    float16 and bfloat16 are one term. float32 is three of bfloat16, all of its 24 bits over all of its range: the scale
-    of a gradient is not known beforehand.
+    The patch's integers are at most LARGEST. float16 and bfloat16 are one term. float32 is three of bfloat16, all of
+    its 24 bits over all of its range: the scale of a gradient is not known beforehand.
     """
     if grad.dtype == tl.float64:
         return acc + tl.sum(grad[:, :, None] * patch.to(tl.float64)[:, None, :], axis=0)
     elif grad.dtype == tl.float16:
         return tl.dot(tl.trans(grad), patch, acc)
     elif grad.dtype == tl.bfloat16:
-        return tl.dot(tl.trans(grad.to(_BFLOAT16)), patch.to(_BFLOAT16), acc)
+        return _bfloat16_product(grad, patch, acc, LARGEST)
     else:
-        operand = patch.to(_BFLOAT16)
         high, rest = _leading_bits(grad)
         middle, rest = _leading_bits(rest)
         low, rest = _leading_bits(rest)
-        acc = tl.dot(tl.trans(high.to(_BFLOAT16)), operand, acc)
-        acc = tl.dot(tl.trans(middle.to(_BFLOAT16)), operand, acc)
-        return tl.dot(tl.trans(low.to(_BFLOAT16)), operand, acc)
+        acc = _bfloat16_product(high, patch, acc, LARGEST)
+        acc = _bfloat16_product(middle, patch, acc, LARGEST)
+        return _bfloat16_product(low, patch, acc, LARGEST)
 
 
 @triton.jit

@@ -19,6 +19,7 @@ from npr_kernels.backends.triton.conv2d_backward import conv2d_backward
 from npr_kernels.backends.triton.patch_moments import patch_moments
 from npr_kernels.backends.triton.stem import stem
 from npr_kernels.backends.triton.stem_backward import stem_backward
+from npr_kernels.residuals import RESIDUALS
 
 _SCHEMAS: dict[Callable[..., Any], str] = {
     conv2d: "(Tensor images, Tensor weight, Tensor? bias, float[] channel_scale, ScalarType out_dtype,"
@@ -48,14 +49,12 @@ def _on_its_device(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _npr_alone(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The kernels have no other residual."""
-
+def _of_known_residuals(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def call(*args: Any, residual: str = "npr") -> Any:
-        if residual != "npr":
-            raise ValueError(f"npr: the Triton kernels have no residual but npr, got {residual}")
-        return function(*args)
+        if residual not in RESIDUALS:
+            raise ValueError(f"npr: residual must be one of {', '.join(RESIDUALS)}, got {residual}")
+        return function(*args, residual)
 
     return call
 
@@ -63,7 +62,7 @@ def _npr_alone(function: Callable[..., Any]) -> Callable[..., Any]:
 for _function, _schema in _SCHEMAS.items():
     _library.define(f"{_PREFIX}{_function.__name__}{_schema}")
     if compat.INTERPRETED:
-        _library.impl(f"{_PREFIX}{_function.__name__}", _npr_alone(_function), "CPU")
+        _library.impl(f"{_PREFIX}{_function.__name__}", _of_known_residuals(_function), "CPU")
     else:
-        _library.impl(f"{_PREFIX}{_function.__name__}", _npr_alone(_on_its_device(_function)), "CUDA")
+        _library.impl(f"{_PREFIX}{_function.__name__}", _of_known_residuals(_on_its_device(_function)), "CUDA")
 ops.register(_PREFIX)

@@ -12,8 +12,8 @@ of a window's three rows is kept in registers, and the last of them begins the n
 belongs to the position before: once a window is complete, one tile of values moves by a position (through shared
 memory). A tile's first position has nobody to its left, and is there for its neighbour's sake.
 
-Cost a pooled position: 16 C image bytes read, O values (and O bytes) written; 4 x 2 (terms) x 8 C' O multiply-adds on
-tensor cores, C' = C rounded up to 2 or a multiple of 4; one part in 2 x _ROWS more for the row above each tile.
+Cost a pooled position: 16 C image bytes read, O values (and O bytes) written; 4 x 2 (terms) x K' O multiply-adds on
+tensor cores, K' the columns of the patches (:mod:`.layout`); one part in 2 x _ROWS more for the row above each tile.
 
 Source: Ioffe and Szegedy, 2015 (arXiv 1502.03167), for batch norm; folding and statistics from moments are the
 project's (docs).
@@ -28,8 +28,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from npr_kernels.backends.triton import compat, tuning
-from npr_kernels.backends.triton.fold import block_of_outputs, channels_per_group, fold
+from npr_kernels.backends.triton import compat, layout, tuning
+from npr_kernels.backends.triton.fold import block_of_outputs, fold
 from npr_kernels.backends.triton.patches import patches, split_index
 from npr_kernels.backends.triton.products import multiply, rounded
 
@@ -45,16 +45,16 @@ _ROWS = 8
 
 @triton.jit
 def _convolved(
-    image, y, x, here, stride_c, stride_h, stride_w,
+    image, y, x, here, stride_c, stride_h, stride_w, rows, cols,
     high_at, low_at, high, low, zero,
-    C: tl.constexpr, GROUP: tl.constexpr, OP: tl.constexpr, TERMS: tl.constexpr,
+    C: tl.constexpr, RESIDUAL: tl.constexpr, OP: tl.constexpr, TERMS: tl.constexpr,
 ):  # fmt: skip
     """The convolution's values [P, O] at row ``y`` and columns ``x`` [P]; -inf where ``here`` says that none are."""
-    patch = patches(image, y, x, here, stride_c, stride_h, stride_w, 0, C, GROUP)
+    patch = patches(image, y, x, here, stride_c, stride_h, stride_w, rows, cols, 0, C, RESIDUAL)
     value = multiply(patch, high, low, zero, TERMS)
-    for channel in range(GROUP, C, GROUP):
-        patch = patches(image, y, x, here, stride_c, stride_h, stride_w, channel, C, GROUP)
-        at = 8 * channel * OP
+    for group in range(1, layout.groups(RESIDUAL, C)):
+        patch = patches(image, y, x, here, stride_c, stride_h, stride_w, rows, cols, group, C, RESIDUAL)
+        at = group * layout.width(RESIDUAL, C) * OP
         value = multiply(patch, tl.load(high_at + at), tl.load(low_at + at), value, TERMS)
     return tl.where(here[:, None], value, float("-inf"))
 
@@ -77,7 +77,7 @@ def _stem(
     N, rows, cols, pooled_rows, pooled_cols, outputs,
     down, tiles,  # tiles below one another, and in all
     C: tl.constexpr,
-    GROUP: tl.constexpr,
+    RESIDUAL: tl.constexpr,
     OP: tl.constexpr,
     TERMS: tl.constexpr,
     SAVE: tl.constexpr,
@@ -86,10 +86,10 @@ def _stem(
     BLOCK_O: tl.constexpr,
 ):  # fmt: skip
     stride_c, stride_h, stride_w = tl.cast(stride_c, tl.int64), tl.cast(stride_h, tl.int64), tl.cast(stride_w, tl.int64)
-    K: tl.constexpr = 8 * GROUP
+    WIDTH: tl.constexpr = layout.width(RESIDUAL, C)
     o = tl.program_id(1) * BLOCK_O + tl.arange(0, BLOCK_O)
-    high_at = terms + tl.arange(0, K)[:, None] * OP + o[None, :]
-    low_at = high_at + (TERMS - 1) * tl.cdiv(C, GROUP) * K * OP
+    high_at = terms + tl.arange(0, WIDTH)[:, None] * OP + o[None, :]
+    low_at = high_at + (TERMS - 1) * layout.groups(RESIDUAL, C) * WIDTH * OP
     high, low = tl.load(high_at), tl.load(low_at)
     zero = tl.zeros([BLOCK_P, BLOCK_O], factor.dtype.element_ty)
     first = tl.zeros([BLOCK_P, BLOCK_O], tl.int32)  # place of a window's first row
@@ -111,10 +111,10 @@ def _stem(
         for y in range(tl.maximum(begin - 1, 0), tl.minimum(begin + 2 * ROWS, rows)):
             ys = y + tl.zeros_like(px)
             row = first + 3 * (1 + y % 2)
-            value = _convolved(image, ys, 2 * px, here, stride_c, stride_h, stride_w, high_at, low_at, high, low, zero,
-                               C, GROUP, OP, TERMS)  # fmt: skip
-            value_right = _convolved(image, ys, 2 * px + 1, right, stride_c, stride_h, stride_w, high_at, low_at, high,
-                                     low, zero, C, GROUP, OP, TERMS)  # fmt: skip
+            value = _convolved(image, ys, 2 * px, here, stride_c, stride_h, stride_w, rows, cols,
+                               high_at, low_at, high, low, zero, C, RESIDUAL, OP, TERMS)  # fmt: skip
+            value_right = _convolved(image, ys, 2 * px + 1, right, stride_c, stride_h, stride_w, rows, cols,
+                                     high_at, low_at, high, low, zero, C, RESIDUAL, OP, TERMS)  # fmt: skip
             even, even_place = _larger(even, even_place, value, row, SAVE)
             odd, odd_place = _larger(odd, odd_place, value_right, row, SAVE)
             last = tl.where(y % 2 == 1, True, y == rows - 1)  # of a window
@@ -139,7 +139,7 @@ def _stem(
 def stem(
     images: Tensor,  # uint8 [N, C, H, W]
     moments: Tensor | None,  # int64 [1 + K + K * K]
-    weight: Tensor,  # [O, C, 3, 3]
+    weight: Tensor,  # [O, Q, 3, 3]
     bn_weight: Tensor | None,  # [O]
     bn_bias: Tensor | None,  # [O]
     mean: Tensor | None,  # [O]
@@ -149,6 +149,7 @@ def stem(
     out_dtype: torch.dtype,
     save: bool,
     fast: bool,
+    residual: str = "npr",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # out and code [N, O, Hp, Wp] channels_last, mean and var float64 [O]
     """The op ``npr::stem`` (npr_kernels/ops.py) in Triton."""
     n, channels, height, width = images.shape
@@ -156,8 +157,9 @@ def stem(
     pooled_rows, pooled_cols = (rows + 1) // 2, (cols + 1) // 2
     shape = (n, outputs, pooled_rows, pooled_cols)
     folded = fold(
-        weight, bn_bias, channel_scale, out_dtype=out_dtype, fast=fast, batch_norm=(bn_weight, moments, mean, var, eps)
-    )
+        weight, bn_bias, channel_scale, residual=residual, out_dtype=out_dtype, fast=fast,
+        batch_norm=(bn_weight, moments, mean, var, eps),
+    )  # fmt: skip
     out = torch.empty(shape, dtype=out_dtype, device=images.device, memory_format=torch.channels_last)
     code = images.new_empty((0,))
     if save:
@@ -175,17 +177,18 @@ def stem(
         _stem[(programs, triton.cdiv(outputs, block_o))](
             images, *images.stride(), *folded[:3], out, code,
             n, rows, cols, pooled_rows, pooled_cols, outputs, down, tiles,
-            C=channels, GROUP=channels_per_group(channels), OP=folded.terms.shape[2], TERMS=folded.terms.shape[0],
+            C=channels, RESIDUAL=residual, OP=folded.terms.shape[2], TERMS=folded.terms.shape[0],
             SAVE=save, ROWS=_ROWS, BLOCK_P=config.block, BLOCK_O=block_o, num_warps=config.num_warps, **compat.OPTIONS,
         )  # fmt: skip
 
-    kind = (out_dtype, save, folded.terms.shape[0], channels, outputs, images.stride(3) == 1)
-    tuning.run("stem", kind, out.numel() // outputs, images.device, _configs(out_dtype), launch)
+    kind = (residual, out_dtype, save, folded.terms.shape[0], channels, outputs, images.stride(3) == 1)
+    configs = tuning.fitted(_configs(out_dtype), residual)
+    tuning.run("stem", kind, out.numel() // outputs, images.device, configs, launch)
     return out, code, folded.mean, folded.var
 
 
 def _configs(out_dtype: torch.dtype) -> tuple[tuning.Config, ...]:
-    """The first is the heuristic. Wide values need smaller tiles."""
+    """For NPR. The first is the heuristic. Wide values need smaller tiles."""
     if out_dtype == torch.float64:
         return (tuning.FLOAT64_CONFIG,)
     return (

@@ -23,7 +23,7 @@ import triton
 from npr_kernels.backends.triton import compat
 
 # Other kernels have other best configurations: raise it with every change of a kernel or of a list.
-_REVISION = 2
+_REVISION = 3
 
 
 class Config(NamedTuple):
@@ -36,6 +36,14 @@ class Config(NamedTuple):
 
 #: For all kernels in float64, which are there to be exact: their products run without tensor cores.
 FLOAT64_CONFIG = Config(block=64 if compat.INTERPRETED else 16, programs=4, num_warps=4)
+
+
+def fitted(configs: Sequence[Config], residual: str) -> Sequence[Config]:
+    """NPR's configurations for a residual: half the positions for another one, whose patches are wider and take more
+    registers to form. The interpreter has no registers."""
+    if residual == "npr" or compat.INTERPRETED:
+        return configs
+    return tuple(config._replace(block=config.block // 2) for config in configs)
 
 
 def run(
@@ -52,7 +60,8 @@ def run(
     times: its kernels overwrite their outputs.
     """
     if not _may_measure():
-        launch(configs[0])
+        # In the interpreter few programs, one after another, so that small images too have several tiles for each.
+        launch(configs[0]._replace(programs=1) if compat.INTERPRETED else configs[0])
         return
     name = torch.cuda.get_device_name(device)
     key = " ".join(map(str, (op, _REVISION, name, *kind, triton.next_power_of_2(positions))))

@@ -2,8 +2,8 @@
 
     python compile_kernels.py TARGET CALLS
 
-TARGET is cuda:80, cuda:90, cuda:100 or hip:gfx942. CALLS is `common`, what detectors use, or `corners`: sizes of one,
-which Triton makes constants of, sizes beyond 2^31, and every dtype and optional argument.
+TARGET is cuda:80, cuda:90, cuda:100 or hip:gfx942. CALLS is a residual, for what detectors use, or `corners`: sizes of
+one, which Triton makes constants of, sizes beyond 2^31, and every residual, dtype and optional argument.
 
 The launchers run as they are, on meta tensors; a launch compiles and does not launch. One line a kernel: the call that
 launched it, its name, bytes of shared memory, registers, bytes of stack (spills), and how often each kind of
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +29,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
 from npr_kernels.backends.triton import compat, implementation
+from npr_kernels.residuals import RESIDUALS, taps
 
 WARP_SIZE = {"cuda": 32, "hip": 64}
 TENSOR_CORES = {"cuda": r"\b(mma\.sync|wgmma\.mma_async|tcgen05\.mma)", "hip": r"\b(v_mfma)"}
@@ -52,7 +54,7 @@ def main(target: str, which: str) -> None:
         compiled.append((self.fn.__name__, run(self, *args, grid=grid, warmup=True, **options)))
 
     JITFunction.run = compile_only
-    for call in {"common": common_calls, "corners": corner_calls}[which]():
+    for call in corner_calls() if which == "corners" else common_calls(which):
         compiled.clear()
         call.launch()
         for name, kernel in compiled:
@@ -62,18 +64,19 @@ def main(target: str, which: str) -> None:
 META = torch.device("meta")
 
 
-def call(name: str, op: Any, *args: Any) -> SimpleNamespace:
-    return SimpleNamespace(name=name, launch=lambda: op(*args))
+def call_of(residual: str, name: str, op: Any, *args: Any) -> SimpleNamespace:
+    return SimpleNamespace(name=name, launch=lambda: op(*args, residual=residual))
 
 
-def common_calls() -> Iterator[SimpleNamespace]:
-    ops = implementation()
+def common_calls(residual: str) -> Iterator[SimpleNamespace]:
+    ops, call = implementation(), partial(call_of, residual)
+    length, channels = taps(residual) * 3, len(RESIDUALS[residual]) * 3
     images = torch.empty((8, 3, IMAGE, IMAGE), dtype=torch.uint8, device=META)
-    weight = torch.empty((64, 3, 3, 3), device=META)
+    weight = torch.empty((64, channels, 3, 3), device=META)
     vector = torch.empty((64,), device=META)
     double = torch.empty((64,), dtype=torch.float64, device=META)
-    moments = torch.empty((1 + 24 + 24 * 24,), dtype=torch.int64, device=META)
-    scale = [0.011, 0.012, 0.013]
+    moments = torch.empty((1 + length + length * length,), dtype=torch.int64, device=META)
+    scale = [0.01 * (i + 1) for i in range(channels)]
 
     def features(size: int, dtype: torch.dtype, channels_last: bool = True) -> torch.Tensor:
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -81,7 +84,7 @@ def common_calls() -> Iterator[SimpleNamespace]:
 
     yield call("patch_moments", ops.patch_moments, images)
     code = features(IMAGE // 4, torch.uint8)
-    for dtype in (torch.bfloat16, torch.float32):
+    for dtype in (torch.bfloat16, torch.float32) if residual == "npr" else (torch.bfloat16,):
         name = str(dtype).removeprefix("torch.")
         yield call(f"conv2d {name}", ops.conv2d, images, weight, None, scale, dtype, True, False)
         yield call(f"conv2d_backward {name}", ops.conv2d_backward, features(128, dtype), images, scale, dtype, False)
@@ -96,6 +99,8 @@ def common_calls() -> Iterator[SimpleNamespace]:
             f"stem_backward {name}",
             ops.stem_backward, features(64, dtype), images, code, moments, weight, vector, double, double, 1e-5, scale,
         )  # fmt: skip
+    if residual != "npr":
+        return
     nchw = features(128, torch.float16, channels_last=False)
     yield call("conv2d fast float16 nchw", ops.conv2d, images, weight, vector, scale, torch.float16, False, True)
     yield call("conv2d_backward float16 nchw", ops.conv2d_backward, nchw, images, scale, torch.float32, True)
@@ -103,23 +108,27 @@ def common_calls() -> Iterator[SimpleNamespace]:
 
 def corner_calls() -> Iterator[SimpleNamespace]:
     ops = implementation()
-    for n, c, h, w, outputs, dtype, out in (
-        (1, 1, 2, 2, 1, torch.float32, torch.bfloat16),
-        (1, 1, 2, 3, 1, torch.float64, torch.float64),
-        (2, 5, 6, 10, 70, torch.bfloat16, torch.float32),
-        (3, 2, 5, 4, 7, torch.float16, torch.float64),
-        (1, 3, 70_000, 70_000, 64, torch.float64, torch.float16),
+    for residual, n, c, h, w, outputs, dtype, out in (
+        ("npr", 1, 1, 2, 2, 1, torch.float32, torch.bfloat16),
+        ("npr", 1, 1, 2, 3, 1, torch.float64, torch.float64),
+        ("npr", 2, 5, 6, 10, 70, torch.bfloat16, torch.float32),
+        ("npr", 3, 2, 5, 4, 7, torch.float16, torch.float64),
+        ("npr", 1, 3, 70_000, 70_000, 64, torch.float64, torch.float16),
+        ("haar", 1, 1, 2, 2, 1, torch.float16, torch.bfloat16),
+        ("npr+haar", 2, 5, 6, 10, 70, torch.float32, torch.float32),
+        ("npr+haar", 3, 1, 5, 4, 7, torch.float64, torch.float64),
     ):
-        taps, scale = 8 * c, [0.01 * (i + 1) for i in range(c)]
+        call, length, channels = partial(call_of, residual), taps(residual) * c, len(RESIDUALS[residual]) * c
+        scale = [0.01 * (i + 1) for i in range(channels)]
         images = torch.empty((n, c, h, w), dtype=torch.uint8, device=META, memory_format=torch.channels_last)
-        moments = torch.empty((1 + taps + taps * taps,), dtype=torch.int64, device=META)
-        weight = torch.empty((outputs, c, 3, 3), dtype=dtype, device=META)
+        moments = torch.empty((1 + length + length * length,), dtype=torch.int64, device=META)
+        weight = torch.empty((outputs, channels, 3, 3), dtype=dtype, device=META)
         vector = torch.empty((outputs,), dtype=dtype, device=META)
         double = torch.empty((outputs,), dtype=torch.float64, device=META)
         grad = torch.empty((n, outputs, h // 2, w // 2), dtype=out, device=META)
         pooled = grad.new_empty((n, outputs, (h // 2 + 1) // 2, (w // 2 + 1) // 2))
         code = torch.empty_like(pooled, dtype=torch.uint8, memory_format=torch.channels_last)
-        name = f"{n}x{c}x{h}x{w}x{outputs} {out}"
+        name = f"{residual} {n}x{c}x{h}x{w}x{outputs} {out}"
         yield call(f"patch_moments {name}", ops.patch_moments, images)
         yield call(f"conv2d {name}", ops.conv2d, images, weight, vector, scale, out, False, out == torch.float16)
         yield call(f"conv2d_backward {name}", ops.conv2d_backward, grad, images, scale, dtype, True)
