@@ -11,6 +11,7 @@
 #   PYTHONS that the wheel has facts for and is tried with                                    ($(PYTHON))
 #   TORCHES that it is tried with                                                             (2.11.0 and 2.13.0)
 #   STEP    steps of gpu; docs/gpu.md has three groups, each shorter than nine minutes        (all of them)
+#   OPTIONS of python -m benchmarks.gpu bench, such as --seconds 200                          (none)
 #   RESULTS the folder that all of gpu writes to                                              (benchmarks/results)
 
 PYTHON ?= python3
@@ -139,10 +140,12 @@ gpu:
 	@failed=; for step in $(STEP); do $(MAKE) --no-print-directory gpu-$$step || failed="$$failed $$step"; done; \
 	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
 
-# egg_info: what an installation would tell importlib.metadata, for a run from the source tree.
+# egg_info: what an installation would tell importlib.metadata, for a run from the source tree. For this GPU alone.
+CAPABILITY := nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -n 1
 gpu-build:
 	$(PYTHON) -m benchmarks.gpu.needs
-	NPR_CUDA=1 $(PYTHON) setup.py -q egg_info build_ext --inplace
+	NPR_CUDA=1 TORCH_CUDA_ARCH_LIST=$${TORCH_CUDA_ARCH_LIST-$$($(CAPABILITY))} \
+		$(PYTHON) setup.py -q egg_info build_ext --inplace
 	$(PYTHON) -m detector.cli info
 
 gpu-smoke:
@@ -157,7 +160,7 @@ build/bench_kernels: $(wildcard csrc/*.h csrc/bench/* csrc/cuda/*)
 	$(NVCC) -std=c++20 -O3 -arch=native --threads 0 -Icsrc csrc/bench/bench_kernels.cpp csrc/cuda/*.cu -o $@
 
 gpu-bench:
-	$(PYTHON) -m benchmarks.gpu bench --results $(RESULTS)
+	$(PYTHON) -m benchmarks.gpu bench --results $(RESULTS) $(OPTIONS)
 
 gpu-test:
 	$(PYTHON) -m tests.npr_kernels.cuda.gpu_tests --results $(RESULTS)

@@ -8,9 +8,9 @@
     [--results FOLDER] [--device cuda] [--batch 256] [--size 256] [--implementations NAME ...] [--seconds 500]
     [--seconds-a-row 40] [--seconds-an-implementation 150]
 
-In FOLDER are rows.jsonl, the journal, to which each row is appended as soon as it is known, and
-<gpu>-<date>.json, the results, where sections of other steps are kept. Started again, it goes on where it was, unless
-the sources, the extension, the device or the images are others.
+In FOLDER are rows.jsonl, the journal, to which each row is appended as soon as it is known; <gpu>-<date>.json, the
+results, where sections of other steps are kept; and workers/, what the workers say of themselves. Started again, it goes
+on where it was, unless the sources, the extension, the device or the images are others.
 """
 
 from __future__ import annotations
@@ -106,7 +106,10 @@ def worker(args: argparse.Namespace) -> Worker:
     ]  # fmt: skip
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     tuning = {"NPR_TRITON_TUNE": "0"} if args.step == "smoke" else {}
-    return Worker(command, os.environ | {"PYTHONPATH": path} | tuning)
+    logs = args.results / "workers"
+    logs.mkdir(parents=True, exist_ok=True)
+    log = logs / f"{args.step}-{len(list(logs.iterdir())) + 1}.log"
+    return Worker(command, os.environ | {"PYTHONPATH": path} | tuning, log)
 
 
 def measure(

@@ -28,10 +28,11 @@ class Worker:
     Args:
         command: that starts it.
         environment: of the process.
+        log: the file in which what it says of itself is kept; by default it is forgotten with the process.
     """
 
-    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115
+    def __init__(self, command: list[str], environment: dict[str, str], log: Path | None = None) -> None:
+        self._said = tempfile.TemporaryFile() if log is None else log.open("w+b")  # noqa: SIM115
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, env=environment, text=True
         )

@@ -142,6 +142,7 @@ def run(tmp_path_factory):
         patch.setattr(plan, "bench", lambda names: some)
         status = main([*SMALL, "--results", str(folder), "--implementations", "cpu", "cuda"])
     assert status == 0
+    assert [log.name for log in sorted((folder / "workers").iterdir())] == ["bench-1.log", "bench-2.log"]
     return folder
 
 
