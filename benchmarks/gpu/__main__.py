@@ -9,8 +9,8 @@
     [--seconds-a-row 40] [--seconds-an-implementation 150]
 
 In FOLDER are rows.jsonl, the journal, to which each row is appended as soon as it is known; <gpu>-<date>.json, the
-results, where sections of other steps are kept; and workers/, what the workers say of themselves. Started again, it goes
-on where it was, unless the sources, the extension, the device or the images are others.
+results, where sections of other steps are kept; and workers/, what the workers say of themselves. Started again, it
+goes on where it was, unless the sources, the extension, the device or the images are others.
 """
 
 from __future__ import annotations
