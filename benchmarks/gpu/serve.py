@@ -5,7 +5,7 @@
     {"measure": ROW}       what became of the row
 
 An answer has `error` if there is nothing else to tell, and `fault` where the device is not usable by this process any
-more, which ends then.
+more: it should be killed then, since its own way out may wait for the device.
 """
 
 from __future__ import annotations
@@ -38,10 +38,7 @@ def serve(device: Device) -> None:
     tell(answers, {"ready": True})
     while True:
         ((request, value),) = json.loads(lines.get()).items()
-        answer = _answer(device, request, value)
-        tell(answers, answer)
-        if "fault" in answer:
-            os._exit(1)  # the way out may wait for the device
+        tell(answers, _answer(device, request, value))
 
 
 def _listen(lines: queue.Queue[str]) -> None:

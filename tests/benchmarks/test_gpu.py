@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks import record, table, targets
-from benchmarks.gpu import device, kernels, plan, report
+from benchmarks.gpu import check, device, kernels, plan, report
 from benchmarks.gpu.__main__ import ROOT, facts_of_run, main, parse
 from benchmarks.gpu.device import TorchDevice
 from benchmarks.gpu.journal import Row
@@ -115,6 +115,16 @@ def test_what_is_wrong_has_no_time(op, plant, cpu, monkeypatch, rng):
     assert "at most" in outcome["wrong"]
     assert "ms_per_image" not in outcome
     json.dumps(outcome, allow_nan=False)
+
+
+def test_deviation_of_elements_and_of_sums(rng):
+    """One element of ten thousand is as wrong as the largest is large: all of it, or a hundredth."""
+    truth = torch.from_numpy(rng.choice([-1.0, 1.0], (100, 100)))
+    result = truth.clone()
+    result[tuple(rng.integers(100, size=2))] += 1
+    assert check.norm_of_error(result, truth, sums=False) == pytest.approx(1)
+    assert check.norm_of_error(result, truth, sums=True) == pytest.approx(0.01)
+    assert check.norm_of_error(truth, truth, sums=True) == check.norm_of_error(truth * 0, truth * 0, sums=False) == 0
 
 
 def test_bandwidths(cpu):

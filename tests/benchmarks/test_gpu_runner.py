@@ -255,6 +255,8 @@ def test_a_row_that_ends_runs_is_given_up(tmp_path):
 
 def test_another_build_is_measured_anew(tmp_path):
     fake_gpu.run(tmp_path, {}, PATIENT)
+    with (tmp_path / "rows.jsonl").open("ab") as file:
+        file.write(b'{"begun": ["ben')  # as a kill may leave it
     fake_gpu.run(tmp_path, {"a": "raise"}, PATIENT, FACTS | {"of": "build 2"})
     first, second = journal.read(tmp_path / "rows.jsonl")
     assert [run.facts["of"] for run in (first, second)] == ["build 1", "build 2"]
