@@ -33,7 +33,7 @@ def norm_of_error(result: Tensor, truth: Tensor, sums: bool) -> float:
     dtype = torch.float64 if sums else torch.float32
     result, truth = result.detach().to(dtype), truth.detach().to(dtype)
     error, scale = (float(torch.linalg.vector_norm(t, order)) for t in (result - truth, truth))
-    return error / scale if error or not scale else 0.0
+    return error / scale if scale else float("inf") if error else 0.0
 
 
 def allowed(work: Work, case: Case) -> float:

@@ -125,6 +125,7 @@ def test_deviation_of_elements_and_of_sums(rng):
     assert check.norm_of_error(result, truth, sums=False) == pytest.approx(1)
     assert check.norm_of_error(result, truth, sums=True) == pytest.approx(0.01)
     assert check.norm_of_error(truth, truth, sums=True) == check.norm_of_error(truth * 0, truth * 0, sums=False) == 0
+    assert check.norm_of_error(truth, truth * 0, sums=True) == float("inf")
 
 
 def test_bandwidths(cpu):
