@@ -2,8 +2,8 @@
 
     python compile_kernels.py TARGET CALLS
 
-TARGET is cuda:80, cuda:90, cuda:100 or hip:gfx942. CALLS is a residual, for what detectors use, or `corners`: sizes of
-one, which Triton makes constants of, sizes beyond 2^31, and every residual, dtype and optional argument.
+TARGET is cuda:80, cuda:90, cuda:100 or hip:gfx942. CALLS is `common`, what detectors use, or `corners`: sizes of one,
+which Triton makes constants of, sizes beyond 2^31, and every residual, dtype and optional argument.
 
 The launchers run as they are, on meta tensors; a launch compiles and does not launch. One line a kernel: the call that
 launched it, its name, bytes of shared memory, registers, bytes of stack (spills), and how often each kind of
@@ -54,7 +54,7 @@ def main(target: str, which: str) -> None:
         compiled.append((self.fn.__name__, run(self, *args, grid=grid, warmup=True, **options)))
 
     JITFunction.run = compile_only
-    for call in corner_calls() if which == "corners" else common_calls(which):
+    for call in {"common": common_calls, "corners": corner_calls}[which]():
         compiled.clear()
         call.launch()
         for name, kernel in compiled:
@@ -65,10 +65,16 @@ META = torch.device("meta")
 
 
 def call_of(residual: str, name: str, op: Any, *args: Any) -> SimpleNamespace:
-    return SimpleNamespace(name=name, launch=lambda: op(*args, residual=residual))
+    return SimpleNamespace(name=f"{residual} {name}", launch=lambda: op(*args, residual=residual))
 
 
-def common_calls(residual: str) -> Iterator[SimpleNamespace]:
+def common_calls() -> Iterator[SimpleNamespace]:
+    yield from calls_with("npr", (torch.bfloat16, torch.float32, torch.float16))
+    yield from calls_with("npr+haar", (torch.bfloat16,))
+
+
+def calls_with(residual: str, dtypes: tuple[torch.dtype, ...]) -> Iterator[SimpleNamespace]:
+    """Training and inference in bfloat16 and float32, channels_last; float16 is fast, with a bias, in NCHW."""
     ops, call = implementation(), partial(call_of, residual)
     length, channels = taps(residual) * 3, len(RESIDUALS[residual]) * 3
     images = torch.empty((8, 3, IMAGE, IMAGE), dtype=torch.uint8, device=META)
@@ -84,7 +90,12 @@ def common_calls(residual: str) -> Iterator[SimpleNamespace]:
 
     yield call("patch_moments", ops.patch_moments, images)
     code = features(IMAGE // 4, torch.uint8)
-    for dtype in (torch.bfloat16, torch.float32) if residual == "npr" else (torch.bfloat16,):
+    for dtype in dtypes:
+        if dtype == torch.float16:
+            grad = features(128, dtype, channels_last=False)
+            yield call("conv2d fast float16 nchw", ops.conv2d, images, weight, vector, scale, dtype, False, True)
+            yield call("conv2d_backward float16 nchw", ops.conv2d_backward, grad, images, scale, torch.float32, True)
+            continue
         name = str(dtype).removeprefix("torch.")
         yield call(f"conv2d {name}", ops.conv2d, images, weight, None, scale, dtype, True, False)
         yield call(f"conv2d_backward {name}", ops.conv2d_backward, features(128, dtype), images, scale, dtype, False)
@@ -99,11 +110,6 @@ def common_calls(residual: str) -> Iterator[SimpleNamespace]:
             f"stem_backward {name}",
             ops.stem_backward, features(64, dtype), images, code, moments, weight, vector, double, double, 1e-5, scale,
         )  # fmt: skip
-    if residual != "npr":
-        return
-    nchw = features(128, torch.float16, channels_last=False)
-    yield call("conv2d fast float16 nchw", ops.conv2d, images, weight, vector, scale, torch.float16, False, True)
-    yield call("conv2d_backward float16 nchw", ops.conv2d_backward, nchw, images, scale, torch.float32, True)
 
 
 def corner_calls() -> Iterator[SimpleNamespace]:
@@ -128,7 +134,7 @@ def corner_calls() -> Iterator[SimpleNamespace]:
         grad = torch.empty((n, outputs, h // 2, w // 2), dtype=out, device=META)
         pooled = grad.new_empty((n, outputs, (h // 2 + 1) // 2, (w // 2 + 1) // 2))
         code = torch.empty_like(pooled, dtype=torch.uint8, memory_format=torch.channels_last)
-        name = f"{residual} {n}x{c}x{h}x{w}x{outputs} {out}"
+        name = f"{n}x{c}x{h}x{w}x{outputs} {out}"
         yield call(f"patch_moments {name}", ops.patch_moments, images)
         yield call(f"conv2d {name}", ops.conv2d, images, weight, vector, scale, out, False, out == torch.float16)
         yield call(f"conv2d_backward {name}", ops.conv2d_backward, grad, images, scale, dtype, True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -20,36 +21,55 @@ def python(code: str, **environment: str) -> str:
     return result.stdout.strip()
 
 
-def test_import_does_not_import_triton():
-    assert python("import npr_kernels, sys; print('triton' in sys.modules)") == "False"
+BROKEN = {
+    "raise ImportError('no such thing')": "Triton cannot be imported (ImportError: no such thing)",
+    "raise OSError('libcuda is odd')": "Triton cannot be imported (OSError: libcuda is odd)",
+    "__version__ = '3.5.1'": "Triton is 3.5.1, older than 3.6",
+}
 
-
-@pytest.mark.parametrize(
-    ("triton", "expected"),
-    [
-        ("raise ImportError('no such thing')", "Triton cannot be imported (ImportError: no such thing)"),
-        ("raise OSError('libcuda is odd')", "Triton cannot be imported (OSError: libcuda is odd)"),
-        ("__version__ = '3.5.1'", "Triton is 3.5.1, older than 3.6"),
-    ],
-)
-def test_unusable_triton_is_a_reason(tmp_path, triton, expected):
-    (tmp_path / "triton").mkdir()
-    (tmp_path / "triton" / "__init__.py").write_text(triton)
-    code = f"""
-import sys
-sys.path.insert(0, {str(tmp_path)!r})
+# What a process finds: whether importing the package imports Triton, then the reason with each of the modules named
+# triton in the folders that are its arguments, and with the real one.
+FINDINGS = """
+import json, sys
 import npr_kernels
-print(npr_kernels.info()["backends"]["triton"]["reason"])
-assert not npr_kernels.available_backends()["triton"]
+from npr_kernels.backends import triton
+
+imported, reasons = "triton" in sys.modules, []
+for folder in [*sys.argv[1:], None]:
+    sys.modules.pop("triton", None)
+    sys.path[:0] = [folder] if folder else []
+    triton.unavailable_reason.cache_clear()
+    reasons.append(npr_kernels.info()["backends"]["triton"]["reason"])
+    assert npr_kernels.available_backends()["triton"] == (reasons[-1] is None)
+    del sys.path[: 1 if folder else 0]
+print(json.dumps([imported, *reasons]))
 """
-    assert python(code) == expected
+
+
+@pytest.fixture(scope="module")
+def findings(tmp_path_factory) -> list:
+    folders = []
+    for text in BROKEN:
+        folders.append(tmp_path_factory.mktemp("broken"))
+        (folders[-1] / "triton").mkdir()
+        (folders[-1] / "triton" / "__init__.py").write_text(text)
+    code = f"import sys; sys.argv[1:] = {list(map(str, folders))!r}\n{FINDINGS}"
+    return json.loads(python(code))
+
+
+def test_import_does_not_import_triton(findings):
+    assert findings[0] is False
+
+
+@pytest.mark.parametrize("triton", BROKEN)
+def test_unusable_triton_is_a_reason(findings, triton):
+    assert findings[1 + list(BROKEN).index(triton)] == BROKEN[triton]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_no_device_is_a_reason():
+def test_no_device_is_a_reason(findings):
     pytest.importorskip("triton")
-    code = "import npr_kernels; print(npr_kernels.info()['backends']['triton']['reason'])"
-    assert python(code) == "torch sees no CUDA device"
+    assert findings[-1] == "torch sees no CUDA device"
 
 
 def test_interpreter_serves_the_cpu():

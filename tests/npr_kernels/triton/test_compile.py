@@ -29,12 +29,6 @@ def target(request) -> str:
     return request.param
 
 
-@pytest.fixture(scope="module", params=["npr", "npr+haar"])
-def residual(request) -> str:
-    """Haar alone is among the corners."""
-    return request.param
-
-
 def compiled(target: str, calls: str) -> list[dict]:
     """Facts of every kernel, compiled in a process of its own: in this one, kernels may be interpreted."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
@@ -47,8 +41,8 @@ def compiled(target: str, calls: str) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def kernels(target: str, residual: str) -> list[dict]:
-    return compiled(target, residual)
+def kernels(target: str) -> list[dict]:
+    return compiled(target, "common")
 
 
 def test_corners_compile():
@@ -69,11 +63,9 @@ def test_products_run_on_tensor_cores(kernels, target):
             assert not instructions, kernel  # their algebra is float64
 
 
-def test_two_terms_cost_two_products(kernels, residual):
-    if residual != "npr":
-        pytest.skip("compiled in one precision")
+def test_two_terms_cost_two_products(kernels):
     count = {k["call"]: sum(k["tensor_core_instructions"].values()) for k in kernels if k["kernel"] == "_conv2d"}
-    assert count["conv2d float32"] == count["conv2d bfloat16"] == 2 * count["conv2d fast float16 nchw"]
+    assert count["npr conv2d float32"] == count["npr conv2d bfloat16"] == 2 * count["npr conv2d fast float16 nchw"]
 
 
 def test_shared_memory_fits(kernels, target):
