@@ -4,13 +4,15 @@
 #
 #   PYTHON  the interpreter that makes .venv, that `make install` installs into, that `make gpu` runs   (python3)
 #   TORCH   what pip is asked for as torch, with options if need be                          (torch==2.13.0)
-#   JOBS    processes that the tests run in, a thread each                                   (2; gpu: as many as CPUs)
+#   JOBS    processes that the tests run in, a thread each                                   (2)
 #   SECONDS that fuzz feeds the decoder                                                       (60)
 #   FILES   that fuzz feeds npr detect                                                        (1000)
 #   KILLS   of each command that kills kills                                                  (25)
 #   PYTHONS that the wheel has facts for and is tried with                                    ($(PYTHON))
 #   TORCHES that it is tried with                                                             (2.11.0 and 2.13.0)
-#   STEP    one step of gpu, each shorter than nine minutes                                  (build test sanitize bench)
+#   STEP    steps of gpu; docs/gpu.md has three groups, each shorter than nine minutes        (all of them)
+#   OPTIONS of python -m benchmarks.gpu bench, such as --seconds 200                          (none)
+#   RESULTS the folder that all of gpu writes to                                              (benchmarks/results)
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -21,8 +23,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*.* csrc/*/*.*)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test docs fuzz kills sanitize scan page lint format weights bench wheel gpu gpu-build gpu-test \
-	gpu-sanitize gpu-bench clean
+.PHONY: help install demo test docs fuzz kills sanitize scan page lint format weights bench wheel gpu gpu-build \
+	gpu-smoke gpu-kernels gpu-bench gpu-test gpu-sanitize clean
 .NOTPARALLEL:
 
 help:
@@ -39,7 +41,7 @@ help:
 	@echo 'make weights   make the detector in the box anew, in weights/: hours of two cores, on Debian'
 	@echo 'make bench     measure speed on this machine, and draw the plots of it in docs/images: up to 45 minutes'
 	@echo 'make wheel     build the wheel in dist, check it, and try it with PYTHONS and TORCHES in clean environments'
-	@echo 'make gpu       build, test, sanitize and measure on a CUDA device; STEP=... for one of them'
+	@echo 'make gpu       build, measure, test and sanitize on a CUDA device; STEP=... for some of it'
 	@echo 'make install   pip install into the environment of $(PYTHON), without .venv'
 	@echo 'make clean     remove what was built'
 
@@ -131,23 +133,40 @@ TORCHES ?= torch==2.11.0 torch==2.13.0
 wheel: .venv/installed-dev
 	$(BIN)/python -m release.wheel --pythons $(PYTHONS) --torches $(TORCHES)
 
-STEP ?= build test sanitize bench
-gpu: $(addprefix gpu-,$(STEP))
+# A step that fails does not keep the next one from its turn.
+STEP ?= build smoke kernels bench test sanitize
+RESULTS ?= benchmarks/results
+gpu:
+	@failed=; for step in $(STEP); do $(MAKE) --no-print-directory gpu-$$step || failed="$$failed $$step"; done; \
+	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi
 
-# egg_info: what an installation would tell importlib.metadata, for a run from the source tree.
+# egg_info: what an installation would tell importlib.metadata, for a run from the source tree. For this GPU alone.
+CAPABILITY := nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -n 1
 gpu-build:
-	NPR_CUDA=1 $(PYTHON) setup.py -q egg_info build_ext --inplace
+	$(PYTHON) -m benchmarks.gpu.needs
+	NPR_CUDA=1 TORCH_CUDA_ARCH_LIST=$${TORCH_CUDA_ARCH_LIST-$$($(CAPABILITY))} \
+		$(PYTHON) setup.py -q egg_info build_ext --inplace
 	$(PYTHON) -m detector.cli info
 
-gpu-test: JOBS := $(shell getconf _NPROCESSORS_ONLN)
-gpu-test:
-	$(PYTHON) -m pytest -m gpu -n $(JOBS) --dist loadgroup -p no:cacheprovider tests/npr_kernels tests/detector/models
+gpu-smoke:
+	$(PYTHON) -m benchmarks.gpu smoke --results $(RESULTS) --seconds 200
 
-gpu-sanitize:
-	$(PYTHON) -m tests.npr_kernels.cuda.sanitize
+gpu-kernels: build/bench_kernels
+	$(PYTHON) -m benchmarks.gpu kernels --results $(RESULTS) --seconds 200
+
+NVCC ?= $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command -v nvcc) /usr/local/cuda/bin/nvcc)
+build/bench_kernels: $(wildcard csrc/*.h csrc/bench/* csrc/cuda/*)
+	mkdir -p build
+	$(NVCC) -std=c++20 -O3 -arch=native --threads 0 -Icsrc csrc/bench/bench_kernels.cpp csrc/cuda/*.cu -o $@
 
 gpu-bench:
-	$(PYTHON) -m benchmarks.gpu
+	$(PYTHON) -m benchmarks.gpu bench --results $(RESULTS) $(OPTIONS)
+
+gpu-test:
+	$(PYTHON) -m tests.npr_kernels.cuda.gpu_tests --results $(RESULTS)
+
+gpu-sanitize:
+	$(PYTHON) -m tests.npr_kernels.cuda.sanitize --results $(RESULTS) --seconds 240
 
 clean:
 	rm -rf build dist *.egg-info demo npr_kernels/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

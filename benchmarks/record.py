@@ -7,22 +7,42 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from detector.bench import machine
 from detector.files import write_text
 
 FOLDER = Path(__file__).with_name("results")
 
+ROWS = ("results", "smoke", "kernels", "memory")
+"""Sections that are lists of rows, which are merged one by one."""
 
-def path(device: torch.device) -> Path:
-    """The results file of a device today."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else machine.cpu_name()
-    return FOLDER / f"{machine.slug(name)}-{datetime.date.today().isoformat()}.json"
+KEY = ("op", "work", "implementation", "layout")
 
 
-def update(path: Path, sections: dict[str, Any]) -> None:
-    """Replaces sections of a results file, which need not exist; others stay."""
+def path(device: str, folder: Path = FOLDER) -> Path:
+    """The results file of a device, by its name, today."""
+    return folder / f"{machine.slug(device)}-{datetime.date.today().isoformat()}.json"
+
+
+def update(path: Path, sections: dict[str, Any]) -> dict[str, Any]:
+    """Replaces sections of a results file, which need not exist; others stay. Returns all of it.
+
+    Of the sections in ROWS only rows with the same KEY are replaced, and a row that was not reached replaces none.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    write_text(path, json.dumps(before | sections, indent=1) + "\n")
+    merged = before | {name: merge(before.get(name, []), rows) for name, rows in sections.items() if name in ROWS}
+    merged |= {name: content for name, content in sections.items() if name not in ROWS}
+    write_text(path, json.dumps(merged, indent=1) + "\n")
+    return merged
+
+
+def merge(before: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    by_key = {key_of(row): row for row in before}
+    for row in rows:
+        if "left" not in row or key_of(row) not in by_key:
+            by_key[key_of(row)] = row
+    return list(by_key.values())
+
+
+def key_of(row: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(row[name] for name in KEY)

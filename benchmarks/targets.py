@@ -1,14 +1,14 @@
 """What the project wants of a GPU, beside what a results file reached.
 
-Times are those of channels_last images. "of the floor" is the least traffic over the measured copy bandwidth, as a
-share of the time; "times faster" is the peer's time over ours. torch.compile's is the better of its two modes.
+Times are those of channels_last images. "of the floor" is the time of the least traffic at the measured bandwidths,
+as a share of the time; "times faster" is the peer's time over ours. torch.compile's is the better of its two modes.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from detector.bench import works
+from detector.bench import floors, works
 
 LAYOUT = "channels_last"
 TRITON_AT_MOST = 1.3  # times the time of the CUDA kernels
@@ -29,7 +29,6 @@ def judge(results: dict[str, Any]) -> list[dict[str, Any]]:
         for row in results["results"]
         if row["layout"] == LAYOUT and "ms_per_image" in row
     }
-    bandwidth = results["floors_per_second"]["bytes"]
     judged = []
 
     def add(op: str, title: str, measure: str, wanted: float, reached: float | None, *, at_most: bool = False) -> None:
@@ -37,17 +36,16 @@ def judge(results: dict[str, Any]) -> list[dict[str, Any]]:
         judged.append({"op": op, "work": title, "measure": measure, "wanted": wanted, "reached": reached, "met": met})
 
     for work in works.WORKS:
-        if (work.op, work.name) not in WANTED:
+        if (work.op, work.name) not in WANTED or work.residual != "npr":
             continue
         share, eager, compiled = WANTED[work.op, work.name]
 
         def time(*names: str, work: works.Work = work) -> float | None:
             return min((times[key] for name in names if (key := (work.op, work.title, name)) in times), default=None)
 
-        rows = (row["bytes"] for row in results["results"] if (row["op"], row["work"]) == (work.op, work.title))
-        least = next(rows, None)
+        rows = (row for row in results["results"] if (row["op"], row["work"]) == (work.op, work.title))
         ours, peer_eager, peer_compiled = time(results["ours"]), time("eager"), time(*works.MAX_AUTOTUNE)
-        floor = 1e3 * least / bandwidth if least and bandwidth else None
+        floor = floors.floor_ms(next(rows, {}), results["floors_per_second"])
         add(work.op, work.title, "of the floor", share, ratio(floor, ours))
         if eager is not None:
             add(work.op, work.title, "times faster than eager", eager, ratio(peer_eager, ours))

@@ -42,10 +42,12 @@ cuda::Stream current_stream(int32_t device) {
   return static_cast<cuda::Stream>(stream);
 }
 
-// The CUDA kernels have the residual "npr" alone.
-Source npr_source(const Tensor& images, const std::string& residual) {
-  STD_TORCH_CHECK(residual == "npr", "npr: the CUDA kernels have no residual but npr, got ", residual);
-  return source_of(images, residual);
+// Sets what an operation reads.
+Source read(cuda::Reading& p, const Tensor& images, const std::string& residual) {
+  const Source source = source_of(images, residual);
+  p.images = source.images;
+  while (residual != npr::kResiduals[p.residual].name) ++p.residual;
+  return source;
 }
 
 void check_device(const Tensor& tensor, const Tensor& images, const char* name) {
@@ -95,8 +97,7 @@ Tensor conv2d_cuda(const Tensor& images, const Tensor& weight, const std::option
                    std::vector<double> channel_scale, ScalarType out_dtype, bool channels_last, bool fast,
                    std::string residual) {
   cuda::ConvForward p{};
-  const Source source = npr_source(images, residual);
-  p.images = source.images;
+  const Source source = read(p, images, residual);
   check_weight(weight, source);
   check_scale(channel_scale, source);
   p.outputs = weight.size(0);
@@ -118,15 +119,14 @@ std::tuple<Tensor, Tensor> conv2d_backward_cuda(const Tensor& grad, const Tensor
                                                 std::vector<double> channel_scale, ScalarType weight_dtype, bool bias,
                                                 std::string residual) {
   cuda::ConvBackward p{};
-  const Source source = npr_source(images, residual);
-  p.images = source.images;
+  const Source source = read(p, images, residual);
   check_scale(channel_scale, source);
   check_grad(grad, p.images, p.images.rows(), p.images.cols());
   p.outputs = grad.size(1);
   p.grad = gradient_of(grad, images);
   p.channel_scale = channel_scale.data();
   p.type = cuda_type(weight_dtype);
-  Tensor weight_grad = empty({p.outputs, p.images.channels, kKernel, kKernel}, weight_dtype, images);
+  Tensor weight_grad = empty({p.outputs, source.weight_channels(), kKernel, kKernel}, weight_dtype, images);
   Tensor bias_grad = empty({bias ? p.outputs : 0}, weight_dtype, images);
   p.grad_weight = weight_grad.data_ptr();
   p.grad_bias = bias ? bias_grad.data_ptr() : nullptr;
@@ -136,8 +136,7 @@ std::tuple<Tensor, Tensor> conv2d_backward_cuda(const Tensor& grad, const Tensor
 
 Tensor patch_moments_cuda(const Tensor& images, std::string residual) {
   cuda::Moments p{};
-  const Source source = npr_source(images, residual);
-  p.images = source.images;
+  const Source source = read(p, images, residual);
   const int64_t taps = source.taps();
   Tensor moments = empty({1 + taps + taps * taps}, ScalarType::Long, images);
   p.moments = static_cast<int64_t*>(moments.data_ptr());
@@ -153,8 +152,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> stem_cuda(const Tensor& images, const
                                                      std::vector<double> channel_scale, ScalarType out_dtype, bool save,
                                                      bool fast, std::string residual) {
   cuda::StemForward p{};
-  const Source source = npr_source(images, residual);
-  p.images = source.images;
+  const Source source = read(p, images, residual);
   check_stem(source, weight, bn_weight, bn_bias, moments, mean, var, channel_scale);
   p.outputs = weight.size(0);
   const Parameter weights(weight, images, "weight"), gamma(bn_weight, images, "bn_weight"),
@@ -182,8 +180,7 @@ std::tuple<Tensor, Tensor, Tensor> stem_backward_cuda(const Tensor& grad, const 
                                                       const Tensor& var, double eps, std::vector<double> channel_scale,
                                                       std::string residual) {
   cuda::StemBackward p{};
-  const Source source = npr_source(images, residual);
-  p.images = source.images;
+  const Source source = read(p, images, residual);
   check_stem(source, weight, bn_weight, std::nullopt, moments, mean, var, channel_scale);
   check_pooled(grad, code, p.images, weight.size(0));
   p.outputs = weight.size(0);
@@ -201,7 +198,7 @@ std::tuple<Tensor, Tensor, Tensor> stem_backward_cuda(const Tensor& grad, const 
   p.channel_scale = channel_scale.data();
   const ScalarType dtype = weight.scalar_type();
   p.type = cuda_type(dtype);
-  Tensor weight_grad = empty({p.outputs, p.images.channels, kKernel, kKernel}, dtype, images);
+  Tensor weight_grad = empty({p.outputs, source.weight_channels(), kKernel, kKernel}, dtype, images);
   Tensor gamma_grad = empty({p.outputs}, dtype, images), beta_grad = empty({p.outputs}, dtype, images);
   p.grad_weight = weight_grad.data_ptr();
   p.grad_bn_weight = gamma_grad.data_ptr();

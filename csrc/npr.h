@@ -123,10 +123,14 @@ struct Source {
   Images images;
   Residual residual;
 
-  constexpr int64_t weight_channels() const { return images.channels * residual.maps; }
+  NPR_HOST_DEVICE constexpr int64_t weight_channels() const { return images.channels * residual.maps; }
   // Length of a patch: the reduction dimension of the convolution.
-  constexpr int64_t taps() const { return images.channels * residual.taps; }
+  NPR_HOST_DEVICE constexpr int64_t taps() const { return images.channels * residual.taps; }
 };
+
+// Of a pooled output, the position of its maximum in the window is a number below this one; this one says that ReLU's
+// gate is closed.
+constexpr uint8_t kClosed = 9;
 
 // Max-pooling 3x3, stride 2, padding 1 of `size` rows or columns.
 NPR_HOST_DEVICE constexpr int64_t pooled(int64_t size) { return (size + 1) / 2; }

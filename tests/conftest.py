@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.gpu_faults import Faults
+
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 os.environ.setdefault("NPR_TRITON_TUNE", "0")  # results must not depend on what else the GPU does
@@ -23,6 +25,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # Two threads, unless pytest-xdist already runs tests side by side on the same processors.
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if torch.cuda.is_available():
+        config.pluginmanager.register(Faults(torch.cuda.synchronize))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

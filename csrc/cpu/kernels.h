@@ -73,7 +73,7 @@ struct StemForward : Source {
   uint8_t* code;       // likewise, or null: arg-max position 0..8 in the window, kClosed where ReLU's gate is
   Type type;
 
-  static constexpr int kClosed = 9;
+  static constexpr int kClosed = npr::kClosed;
   int64_t units() const { return images.batch * pooled(images.rows()); }  // pooled rows
 };
 

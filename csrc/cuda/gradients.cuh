@@ -1,22 +1,22 @@
 // Gradients of the outputs as the operand of a tensor-core product with patches.
 //
-// A weight gradient is grad^T patches, a sum over outputs: outputs are the MMA's k, channels its rows.
-// A warp takes 32 channels and 16 outputs at a time. A thread holds 4 channels of 4 outputs, whichever
-// of them the order of rows and of k, which is free, makes vectors in memory:
+// A weight gradient is grad^T patches, a sum over outputs: outputs are the MMA's k, channels its rows, slots its
+// columns. A warp takes 32 channels and 16 outputs at a time. A thread holds 4 channels of 4 outputs, whichever of them
+// the order of rows and of k, which is free, makes vectors in memory:
 //
 //     layout           channels v = 0..3   outputs i = 0..3           loads
 //     channels_last    4 g + v             2t, 2t + 1, 2t + 8, 2t + 9    along the channels
 //     planar           g + 8 v             4 t + i                       along the row
 //     strided          as channels_last                                  one by one
 //
-// Differences are exact in bfloat16 too. Float32 gradients are split into three bfloat16 terms, 24 bits,
-// whatever their magnitude; 16-bit gradients are one term, exact.
+// Npr's differences are exact in bfloat16 too, Haar's as high and low parts. Float32 gradients are split into three
+// bfloat16 terms, 24 bits, whatever their magnitude; 16-bit gradients are one term, exact. A low part is not zero only
+// where the high part is at least 256 times as large, so there two terms are as exact as three.
 //
 // Tensor cores cut off the sums that they carry along, so each short product starts from zero and is
 // added to the running sums outside, rounded.
 #pragma once
 
-#include "cuda/plain.cuh"
 #include "cuda/weights.cuh"
 
 namespace npr::cuda {
@@ -101,7 +101,7 @@ struct GradientBlock {
   }
 
   // A fragments of the terms, for the first or the second 16 channels.
-  __device__ void split(int tile, uint32_t (&terms)[kTerms<T>][4]) const {
+  __device__ void split(int tile, FragmentA (&terms)[kTerms<T>]) const {
 #pragma unroll
     for (int word = 0; word < 4; ++word) {
       const int v = 2 * tile + word % 2, pair = word / 2;
@@ -113,15 +113,15 @@ struct GradientBlock {
 #pragma unroll
         for (int term = 0; term < kTerms<T>; ++term) {
           const uint32_t rounded = pack<BFloat>(low, high);
-          terms[term][word] = rounded;
+          terms[term].words[word] = rounded;
           low -= __uint_as_float(rounded << 16);
           high -= __uint_as_float(rounded & 0xffff0000u);
         }
       } else if constexpr (layout == Layout::planar) {
-        terms[0][word] = words[v][pair];
+        terms[0].words[word] = words[v][pair];
       } else {
         const uint32_t selector = v % 2 == 0 ? 0x5410 : 0x7632;
-        terms[0][word] = permute_bytes(words[2 * pair][v / 2], words[2 * pair + 1][v / 2], selector);
+        terms[0].words[word] = permute_bytes(words[2 * pair][v / 2], words[2 * pair + 1][v / 2], selector);
       }
     }
   }
@@ -144,37 +144,76 @@ struct GradientBlock {
   }
 };
 
-// B fragments: the patches of 16 outputs, [channel of the image][half of k].
-template <class Tile>
-__device__ void load_patches(uint32_t (&fragments)[kChannels][2], const Tile& patches, int position) {
-  const int lane = lane_index();
-  uint32_t words[4];
-  load_matrices<true>(words, patches.patch(lane / 16, position));
-  fragments[0][0] = words[0], fragments[0][1] = words[1], fragments[1][0] = words[2], fragments[1][1] = words[3];
-  load_matrices<true>(words, patches.patch(2, position));
-  fragments[2][0] = words[0], fragments[2][1] = words[1];
-}
+// Blocks of the backward kernels, and how many of them share a multiprocessor. Longer patches and more sums take more
+// registers, 128 to 255 a thread: then blocks are smaller, so that some still multiply while others form patches.
+template <int kResidual, class T>
+struct Blocks {
+  static constexpr int kStored = Slots<kResidual>::template kStored<GradientOperand<T>>;
+  static constexpr int kWarps = kStored > kChannels ? 4 : 8, kThreads = kWarps * kWarp;
+  static constexpr int kResident = kStored == kChannels + 1 ? 3 : 2;
+};
+constexpr int kMostBlocks = 3;  // of a multiprocessor
+
+// B fragments of the patches of 16 outputs, and what gradients are multiplied by.
+template <int kResidual, class T>
+struct PatchFragments {
+  using Octets = Slots<kResidual>;
+  static constexpr int kStored = Octets::template kStored<T>;
+  FragmentB octets[kStored];
+
+  template <class Tile>
+  __device__ void load(const Tile& patches, int position) {
+#pragma unroll
+    for (int octet = 0; octet < kStored; octet += 2) {
+      uint32_t words[4];
+      const bool two = octet + 1 < kStored;
+      load_matrices<true>(words, patches.patch(two ? octet + lane_index() / 16 : octet, position));
+      octets[octet] = {words[0], words[1]};
+      if (two) octets[octet + 1] = {words[2], words[3]};
+    }
+  }
+
+  // sums += gradients times the octet of this column, small products first.
+  template <int kCount>
+  __device__ void multiply(Accumulator& sums, const FragmentA (&terms)[kCount], int column) const {
+    const bool low = kStored > Octets::kOctets && column >= Octets::kHaarOctet && column < Octets::kOwnOctets;
+    if (low) {
+      const int octet = Octets::kOctets + column - Octets::kHaarOctet;
+#pragma unroll
+      for (int term = min(kCount, 2) - 1; term >= 0; --term) multiply_add<T>(sums, terms[term], octets[octet]);
+    }
+#pragma unroll
+    for (int term = kCount - 1; term >= 0; --term) multiply_add<T>(sums, terms[term], octets[column]);
+  }
+};
 
 // A B fragment whose column 0 is ones, the others zeros: it sums the rows of A.
 template <class T>
-__device__ void load_ones(uint32_t (&fragment)[2]) {
-  fragment[0] = fragment[1] = lane_index() < 4 ? pack<T>(1.0f, 1.0f) : 0;
+__device__ FragmentB ones_beside() {
+  const uint32_t ones = lane_index() < 4 ? pack<T>(1.0f, 1.0f) : 0;
+  return {ones, ones};
 }
 
 // ---- Sums ------------------------------------------------------------------------------------------
 
-// For each output channel, the sums of gradient times patch element, and of the gradient alone.
-constexpr int kSums = kPatch + 1;
-
 constexpr int kSumChannels = 2 * kGradientChannels;  // of a block
 
-// The running sums of a warp: [tile of channels][channel of the image, or gradient alone][as an MMA gives them].
-using WarpSums = float[2][kChannels + 1][4];
+// The running sums of a warp: [tile of channels][column].
+template <int kResidual>
+using WarpSums = Accumulator[2][Slots<kResidual>::kColumns];
+
+// Of each output channel, the sums of gradient times slot.
+template <int kResidual>
+using BlockSums = float[kSumChannels][Slots<kResidual>::kSums];
 
 // Adds the sums of the block's warps, one after the other, and stores them as partial sums
-// [blocks][channels of the grid][kSums]. `half` of the block's 64 channels is the warp's.
-template <Layout layout>
-__device__ void store_partial(const WarpSums& sums, int half, float (&shared)[kSumChannels][kSums], float* partial) {
+// [blocks][channels of the grid][kSums]. `half` of the block's 64 channels is the warp's. `shared` may lie where others
+// still read patches.
+template <int kResidual, Layout layout>
+__device__ void store_partial(const WarpSums<kResidual>& sums, int half, BlockSums<kResidual>& shared, float* partial) {
+  using Octets = Slots<kResidual>;
+  constexpr int kSums = Octets::kSums;
+  __syncthreads();
   for (int i = threadIdx.x; i < kSumChannels * kSums; i += blockDim.x) shared[i / kSums][i % kSums] = 0;
   __syncthreads();
   for (int turn = 0; turn < int(blockDim.x) / kWarp; ++turn) {
@@ -184,11 +223,13 @@ __device__ void store_partial(const WarpSums& sums, int half, float (&shared)[kS
       for (int v = 0; v < 4; ++v) {
         float* row = shared[half * kGradientChannels + gradient_channel<layout>(v)];
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
+        for (int c = 0; c < Octets::kColumns; ++c) {
 #pragma unroll
-          for (int c = 0; c < kChannels; ++c) row[c * kTaps + 2 * t + i] += sums[v / 2][c][v % 2 * 2 + i];
+          for (int i = 0; i < 2; ++i) {
+            const int slot = c * kOctet + 2 * t + i;
+            if (slot < kSums) row[slot] += sums[v / 2][c].values[v % 2 * 2 + i];
+          }
         }
-        if (t == 0) row[kPatch] += sums[v / 2][kChannels][v % 2 * 2];
       }
     }
     __syncthreads();
@@ -197,77 +238,70 @@ __device__ void store_partial(const WarpSums& sums, int half, float (&shared)[kS
   for (int i = threadIdx.x; i < kSumChannels * kSums; i += blockDim.x) partial[i] = shared[i / kSums][i % kSums];
 }
 
-// sums[output][kSums] = sum of the blocks' partial sums, in double. A thread block per output channel.
+// sums[output][K + 1] = sum of the blocks' partial sums, in double; that of the gradient alone is the last. A thread
+// block per output channel.
 constexpr int kReduceSlices = 8;
 
-static __global__ void __launch_bounds__(kReduceSlices* kWarp)
+template <int kResidual>
+__global__ void __launch_bounds__(kReduceSlices* kWarp)
     reduce_partials(const float* partial, int blocks, int64_t channels, double* sums) {
+  using Octets = Slots<kResidual>;
   __shared__ double slices[kReduceSlices][kWarp];
-  const int k = lane_index(), slice = warp_index();
-  double sum = 0;
-  if (k < kSums) {
+  const int lane = lane_index(), slice = warp_index();
+  for (int first = 0; first <= Octets::kTaps; first += kWarp) {
+    const int k = first + lane;
+    double sum = 0;
+    if (k <= Octets::kTaps) {
+      const int slot = k < Octets::kTaps ? Octets::slot(k) : Octets::kOne;
+      const bool split = k < Octets::kTaps && Octets::ninth(k);
 #pragma unroll 8
-    for (int block = slice; block < blocks; block += kReduceSlices) {
-      sum += partial[(block * channels + blockIdx.x) * kSums + k];
+      for (int block = slice; block < blocks; block += kReduceSlices) {
+        const float* from = partial + (block * channels + blockIdx.x) * Octets::kSums + slot;
+        sum += from[0];
+        if (split) sum += from[Octets::kToLow];
+      }
     }
-  }
-  slices[slice][k] = sum;
-  __syncthreads();
-  if (slice == 0 && k < kSums) {
-    for (int i = 1; i < kReduceSlices; ++i) sum += slices[i][k];
-    sums[int64_t(blockIdx.x) * kSums + k] = sum;
+    slices[slice][lane] = sum;
+    __syncthreads();
+    if (slice == 0 && k <= Octets::kTaps) {
+      for (int i = 1; i < kReduceSlices; ++i) sum += slices[i][lane];
+      sums[int64_t(blockIdx.x) * (Octets::kTaps + 1) + k] = sum;
+    }
+    __syncthreads();
   }
 }
 
-// The gradient of the 3x3 kernel number `i`, output o and channel c, from that of its eight taps; the centre's is zero.
-__device__ inline void store_gradient(const double* taps, double scale, void* grad_weight, Type type, int64_t i) {
-  for (int tap = 0; tap < kTaps; ++tap) {
-    store_double(grad_weight, type, i * kPositions + tap_position(Map::npr, tap), taps[tap] * scale);
-  }
-  store_double(grad_weight, type, i * kPositions + kPositions / 2, 0);
+// Stores the gradient of the weight that meets one element of a patch; with the first of a kernel, that of a centre
+// that meets zeros, which is zero.
+__device__ inline void store_gradient(void* grad_weight, Type type, const Source& source, const Element& at,
+                                      int64_t output, double value) {
+  const int64_t i = weight_index(source, at, output);
+  store_double(grad_weight, type, i, value);
+  if (at.tap == 0 && dead_centre(at.map)) store_double(grad_weight, type, i + kPositions / 2, 0);
 }
+static_assert(tap_position(Map::npr, 0) == 0);
 
-// Where a backward pass keeps its sums [outputs][taps + 1] and, of `blocks` blocks, its partial sums.
+// Where a backward pass keeps its sums [outputs][K + 1] and its blocks' partial sums.
 struct SumsWorkspace {
   double* sums;
   float* partial;
 
   static int64_t channels(int64_t outputs) { return ceil_div(outputs, kSumChannels) * kSumChannels; }
-  static int64_t bytes(int64_t outputs, int64_t taps, int blocks) {
-    return outputs * (taps + 1) * 8 + blocks * channels(outputs) * kSums * 4;
+  static int64_t bytes(const Reading& op, int64_t outputs, Device device) {
+    const int64_t slots = with_residual(op.residual, [](auto residual) { return Slots<residual()>::kSums; });
+    return outputs * (op.source().taps() + 1) * 8 +
+           device.multiprocessors * kMostBlocks * channels(outputs) * slots * 4;
   }
-  static SumsWorkspace at(void* workspace, int64_t outputs, int64_t taps) {
+  static SumsWorkspace at(void* workspace, const Reading& op, int64_t outputs) {
     double* sums = static_cast<double*>(workspace);
-    return {sums, reinterpret_cast<float*>(sums + outputs * (taps + 1))};
+    return {sums, reinterpret_cast<float*>(sums + outputs * (op.source().taps() + 1))};
   }
 
+  template <int kResidual>
   Status reduce(int64_t outputs, int blocks, Stream stream) const {
-    return launch("reduce_partials", reduce_partials, unsigned(outputs), kReduceSlices * kWarp, stream, partial, blocks,
-                  channels(outputs), sums);
+    return launch("reduce_partials", reduce_partials<kResidual>, unsigned(outputs), kReduceSlices * kWarp, stream,
+                  static_cast<const float*>(partial), blocks, channels(outputs), sums);
   }
 };
-
-// ---- Plain -----------------------------------------------------------------------------------------
-
-// A gradient's element as a double.
-__device__ inline double load_gradient(const Gradient& grad, int64_t image, int64_t output, int64_t row, int64_t col) {
-  return load_double({grad.data, grad.type},
-                     image * grad.stride_n + output * grad.stride_o + row * grad.stride_h + col * grad.stride_w);
-}
-
-// Sums over a block of what each thread has for eight taps and the bias, as plain kernels do for output channel o and
-// channel c of the images: stored in sums[o][taps + 1], the bias by c = 0.
-__device__ inline void store_plain_sums(const double (&values)[kTaps + 1], int64_t output, int64_t channel,
-                                        int64_t taps, double* sums) {
-  __shared__ double threads[kTaps + 1][kPlainThreads];
-#pragma unroll
-  for (int i = 0; i <= kTaps; ++i) threads[i][threadIdx.x] = values[i];
-  __syncthreads();
-  const int i = threadIdx.x;
-  if (i > kTaps || (i == kTaps && channel != 0)) return;
-  double sum = 0;
-  for (double value : threads[i]) sum += value;
-  sums[output * (taps + 1) + (i < kTaps ? channel * kTaps + i : taps)] = sum;
-}
 
 }  // namespace npr::cuda

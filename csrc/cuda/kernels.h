@@ -54,17 +54,21 @@ struct Gradient {
   int64_t stride_n, stride_o, stride_h, stride_w;
 };
 
-// The kernels have the residual "npr" alone: taps are ordered k = 8 channel + tap.
-constexpr int kTaps = taps_of(Map::npr);
-NPR_HOST_DEVICE constexpr int64_t patch_size(const Images& images) { return images.channels * kTaps; }
+// What an operation reads: images through the residual of this number in kResiduals.
+struct Reading {
+  Images images;
+  int64_t residual;
 
-// `channel_scale` is a host array: what multiplies the integer differences of each channel.
+  Source source() const { return {images, kResiduals[residual]}; }
+};
+
+// Below, Q is the number of the weight's input channels, one for each map and channel of the images, and K that of the
+// taps of a patch. `channel_scale` is a host array [Q]: what multiplies the integer differences.
 
 // out = conv(differences, weight * channel_scale) + bias.
-struct ConvForward {
-  Images images;
+struct ConvForward : Reading {
   int64_t outputs;
-  Array weight;  // [outputs, channels, 3, 3]
+  Array weight;  // [outputs, Q, 3, 3]
   Array bias;    // [outputs]
   const double* channel_scale;
   void* out;  // [N, O, rows, cols], or [N, rows, cols, O] if channels_last
@@ -76,12 +80,11 @@ int64_t conv_forward_workspace(const ConvForward&, Device);
 Status conv_forward(const ConvForward&, Device, void* workspace, Stream stream);
 
 // The gradients of the weight and the bias.
-struct ConvBackward {
-  Images images;
+struct ConvBackward : Reading {
   int64_t outputs;
   Gradient grad;
   const double* channel_scale;
-  void* grad_weight;  // [outputs, channels, 3, 3]
+  void* grad_weight;  // [outputs, Q, 3, 3]
   void* grad_bias;    // [outputs]
   Type type;          // of both results
 };
@@ -89,19 +92,17 @@ int64_t conv_backward_workspace(const ConvBackward&, Device);
 Status conv_backward(const ConvBackward&, Device, void* workspace, Stream stream);
 
 // moments = N, sum d [K], sum d d^T [K, K], exactly.
-struct Moments {
-  Images images;
+struct Moments : Reading {
   int64_t* moments;
 };
 int64_t moments_workspace(const Moments&, Device);
 Status moments(const Moments&, Device, void* workspace, Stream stream);
 
 // out = max_pool(relu(batch_norm(conv))), by the statistics of `moments`, or by mean and var as given.
-struct StemForward {
-  Images images;
+struct StemForward : Reading {
   int64_t outputs;
   const int64_t* moments;  // null: use mean and var
-  Array weight;            // [outputs, channels, 3, 3]
+  Array weight;            // [outputs, Q, 3, 3]
   Array bn_weight, bn_bias;
   Array mean, var;  // [outputs], read only without moments
   double eps;
@@ -117,8 +118,7 @@ Status stem_forward(const StemForward&, Device, void* workspace, Stream stream);
 
 // The gradients of the stem's parameters; without moments the statistics are constants. Where the moments cover other
 // processes' images too, the gradients are this process's share of the sum.
-struct StemBackward {
-  Images images;
+struct StemBackward : Reading {
   int64_t outputs;
   Gradient grad;             // of the pooled map
   const uint8_t* code;       // [N, pooled rows, pooled cols, O]

@@ -1,9 +1,8 @@
 // Patches of differences in shared memory: the operand that every tensor-core kernel multiplies.
 //
-// The patch of a convolution output is, for each of 3 channels, the eight differences of npr.h, as
-// eight 16-bit floating-point numbers, exact: one 16-byte row of an 8x8 matrix, which ldmatrix reads
-// along the taps (forward) or, transposed, along the outputs (backward). A block works on a tile of
-// outputs at a time:
+// The patch of a convolution output is the differences of npr.h as 16-bit floating-point numbers, exact, in octets
+// (slots.cuh), which ldmatrix reads along the taps (forward) or, transposed, along the outputs (backward). A block
+// works on a tile of outputs at a time:
 //
 //     stage   copies the bytes under the tile to shared memory, asynchronously, 16 at a time where
 //             the images are aligned so; bytes outside the image become zero, which makes every
@@ -15,79 +14,9 @@
 // are on their way while the one before is multiplied.
 #pragma once
 
-#include "cuda/launch.cuh"
-#include "cuda/ptx.cuh"
+#include "cuda/tiling.cuh"
 
 namespace npr::cuda {
-
-constexpr int kChannels = 3;  // of the tensor-core kernels; other images take the plain ones
-
-// How the bytes of a batch can be copied.
-struct ImageSource {
-  Images images;
-  int unit;          // bytes at a time: 16 or 4, or 1: one by one, at any strides
-  bool interleaved;  // channels_last: the bytes of a pixel are neighbours, in shared memory too
-};
-
-inline ImageSource image_source(const Images& images) {
-  const bool planar = images.stride_w == 1, interleaved = images.stride_c == 1 && images.stride_w == kChannels;
-  uint64_t bits = reinterpret_cast<uintptr_t>(images.data) | uint64_t(images.stride_n) | uint64_t(images.stride_h);
-  if (planar) bits |= uint64_t(images.stride_c);
-  if ((!planar && !interleaved) || bits % 4) return {images, 1, false};
-  return {images, bits % 16 ? 4 : 16, interleaved};
-}
-
-// How tiles of outputs cover a batch: the tile's number counts across, then down, then by image. Tiles
-// number at most 2^30: a tile's number plus the blocks of a grid, which are no more, is an int.
-struct Tiling {
-  static constexpr int64_t kMost = int64_t(1) << 30;
-  ImageSource source;
-  int rows, cols;          // outputs of an image
-  int down, across;        // tiles of an image
-  int row_step, col_step;  // from tile to tile, in outputs
-  int first_row, first_col;
-  int count;  // 0 where there would be more than kMost
-
-  struct Position {
-    int image, row, col;  // of the tile's first output
-  };
-
-  // Tiles side by side.
-  template <class Tile>
-  static Tiling of(const Images& images) {
-    return of(images, ceil_div(images.rows(), Tile::kRows), ceil_div(images.cols(), Tile::kCols), Tile::kRows,
-              Tile::kCols, 0, 0);
-  }
-
-  static Tiling of(const Images& images, int64_t down, int64_t across, int row_step, int col_step, int first_row,
-                   int first_col) {
-    // Each comparison keeps the products of the next one within 64 bits.
-    const bool countable = images.rows() <= kMost && images.cols() <= kMost && images.batch <= kMost &&
-                           down * across <= kMost && images.batch * down * across <= kMost;
-    return {image_source(images),
-            int(images.rows()),
-            int(images.cols()),
-            int(down),
-            int(across),
-            row_step,
-            col_step,
-            first_row,
-            first_col,
-            countable ? int(images.batch * down * across) : 0};
-  }
-
-  // Whether the tiles of these images could be counted.
-  Status check(const Images& images) const {
-    if (count > 0 || images.batch == 0) return {};
-    return {"tiling", "the images have more than 2^30 tiles of outputs; split the batch"};
-  }
-
-  __device__ Position position(int tile) const {
-    const unsigned index = tile, row = index / unsigned(across);
-    return {int(row / unsigned(down)), int(row % unsigned(down)) * row_step + first_row,
-            int(index % unsigned(across)) * col_step + first_col};
-  }
-};
 
 // A 16-byte row per position, ordered so that the eight rows of a matrix lie in different banks when
 // the positions are consecutive, when they are every other one, and when they are four pairs eight apart.
@@ -104,24 +33,31 @@ NPR_HOST_DEVICE constexpr int spread(int tile, int index) {
   return 2 * tile / kRun * (4 * kRun) + index / 2 * kRun + 2 * tile % kRun + index % 2;
 }
 
+// Columns of a tile that has 8 rows: with more octets fewer, so that 48 KB of shared memory hold a block's patches.
+template <int kResidual>
+constexpr int kTileCols = Slots<kResidual>::kOctets > kChannels ? 32 : 64;
+
 // Patches of kRows x kCols outputs, of number type T (Half or BFloat). Tiles begin at even columns.
-template <class T, int kRows_, int kCols_>
+template <int kResidual, class T, int kRows_, int kCols_>
 struct PatchTile {
+  using Octets = Slots<kResidual>;
   static constexpr int kRows = kRows_, kCols = kCols_, kPositions = kRows * kCols;
   static constexpr int kRun = kRows % 2 == 0 ? 2 : 3;  // rows that a thread walks down
   static_assert(kRows % kRun == 0 && kCols % 2 == 0);
 
-  // Pixels under the tile, with the row and column of cells above and to the left of it; copies begin
-  // at multiples of 16.
-  static constexpr int kPixelRows = 2 * kRows + 2, kPixelCols = 2 * kCols + 2;
+  // Pixels under the tile, with the row and column of cells above and to the left of it, and, as far as the residual
+  // reads them, below and to the right; copies begin at multiples of 16.
+  static constexpr int kBeyond = 1 + Octets::kRead.below;
+  static constexpr int kPixelRows = 2 * (kRows + kBeyond), kPixelCols = 2 * (kCols + kBeyond);
   static constexpr int kPitch = (kPixelCols + 15 + 15) / 16 * 16;
   static constexpr int kInterleavedPitch = (kChannels * kPixelCols + 15 + 15) / 16 * 16;
   static_assert(kInterleavedPitch <= kChannels * kPitch);
 
-  uint4 patches[kChannels][(kPositions + 31) / 32 * 32];
+  static constexpr int kStride = (kPositions + 31) / 32 * 32;  // from octet to octet of a position
+  uint4 patches[Octets::template kStored<T>][kStride];
   uint8_t bytes[kChannels * kPixelRows * kPitch];
 
-  __device__ const uint4* patch(int channel, int position) const { return &patches[channel][patch_row(position)]; }
+  __device__ const uint4* patch(int octet, int position) const { return &patches[octet][patch_row(position)]; }
 
   // First byte, in its row, of what is staged for a tile that begins at output column `col`.
   __device__ static int first_byte(int col, int pixel_bytes) { return (2 * col - 2) * pixel_bytes & ~15; }
@@ -186,18 +122,21 @@ struct PatchTile {
     }
   }
 
-  // Cells side by side that two neighbouring outputs need: to the left of both, the first's own, the second's own.
-  static constexpr int kCells = 3;
+  // Words, one for each of kCells cells side by side: the one to the left of two neighbouring outputs, the first's own,
+  // the second's own and, with four, the one to the right.
+  template <int kCells>
   using Cells = uint32_t[kChannels][kCells];
+  static constexpr int kNprCells = 3, kHaarCells = 4;
 
   static constexpr uint32_t k1024 = 0x64646464;
 
   // Of a row of pixels, the two of each cell as float16 numbers 1024 + p. `offset`, a multiple of 4, is that of the
   // first output's own cell.
-  template <bool interleaved>
-  __device__ void load_pixels(Cells& pixels, int pixel_row, int offset) const {
+  template <bool interleaved, int kCells>
+  __device__ void load_pixels(Cells<kCells>& pixels, int pixel_row, int offset) const {
     if constexpr (interleaved) {
-      constexpr int kLeft = kChannels * kCell, kWords = 5;  // 2 bytes, and 18 of the cells
+      constexpr int kLeft = kChannels * kCell,
+                    kWords = (2 + kLeft * kCells + 3) / 4;  // 2 bytes, and those of the cells
       const auto* from = reinterpret_cast<const uint32_t*>(bytes + pixel_row * kInterleavedPitch + offset - kLeft - 2);
       uint32_t words[kWords];
 #pragma unroll
@@ -223,20 +162,21 @@ struct PatchTile {
         pixels[channel][0] = permute_bytes(own[-1], k1024, 0x4342);
         pixels[channel][1] = permute_bytes(own[0], k1024, 0x4140);
         pixels[channel][2] = permute_bytes(own[0], k1024, 0x4342);
+        if constexpr (kCells == kHaarCells) pixels[channel][3] = permute_bytes(own[1], k1024, 0x4140);
       }
     }
   }
 
   // The differences of cells: (below, corner), and (0, right) if asked for.
   template <bool interleaved>
-  __device__ void load_cells(Cells& below_corner, Cells* right, int row, int offset) const {
-    Cells top, bottom;
+  __device__ void load_cells(Cells<kNprCells>& below_corner, Cells<kNprCells>* right, int row, int offset) const {
+    Cells<kNprCells> top, bottom;
     load_pixels<interleaved>(top, 2 * row, offset);
     load_pixels<interleaved>(bottom, 2 * row + 1, offset);
 #pragma unroll
     for (int channel = 0; channel < kChannels; ++channel) {
 #pragma unroll
-      for (int i = 0; i < kCells; ++i) {
+      for (int i = 0; i < kNprCells; ++i) {
         const uint32_t anchor = top[channel][i];
         below_corner[channel][i] = number(subtract_lower_half(bottom[channel][i], anchor));
         if (right != nullptr) (*right)[channel][i] = number(subtract_lower_half(top[channel][i], anchor));
@@ -253,6 +193,42 @@ struct PatchTile {
     }
   }
 
+  // The diagonals of a row of cells, as pairs of neighbours.
+  struct Diagonals {
+    static constexpr int kPairs = kHaarCells / 2;
+    uint32_t high[kChannels][kPairs], low[kChannels][kPairs];  // the latter for bfloat16 only
+  };
+
+  template <bool interleaved>
+  __device__ void load_diagonals(Diagonals& diagonals, int row, int offset) const {
+    Cells<kHaarCells> top, bottom;
+    load_pixels<interleaved>(top, 2 * row, offset);
+    load_pixels<interleaved>(bottom, 2 * row + 1, offset);
+#pragma unroll
+    for (int channel = 0; channel < kChannels; ++channel) {
+#pragma unroll
+      for (int pair = 0; pair < Diagonals::kPairs; ++pair) {
+        // Of both columns of a cell, the pixel below less that above; of these, the right less the left.
+        uint32_t down[2];
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          down[i] = subtract_halves(bottom[channel][2 * pair + i], top[channel][2 * pair + i]);
+        }
+        const uint32_t halves =
+            subtract_halves(permute_bytes(down[0], down[1], 0x7632), permute_bytes(down[0], down[1], 0x5410));
+        diagonals.high[channel][pair] = number(halves);
+        if constexpr (kSplit) {
+          const uint32_t rounded = diagonals.high[channel][pair];
+          diagonals.low[channel][pair] =
+              pack<T>(to_float(Half{uint16_t(halves)}) - to_float(T{uint16_t(rounded)}),
+                      to_float(Half{uint16_t(halves >> 16)}) - to_float(T{uint16_t(rounded >> 16)}));
+        }
+      }
+    }
+  }
+
+  static constexpr bool kSplit = std::is_same_v<T, BFloat>;
+
   // A thread walks down the outputs of two columns, and so forms the cells between them once.
   template <bool interleaved>
   __device__ void build_from(int col) {
@@ -261,58 +237,81 @@ struct PatchTile {
 #pragma unroll 1
     for (int i = threadIdx.x; i < kPairs * (kRows / kRun); i += blockDim.x) {
       const int x = i % kPairs * 2, row = i / kPairs * kRun, offset = start + (x + 1) * kCell * kPixelBytes;
-      Cells upper, below_corner, right;
-      load_cells<interleaved>(upper, nullptr, row, offset);
+      if constexpr (Octets::kNpr) build_npr<interleaved>(row, x, offset);
+      if constexpr (Octets::kHaar) build_haar<interleaved>(row, x, offset);
+    }
+  }
+
+  template <bool interleaved>
+  __device__ void build_npr(int row, int x, int offset) {
+    Cells<kNprCells> upper, below_corner, right;
+    load_cells<interleaved>(upper, nullptr, row, offset);
 #pragma unroll
-      for (int y = 0; y < kRun; ++y) {
-        load_cells<interleaved>(below_corner, &right, row + y + 1, offset);
+    for (int y = 0; y < kRun; ++y) {
+      load_cells<interleaved>(below_corner, &right, row + y + 1, offset);
 #pragma unroll
-        for (int channel = 0; channel < kChannels; ++channel) {
+      for (int channel = 0; channel < kChannels; ++channel) {
 #pragma unroll
-          for (int k = 0; k < 2; ++k) {
-            patches[channel][patch_row((row + y) * kCols + x + k)] = {
-                permute_bytes(upper[channel][k], upper[channel][k + 1], 0x5432),         // corner, below
-                permute_bytes(upper[channel][k + 1], right[channel][k], 0x7632),         // corner, right
-                permute_bytes(right[channel][k + 1], below_corner[channel][k], 0x7632),  // right, corner
-                below_corner[channel][k + 1],                                            // below, corner
-            };
-          }
-#pragma unroll
-          for (int k = 0; k < kCells; ++k) upper[channel][k] = below_corner[channel][k];
+        for (int k = 0; k < 2; ++k) {
+          patches[channel][patch_row((row + y) * kCols + x + k)] = {
+              permute_bytes(upper[channel][k], upper[channel][k + 1], 0x5432),         // corner, below
+              permute_bytes(upper[channel][k + 1], right[channel][k], 0x7632),         // corner, right
+              permute_bytes(right[channel][k + 1], below_corner[channel][k], 0x7632),  // right, corner
+              below_corner[channel][k + 1],                                            // below, corner
+          };
         }
+#pragma unroll
+        for (int k = 0; k < kNprCells; ++k) upper[channel][k] = below_corner[channel][k];
       }
     }
   }
+
+  template <bool interleaved>
+  __device__ void build_haar(int row, int x, int offset) {
+    Diagonals rows[3];  // above, beside and below the outputs
+    load_diagonals<interleaved>(rows[0], row, offset);
+    load_diagonals<interleaved>(rows[1], row + 1, offset);
+    const uint32_t one = pack<T>(1.0f, 0.0f);
+#pragma unroll
+    for (int y = 0; y < kRun; ++y) {
+      load_diagonals<interleaved>(rows[2], row + y + 2, offset);
+#pragma unroll
+      for (int k = 0; k < 2; ++k) {
+        const int at = patch_row((row + y) * kCols + x + k);
+        const auto& last = rows[2];
+#pragma unroll
+        for (int channel = 0; channel < kChannels; ++channel) {
+          patches[Octets::kHaarOctet + channel][at] =
+              eight_taps(rows[0].high[channel], rows[1].high[channel], rows[2].high[channel], k);
+          if constexpr (kSplit) {
+            patches[Octets::kOctets + channel][at] =
+                eight_taps(rows[0].low[channel], rows[1].low[channel], rows[2].low[channel], k);
+          }
+        }
+        const uint32_t both = k == 0 ? 0x5410 : 0x7632, before_one = k == 0 ? 0x5410 : 0x5432;
+        uint4 ninth = {permute_bytes(last.high[0][1], last.high[1][1], both),
+                       permute_bytes(last.high[2][1], one, before_one), 0, 0};
+        if constexpr (kSplit) {
+          ninth.z = permute_bytes(last.low[0][1], last.low[1][1], both);
+          ninth.w = permute_bytes(last.low[2][1], 0, before_one);
+        }
+        patches[Octets::kOwnOctets][at] = ninth;
+      }
+      rows[0] = rows[1];
+      rows[1] = rows[2];
+    }
+  }
+
+  // The first eight of three rows of three cells, of four in pairs, from cell k = 0 or 1 on.
+  using Pairs = uint32_t[Diagonals::kPairs];
+  __device__ static uint4 eight_taps(const Pairs& a, const Pairs& b, const Pairs& c, int k) {
+    if (k == 0) return {a[0], permute_bytes(a[1], b[0], 0x5410), permute_bytes(b[0], b[1], 0x5432), c[0]};
+    return {permute_bytes(a[0], a[1], 0x5432), permute_bytes(a[1], b[0], 0x7632), b[1],
+            permute_bytes(c[0], c[1], 0x5432)};
+  }
 };
 
-// For each tile of this block, begin(position of the tile), and once its patches are built multiply(position). After
-// the last one, threads may still be reading the patches.
-template <class Tile, class Begin, class Multiply>
-__device__ void for_each_tile(const Tiling& tiling, Tile& patches, const Begin& begin, const Multiply& multiply) {
-  if (int(blockIdx.x) >= tiling.count) return;
-  Tiling::Position next = tiling.position(blockIdx.x);
-  patches.stage(tiling.source, next);
-  for (int tile = blockIdx.x; tile < tiling.count; tile += gridDim.x) {
-    const Tiling::Position position = next;
-    begin(position);
-    wait_for_copies();
-    __syncthreads();  // the bytes have arrived, and the patches before are used up
-    patches.build(tiling.source, position.col);
-    __syncthreads();  // the patches are built, and the bytes used up
-    if (tile + int(gridDim.x) < tiling.count) {
-      next = tiling.position(tile + gridDim.x);
-      patches.stage(tiling.source, next);
-    }
-    multiply(position);
-  }
-}
-
-template <class Tile, class Multiply>
-__device__ void for_each_tile(const Tiling& tiling, Tile& patches, const Multiply& multiply) {
-  for_each_tile(tiling, patches, [](const Tiling::Position&) {}, multiply);
-}
-
-// The four words that build() writes are the eight taps of npr.h.
+// The words that build() writes are the taps of npr.h.
 constexpr bool same(Tap tap, Difference difference, int row, int col) {
   return tap.difference == difference && tap.row == row && tap.col == col;
 }
@@ -324,5 +323,13 @@ static_assert(same(tap_source(Map::npr, 0), Difference::corner, -1, -1) &&
               same(tap_source(Map::npr, 5), Difference::corner, 0, -1) &&
               same(tap_source(Map::npr, 6), Difference::below, 0, 0) &&
               same(tap_source(Map::npr, 7), Difference::corner, 0, 0));
+
+constexpr bool rows_of_three() {
+  for (int tap = 0; tap < taps_of(Map::haar); ++tap) {
+    if (!same(tap_source(Map::haar, tap), Difference::diagonal, tap / 3 - 1, tap % 3 - 1)) return false;
+  }
+  return true;
+}
+static_assert(rows_of_three());
 
 }  // namespace npr::cuda

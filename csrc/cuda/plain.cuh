@@ -1,21 +1,17 @@
-// What the plain kernels read: one difference at a time, of images with any number of channels.
+// What covers the rest: images with other than 3 channels, and float64. One thread or block per result, no tensor
+// cores.
 #pragma once
 
-#include "cuda/launch.cuh"
+#include "cuda/kernels.h"
 
 namespace npr::cuda {
 
-constexpr int kPlainThreads = 256;
+Status conv_forward_plainly(const ConvForward&, Device, void* workspace, Stream stream);
+Status stem_forward_plainly(const StemForward&, Device, void* workspace, Stream stream);
+Status moments_plainly(const Moments&, Stream stream);
 
-// The difference that `tap` reads for output (row, col), in the plane of one channel of one image.
-__device__ inline int difference(const Images& images, const uint8_t* plane, int64_t row, int64_t col, int tap) {
-  const Tap source = tap_source(Map::npr, tap);
-  const int64_t cell_row = row + source.row, cell_col = col + source.col;
-  if (cell_row < 0 || cell_col < 0) return 0;
-  const uint8_t* anchor = plane + kCell * cell_row * images.stride_h + kCell * cell_col * images.stride_w;
-  const int64_t below = source.difference != Difference::right ? images.stride_h : 0;
-  const int64_t right = source.difference != Difference::below ? images.stride_w : 0;
-  return int(anchor[below + right]) - int(anchor[0]);
-}
+// The sums of a backward pass, [outputs][K + 1] (gradients.cuh).
+Status conv_backward_sums_plainly(const ConvBackward&, double* sums, Stream stream);
+Status stem_backward_sums_plainly(const StemBackward&, double* sums, Stream stream);
 
 }  // namespace npr::cuda

@@ -1,16 +1,37 @@
 // The instructions that C++ has no words for, each with what it does on the host emulator beside it.
 //
-// Fragments are as PTX defines them for mma.m16n8k16: with g = lane / 4 and t = lane % 4, a word holds
-// two neighbouring k of one row of A, or of one column of B:
+// A warp holds the matrices of mma.m16n8k16, D[16][8] += A[16][16] B[16][8], in pieces: with g = lane / 4 and
+// t = lane % 4, so that lanes count along the rows of
 //
-//     a[0] = A[g][2t, 2t+1]  a[1] = A[g+8][2t, 2t+1]  a[2] = A[g][2t+8, 2t+9]  a[3] = A[g+8][2t+8, 2t+9]
-//     b[0] = B[2t, 2t+1][g]  b[1] = B[2t+8, 2t+9][g]
-//     d[0, 1] = D[g][2t, 2t+1]  d[2, 3] = D[g+8][2t, 2t+1]
+//          n    0   1   2   3   4   5   6   7         k    0   1   2   3   4   5   6   7    8 ... 15
+//      row 0  |lane 0 |lane 1 |lane 2 |lane 3 |   row 0  |lane 0 |lane 1 |lane 2 |lane 3 |
+//          1  |     4 |     5 |     6 |     7 |       1  |     4 |     5 |     6 |     7 |
+//        ...  |       values 0 and 1          |     ...  |           word 0              |   word 2
+//          7  |    28 |    29 |    30 |    31 |       7  |    28 |    29 |    30 |    31 |
+//       8..15 |  the same, values 2 and 3     |    8..15 |  the same, word 1             |   word 3
+//
+//              D, an Accumulator                            A, a FragmentA; and B transposed, a FragmentB,
+//                                                           whose columns are the rows 0..7: words 0 and 1
+//
+// A lane's piece of D is D[g][2t], D[g][2t + 1], D[g + 8][2t], D[g + 8][2t + 1]. A word of A or B is two numbers,
+// neighbours along k, the lower one first. So what ldmatrix reads of 8x8 matrices are words of A and of B alike.
 #pragma once
 
 #include "cuda/numbers.cuh"
 
 namespace npr::cuda {
+
+struct FragmentA {
+  uint32_t words[4];
+};
+
+struct FragmentB {
+  uint32_t words[2];
+};
+
+struct Accumulator {
+  float values[4];
+};
 
 __device__ inline int lane_index() { return threadIdx.x % 32; }
 __device__ inline int warp_index() { return threadIdx.x / 32; }
@@ -39,6 +60,20 @@ __device__ inline uint32_t subtract_lower_half(uint32_t a, uint32_t b) {
     return emulator::float_to_half(emulator::half_to_float(x) - emulator::half_to_float(uint16_t(b)));
   };
   return subtract(a) | subtract(a >> 16) << 16;
+#endif
+}
+
+// a - b of two packed float16 numbers.
+__device__ inline uint32_t subtract_halves(uint32_t a, uint32_t b) {
+#if defined(__CUDACC__)
+  uint32_t result;
+  asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(result) : "r"(a), "r"(b));
+  return result;
+#else
+  const auto subtract = [](uint16_t x, uint16_t y) -> uint32_t {
+    return emulator::float_to_half(emulator::half_to_float(x) - emulator::half_to_float(y));
+  };
+  return subtract(a, b) | subtract(a >> 16, b >> 16) << 16;
 #endif
 }
 
@@ -130,9 +165,12 @@ __device__ void load_matrices(uint32_t (&words)[4], const void* row) {
 #endif
 }
 
-// d += A B with float32 sums, for A [16, 16] and B [16, 8] of type T.
+// d += a b with float32 sums, for numbers of type T.
 template <class T>
-__device__ void multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+__device__ void multiply_add(Accumulator& sums, const FragmentA& left, const FragmentB& right) {
+  auto& d = sums.values;
+  const auto& a = left.words;
+  const auto& b = right.words;
 #if defined(__CUDACC__)
   if constexpr (std::is_same_v<T, Half>) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "

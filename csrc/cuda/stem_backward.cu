@@ -5,38 +5,48 @@
 //
 //     S[o][k] = sum of g d[k]        s0[o] = sum of g
 //
-// and what remains is algebra on 24 numbers a channel (stem_algebra.h), in double. The pass is a product
+// and what remains is algebra on K numbers a channel (stem_algebra.h), in double. The pass is a product
 // on tensor cores for each of a window's nine positions, of the gradients whose code says so, the others
 // zeroed, with the patches at that position: sums over outputs, as in conv_backward.cu.
 //
 // Bytes: 48 + O x (1 + size of the gradient) read per pooled output; 256 images of 256x256, 64 channels:
 // 50 MB, 67 MB of codes and 134 MB in bfloat16. Instructions of a warp for 16 pooled outputs x 32
-// channels, per term of the gradient (bfloat16 1, float32 3): 56 MMA and 80 masks; 80 comparisons, 18
+// channels of npr, per term of the gradient (bfloat16 1, float32 3): 56 MMA and 80 masks; 80 comparisons, 18
 // ldmatrix, 8 loads besides. The products decide, float32's most of all. Two blocks of 8 warps fit a
-// multiprocessor (128 registers a thread, 45 KB of shared memory a block).
+// multiprocessor (128 registers a thread, 38 KB of shared memory a block).
 //
 // Other than 3 channels, or float64 gradients, take a plain kernel, a block for each (o, c).
 #include "cuda/gradients.cuh"
+#include "cuda/plain.cuh"
 
 namespace npr::cuda {
 namespace {
 
-constexpr uint8_t kClosed = 9;  // code of an output that ReLU closed
-
 // ---- Tensor cores ----------------------------------------------------------------------------------
 
-constexpr int kThreads = 256, kWarps = kThreads / kWarp, kBlocks = 2;  // blocks of a multiprocessor
+// A tile is 4 x 32 pooled outputs, or 16 across where patches are longer; under it lie 9 x 65 of the convolution, from
+// an odd row and column on, and one more column to the left, because patches begin at even ones.
+constexpr int kPooledRows = 4;
+template <int kResidual>
+constexpr int kPooledCols = kTileCols<kResidual> / 2;
+template <int kResidual>
+constexpr int kSegments = kPooledCols<kResidual> / kGradientOutputs;
+template <int kResidual>
+constexpr int kItems = kPooledRows * kSegments<kResidual>;
+template <int kResidual, class T>
+using TileOf = PatchTile<kResidual, T, 2 * kPooledRows + 1, 2 * kPooledCols<kResidual> + 2>;
 
-// A tile is 4 x 32 pooled outputs; under it lie 9 x 65 of the convolution, from an odd row and column on,
-// and one more column to the left, because patches begin at even ones.
-constexpr int kPooledRows = 4, kPooledCols = 32;
-constexpr int kSegments = kPooledCols / kGradientOutputs, kItems = kPooledRows * kSegments;
-template <class T>
-using Tile = PatchTile<T, 2 * kPooledRows + 1, 2 * kPooledCols + 2>;
+template <int kResidual, class T>
+union Shared {
+  TileOf<kResidual, T> patches;
+  BlockSums<kResidual> sums;
+};
 
+template <int kResidual>
 Tiling tiling_of(const Images& images) {
-  return Tiling::of(images, ceil_div(pooled(images.rows()), kPooledRows), ceil_div(pooled(images.cols()), kPooledCols),
-                    2 * kPooledRows, 2 * kPooledCols, -1, -2);
+  return Tiling::of(images, ceil_div(pooled(images.rows()), kPooledRows),
+                    ceil_div(pooled(images.cols()), kPooledCols<kResidual>), 2 * kPooledRows,
+                    2 * kPooledCols<kResidual>, -1, -2);
 }
 
 struct Problem {
@@ -70,20 +80,23 @@ __device__ void load_codes(uint32_t (&codes)[4], const Problem& p, int64_t image
   }
 }
 
-template <class T, Layout layout>
-__global__ void __launch_bounds__(kThreads, kBlocks) stem_backward_kernel(Problem p) {
+template <int kResidual, class T, Layout layout>
+__global__ void __launch_bounds__(Blocks<kResidual, T>::kThreads, Blocks<kResidual, T>::kResident)
+    stem_backward_kernel(Problem p) {
   using Operand = GradientOperand<T>;
+  using Tile = TileOf<kResidual, Operand>;
+  using Octets = Slots<kResidual>;
+  constexpr int kWarps = Blocks<kResidual, T>::kWarps, kColumns = Octets::kColumns,
+                kSegments = npr::cuda::kSegments<kResidual>;
   constexpr int kTogether =
       kTerms<T> == 1 ? 2 : 1;  // tiles of 16 channels; three terms of both need too many registers
-  __shared__ Tile<Operand> patches;
-  __shared__ float block_sums[kSumChannels][kSums];
+  auto& shared = dynamic_shared<Shared<kResidual, Operand>>();
 
   const int half = warp_index() % 2, first_item = warp_index() / 2;
   const int64_t channel = int64_t(blockIdx.y) * kSumChannels + half * kGradientChannels;
   const int pooled_rows = int(pooled(p.tiling.rows)), pooled_cols = int(pooled(p.tiling.cols));
-  uint32_t ones[2];
-  load_ones<Operand>(ones);
-  WarpSums sums = {};
+  const FragmentB ones = ones_beside<Operand>();
+  WarpSums<kResidual> sums = {};
 
   GradientBlock<T, layout> gradients;
   uint32_t gradient_codes[4];
@@ -94,14 +107,15 @@ __global__ void __launch_bounds__(kThreads, kBlocks) stem_backward_kernel(Proble
     load_codes(gradient_codes, p, tile.image, channel, row, col, pooled_rows, pooled_cols);
   };
   const auto begin = [&](const Tiling::Position& tile) { load(tile, first_item); };
-  for_each_tile(p.tiling, patches, begin, [&](const Tiling::Position& tile) {
+  for_each_tile(p.tiling, shared.patches, begin, [&](const Tiling::Position& tile) {
 #pragma unroll 1
-    for (int item = first_item; item < kItems; item += kWarps / 2) {
+    for (int item = first_item; item < kItems<kResidual>; item += kWarps / 2) {
       if (item > first_item) load(tile, item);
       const int y = 2 * (item / kSegments), x = 2 * (item % kSegments * kGradientOutputs + lane_index() % 16) + 1;
 #pragma unroll
       for (int first = 0; first < 2; first += kTogether) {
-        uint32_t terms[kTogether][kTerms<T>][4], codes[kTogether][4];
+        FragmentA terms[kTogether][kTerms<T>];
+        uint32_t codes[kTogether][4];
 #pragma unroll
         for (int m = 0; m < kTogether; ++m) {
           gradients.split(first + m, terms[m]);
@@ -113,91 +127,90 @@ __global__ void __launch_bounds__(kThreads, kBlocks) stem_backward_kernel(Proble
           }
         }
 
-        float products[kTogether][kChannels + 1][4] = {};
-        // Multiplies the gradients that `masks` leave.
-        const auto multiply = [&](int m, int c, const uint32_t (&masks)[4], const uint32_t (&operand)[2]) {
+        Accumulator products[kTogether][kColumns] = {};
+        // The gradients that `masks` leave.
+        const auto masked = [&](FragmentA(&left)[kTerms<T>], int m, const uint32_t (&masks)[4]) {
 #pragma unroll
-          for (int term = kTerms<T> - 1; term >= 0; --term) {
-            const auto& words = terms[m][term];
-            const uint32_t masked[4] = {words[0] & masks[0], words[1] & masks[1], words[2] & masks[2],
-                                        words[3] & masks[3]};
-            multiply_add<Operand>(products[m][c], masked, operand);
+          for (int term = 0; term < kTerms<T>; ++term) {
+#pragma unroll
+            for (int word = 0; word < 4; ++word) left[term].words[word] = terms[m][term].words[word] & masks[word];
           }
         };
 #pragma unroll 1
         for (int code = 0; code < kClosed; ++code) {
-          uint32_t fragments[kChannels][2];
-          load_patches(fragments, patches, (y + code / 3) * Tile<Operand>::kCols + x + code % 3);
+          PatchFragments<kResidual, Operand> fragments;
+          fragments.load(shared.patches, (y + code / 3) * Tile::kCols + x + code % 3);
 #pragma unroll
           for (int m = 0; m < kTogether; ++m) {
             uint32_t masks[4];
 #pragma unroll
             for (int word = 0; word < 4; ++word) masks[word] = equal_halves(codes[m][word], code * 0x01010101u);
+            FragmentA left[kTerms<T>];
+            masked(left, m, masks);
 #pragma unroll
-            for (int c = 0; c < kChannels; ++c) multiply(m, c, masks, fragments[c]);
+            for (int c = 0; c < Octets::kOctets; ++c) fragments.multiply(products[m][c], left, c);
           }
         }
 #pragma unroll
         for (int m = 0; m < kTogether; ++m) {
-          uint32_t masks[4];
+          if constexpr (Octets::kOnesBeside) {
+            uint32_t masks[4];
 #pragma unroll
-          for (int word = 0; word < 4; ++word) masks[word] = ~equal_halves(codes[m][word], kClosed * 0x01010101u);
-          multiply(m, kChannels, masks, ones);
+            for (int word = 0; word < 4; ++word) masks[word] = ~equal_halves(codes[m][word], kClosed * 0x01010101u);
+            FragmentA left[kTerms<T>];
+            masked(left, m, masks);
 #pragma unroll
-          for (int c = 0; c < kChannels + 1; ++c) {
+            for (int term = kTerms<T> - 1; term >= 0; --term) {
+              multiply_add<Operand>(products[m][kColumns - 1], left[term], ones);
+            }
+          }
 #pragma unroll
-            for (int i = 0; i < 4; ++i) sums[first + m][c][i] += products[m][c][i];
+          for (int c = 0; c < kColumns; ++c) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) sums[first + m][c].values[i] += products[m][c].values[i];
           }
         }
       }
     }
   });
-  store_partial<layout>(sums, half, block_sums, p.partial);
+  store_partial<kResidual, layout>(sums, half, shared.sums, p.partial);
 }
 
-template <class T>
+template <int kResidual, class T>
 Status gather_on_tensor_cores(const StemBackward& op, Device device, const SumsWorkspace& workspace, Stream stream) {
-  const Tiling tiling = tiling_of(op.images);
+  const Tiling tiling = tiling_of<kResidual>(op.images);
   if (const Status status = tiling.check(op.images); !status.ok()) return status;
   const bool aligned = op.outputs % 4 == 0 && reinterpret_cast<uintptr_t>(op.code) % 4 == 0;
   const Problem problem{tiling, op.grad, op.code, op.outputs, aligned, workspace.partial};
-  const unsigned blocks = persistent_blocks(tiling.count, device, kBlocks);
+  const unsigned blocks = persistent_blocks(tiling.count, device, Blocks<kResidual, T>::kResident);
   const dim3 grid(blocks, unsigned(ceil_div(op.outputs, kSumChannels)));
   const bool channels_last = layout_of(op.grad, op.outputs, 1) == Layout::channels_last;
-  const Status status =
-      launch("stem_backward_kernel",
-             channels_last ? stem_backward_kernel<T, Layout::channels_last> : stem_backward_kernel<T, Layout::strided>,
-             grid, kThreads, stream, problem);
-  return status.ok() ? workspace.reduce(op.outputs, int(blocks), stream) : status;
+  const Status status = launch<Shared<kResidual, GradientOperand<T>>>(
+      "stem_backward_kernel",
+      channels_last ? stem_backward_kernel<kResidual, T, Layout::channels_last>
+                    : stem_backward_kernel<kResidual, T, Layout::strided>,
+      grid, Blocks<kResidual, T>::kThreads, stream, problem);
+  return status.ok() ? workspace.reduce<kResidual>(op.outputs, int(blocks), stream) : status;
 }
 
-// ---- Plain -----------------------------------------------------------------------------------------
-
-// Block (o, c): the sums of output channel o with the taps of channel c, and with 1 where c is 0.
-__global__ void __launch_bounds__(kPlainThreads)
-    stem_backward_plain(Images images, Gradient grad, const uint8_t* codes, int64_t outputs, double* sums) {
-  const int64_t output = blockIdx.x, channel = blockIdx.y, taps = patch_size(images);
-  const int64_t rows = pooled(images.rows()), cols = pooled(images.cols()), total = images.batch * rows * cols;
-  double sum[kTaps + 1] = {};
-  for (int64_t i = threadIdx.x; i < total; i += kPlainThreads) {
-    const int code = codes[i * outputs + output];
-    if (code == kClosed) continue;
-    const int64_t col = i % cols, row = i / cols % rows, image = i / cols / rows;
-    const double g = load_gradient(grad, image, output, row, col);
-    const uint8_t* plane = images.data + image * images.stride_n + channel * images.stride_c;
-    const int64_t y = 2 * row - 1 + code / 3, x = 2 * col - 1 + code % 3;
-#pragma unroll
-    for (int tap = 0; tap < kTaps; ++tap) sum[tap] += g * difference(images, plane, y, x, tap);
-    sum[kTaps] += g;
+Status gather(const StemBackward& op, Device device, const SumsWorkspace& sums, Stream stream) {
+  if (op.images.channels != kChannels || op.grad.type == Type::f64) {
+    return stem_backward_sums_plainly(op, sums.sums, stream);
   }
-  store_plain_sums(sum, output, channel, taps, sums);
+  return with_residual(op.residual, [&](auto residual) {
+    switch (op.grad.type) {
+      case Type::f32: return gather_on_tensor_cores<residual(), float>(op, device, sums, stream);
+      case Type::bf16: return gather_on_tensor_cores<residual(), BFloat>(op, device, sums, stream);
+      default: return gather_on_tensor_cores<residual(), Half>(op, device, sums, stream);
+    }
+  });
 }
 
 // ---- From sums to gradients ------------------------------------------------------------------------
 
 struct Finish {
-  const double* sums;  // [outputs][taps + 1]
-  int64_t outputs, channels;
+  const double* sums;  // [outputs][K + 1]
+  Source source;
   const int64_t* moments;
   Array weight, bn_weight;
   const double *mean, *var;
@@ -209,11 +222,11 @@ struct Finish {
 // A warp per output channel.
 __global__ void __launch_bounds__(kWarp) stem_backward_finish(Finish p, ChannelScale scale) {
   const int64_t output = blockIdx.x;
-  const int taps = int(p.channels) * kTaps;
+  const int taps = int(p.source.taps());
   const double* sums = p.sums + output * (taps + 1);
   const double mean = p.mean[output], inverse = 1 / sqrt(p.var[output] + p.eps);
   const double gamma = p.bn_weight.data != nullptr ? load_double(p.bn_weight, output) : 1;
-  const auto weight = [&](int k) { return load_weight(p.weight, scale, p.channels, output, k); };
+  const auto weight = [&](int k) { return load_weight(p.weight, scale, p.source, output, k); };
 
   double product = 0;
   for (int k = lane_index(); k < taps; k += kWarp) product += weight(k) * sums[k];
@@ -232,10 +245,9 @@ __global__ void __launch_bounds__(kWarp) stem_backward_finish(Finish p, ChannelS
       const double normalised = inverse * (row - mean * double(first[k]));
       gradient -= (beta_gradient * double(first[k]) + gamma_gradient * normalised) / double(p.moments[0]);
     }
-    const int64_t kernel = output * p.channels + k / kTaps;
-    store_double(p.grad_weight, p.type, kernel * kPositions + tap_position(Map::npr, k % kTaps),
-                 gamma * inverse * gradient * scale.value[k / kTaps]);
-    if (k % kTaps == 0) store_double(p.grad_weight, p.type, kernel * kPositions + kPositions / 2, 0);
+    const Element at = element(p.source, k);
+    store_gradient(p.grad_weight, p.type, p.source, at, output,
+                   gamma * inverse * gradient * scale.value[at.weight_channel]);
   }
 }
 
@@ -244,29 +256,17 @@ __global__ void __launch_bounds__(kWarp) stem_backward_finish(Finish p, ChannelS
 // ---- Launchers -------------------------------------------------------------------------------------
 
 int64_t stem_backward_workspace(const StemBackward& op, Device device) {
-  return SumsWorkspace::bytes(op.outputs, patch_size(op.images), device.multiprocessors * kBlocks);
+  return SumsWorkspace::bytes(op, op.outputs, device);
 }
 
 Status stem_backward(const StemBackward& op, Device device, void* workspace, Stream stream) {
-  const int64_t channels = op.images.channels;
-  if (channels > kMaxChannels) return too_many_channels();
-  const SumsWorkspace sums = SumsWorkspace::at(workspace, op.outputs, patch_size(op.images));
-  Status status;
-  if (channels != kChannels || op.grad.type == Type::f64) {
-    status = launch("stem_backward_plain", stem_backward_plain, dim3(unsigned(op.outputs), unsigned(channels)),
-                    kPlainThreads, stream, op.images, op.grad, op.code, op.outputs, sums.sums);
-  } else if (op.grad.type == Type::f32) {
-    status = gather_on_tensor_cores<float>(op, device, sums, stream);
-  } else if (op.grad.type == Type::bf16) {
-    status = gather_on_tensor_cores<BFloat>(op, device, sums, stream);
-  } else {
-    status = gather_on_tensor_cores<Half>(op, device, sums, stream);
-  }
-  if (!status.ok()) return status;
-  const Finish finish{sums.sums, op.outputs, channels,       op.moments,        op.weight,       op.bn_weight, op.mean,
-                      op.var,    op.eps,     op.grad_weight, op.grad_bn_weight, op.grad_bn_bias, op.type};
+  if (const Status status = check_channels(op.source()); !status.ok()) return status;
+  const SumsWorkspace sums = SumsWorkspace::at(workspace, op, op.outputs);
+  if (const Status status = gather(op, device, sums, stream); !status.ok()) return status;
+  const Finish finish{sums.sums, op.source(), op.moments,     op.weight,         op.bn_weight,    op.mean,
+                      op.var,    op.eps,      op.grad_weight, op.grad_bn_weight, op.grad_bn_bias, op.type};
   return launch("stem_backward_finish", stem_backward_finish, unsigned(op.outputs), kWarp, stream, finish,
-                channel_scale(op.channel_scale, channels));
+                channel_scale(op.channel_scale, op.source()));
 }
 
 }  // namespace npr::cuda

@@ -11,88 +11,83 @@
 //
 // Bytes: 48 read and O x size written, and O for the code, per pooled output; 256 images of 256x256 to
 // 64 channels are 50 MB and 134 MB in bfloat16, 67 MB of codes. Instructions of a warp for 8 pooled
-// outputs x 32 channels, in bfloat16 without codes: 24 MMA (16 if fast), 4 ldmatrix, 16 conversions, 12
+// outputs x 32 channels, of npr in bfloat16 without codes: 24 MMA (16 if fast), 4 ldmatrix, 16 conversions, 12
 // maxima, 4 multiplications and some 40 more, with an eighth of the MMA again for the row that tiles
 // share; 70 to form the patches, once for all channels. They decide: the products alone, 2 x 24 x 64
 // multiply-adds an output of the convolution, are 25.8 Gflop for the images above. Two blocks of 8 warps
 // fit a multiprocessor (128 registers a thread, 81 KB of shared memory a block, 98 KB with codes; where
-// it has less than 200 KB, one block with codes).
+// it has less than 200 KB, one block with codes). With more octets a patch (slots.cuh) blocks are of 4 warps.
 //
 // Other than 3 channels, or float64 results, take a plain kernel, one thread per result.
 #include "cuda/plain.cuh"
+#include "cuda/pooling.cuh"
 #include "cuda/weights.cuh"
 
 namespace npr::cuda {
 namespace {
 
-constexpr uint8_t kClosed = 9;  // code of an output that ReLU closed
+// Warps of a block, and blocks of a multiprocessor: fewer warps where patches are longer, so that shared memory holds
+// their tile, and fewer blocks where weights need more registers.
+template <int kResidual>
+constexpr int kWarps = Slots<kResidual>::kOctets > kChannels ? 4 : 8;
+template <int kResidual>
+constexpr int kThreads = kWarps<kResidual> * kWarp;
+template <int kResidual>
+constexpr int kBlocks = Slots<kResidual>::kOctets == 4 ? 3 : 2;
 
-// ---- Tensor cores ----------------------------------------------------------------------------------
+// A tile is 4 x 8 pooled outputs for each warp, side by side, under 9 x 16 of the convolution. The first column of
+// pooled outputs is only there for its odd column, unless it is the image's first.
+constexpr int kPooledRows = 4;
+template <int kResidual>
+constexpr int kPooledCols = 8 * kWarps<kResidual>;
+template <int kResidual>
+using TileOf = PatchTile<kResidual, Half, 2 * kPooledRows + 1, 2 * kPooledCols<kResidual>>;
 
-constexpr int kThreads = 256, kWarps = kThreads / kWarp, kBlocks = 2;  // blocks of a multiprocessor
-
-// A tile is 4 x 64 pooled outputs under 9 x 128 of the convolution. The first column of pooled outputs
-// is only there for its odd column, unless it is the image's first.
-constexpr int kPooledRows = 4, kPooledCols = 8 * kWarps;
-using Tile = PatchTile<Half, 2 * kPooledRows + 1, 2 * kPooledCols>;
-
+template <int kResidual>
 Tiling tiling_of(const Images& images) {
+  constexpr int kNew = kPooledCols<kResidual> - 1;
   const int64_t down = ceil_div(pooled(images.rows()), kPooledRows);
-  const int64_t across = std::max<int64_t>(1, ceil_div(pooled(images.cols()) - 1, kPooledCols - 1));
-  return Tiling::of(images, down, across, 2 * kPooledRows, 2 * (kPooledCols - 1), -1, 0);
+  const int64_t across = std::max<int64_t>(1, ceil_div(pooled(images.cols()) - 1, kNew));
+  return Tiling::of(images, down, across, 2 * kPooledRows, 2 * kNew, -1, 0);
 }
 
+template <int kResidual, class T>
 struct Problem {
   Tiling tiling;
-  PackedWeights weights;
+  PackedWeights<kResidual, kVector<T>> weights;
   int64_t outputs;
   uint8_t* code;
   bool fast;
   bool aligned;  // whole vectors of results and codes lie on their boundaries
 };
 
-constexpr int kTiles = PackedWeights::kTiles;
-
-// What a thread holds of one row of the convolution, or of the maxima of three: 8 channels of a pooled output's even
-// column and of its odd one. They are float32 or, kPacked, pairs of bfloat16 numbers after ReLU. Zero stands for what
-// lies outside the image, since ReLU comes in any case.
-template <bool kPacked>
-struct Columns {
-  using Element = std::conditional_t<kPacked, uint32_t, float>;
-  static constexpr int kCount = kPacked ? kTiles : 2 * kTiles;
-
-  Element even[kCount], odd[kCount];
-
-  __device__ void clear() {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) even[i] = odd[i] = 0;
-  }
-};
-
-__device__ float largest_of(float a, float b, float c) { return max_or_nan(max_or_nan(a, b), c); }
-__device__ uint32_t largest_of(uint32_t a, uint32_t b, uint32_t c) { return max_of_pairs(a, b, c); }
-
 // What a group of channels is multiplied by, and what its sums start from.
+template <int kResidual>
 struct GroupWeights {
-  WeightFragments fragments;
-  float start[kTiles][4];
+  WeightFragments<Slots<kResidual>::kOctets> fragments;
+  Accumulator start[kGroupTiles];
 
-  __device__ void load_start(const PackedWeights& weights, int64_t group) {
+  template <class Packed>
+  __device__ void load_start(const Packed& weights, int64_t group) {
 #pragma unroll
-    for (int j = 0; j < kTiles; ++j) load_floats(start[j], weights.start_of(group, j));
+    for (int j = 0; j < kGroupTiles; ++j) load_floats(start[j].values, weights.start_of(group, j));
   }
 };
 
 // This lane's rows of the matrices that a warp multiplies: patches of the 16 columns that it pools.
+template <int kResidual>
 struct PatchReader {
-  const uint4 *channels01, *channel2;  // in the first row of the tile
+  static constexpr int kOctets = Slots<kResidual>::kOctets;
+  using Tile = TileOf<kResidual>;
+  using Operands = Steps<kOctets>;
+  const uint4 *pairs, *alone;  // the first pair of octets and the last octet, in the first row of the tile
 
   // An odd column beyond the image, whose last is `last_col` of the tile, is replaced by the even one beside it.
   __device__ PatchReader(const Tile& tile, int last_col) {
     const int lane = lane_index(), row = lane % 16, even = warp_index() * 16 + 2 * (row % 8);
     const int position = even + (even < last_col ? row / 8 : 0);
-    channels01 = tile.patch(lane / 16, position);
-    channel2 = tile.patch(2, position);
+    pairs = tile.patch(lane / 16, position);
+    alone = tile.patch(kOctets - 1, position);
   }
 
   // patch_row() permutes within 32 positions, so rows of the tile are a constant distance apart.
@@ -100,140 +95,43 @@ struct PatchReader {
 
   // The convolution's outputs in row `y` of the tile.
   template <bool kPacked>
-  __device__ void convolve(Columns<kPacked>& columns, const GroupWeights& weights, int y, bool fast) const {
-    uint32_t a01[4], a2[4];
-    load_matrices<false>(a01, channels01 + y * Tile::kCols);
-    load_matrices<false>(a2, channel2 + y * Tile::kCols);
+  __device__ void convolve(Columns<kPacked>& columns, const GroupWeights<kResidual>& weights, int y, bool fast) const {
+    FragmentA operands[Operands::kOperands];
 #pragma unroll
-    for (int j = 0; j < kTiles; ++j) {
-      const auto& words = weights.fragments.words;
-      float products[4];
+    for (int pair = 0; pair < Operands::kPairs; ++pair) {
+      load_matrices<false>(operands[pair].words, pairs + 2 * pair * Tile::kStride + y * Tile::kCols);
+    }
+    if (Operands::kAlone) load_matrices<false>(operands[Operands::kOperands - 1].words, alone + y * Tile::kCols);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) products[i] = weights.start[j][i];
-      multiply_add<Half>(products, a2,
-                         words[1][j]);  // first, since it is not conditional, and so needs no copy of start
-      if (!fast) multiply_add<Half>(products, a01, words[0][j]);
-      multiply_add<Half>(products, a01, words[2][j]);
+    for (int j = 0; j < kGroupTiles; ++j) {
+      Accumulator sums;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sums.values[i] = weights.start[j].values[i];
+      // The octet alone first, since it is not conditional, and so needs no copy of start.
+      if constexpr (Operands::kAlone == 1) {
+        constexpr int kStep = Operands::kPairs;
+        multiply_add<Half>(sums, operands[kStep], weights.fragments.tile(kStep, j));
+      }
+#pragma unroll
+      for (int pair = 0; pair < Operands::kPairs; ++pair) {
+        if (!fast) multiply_add<Half>(sums, operands[pair], weights.fragments.tile(pair, j));
+      }
+#pragma unroll
+      for (int pair = 0; pair < Operands::kPairs; ++pair) {
+        multiply_add<Half>(sums, operands[pair], weights.fragments.tile(Operands::kOperands + pair, j));
+      }
       if constexpr (kPacked) {
-        columns.even[j] = pack_rectified(products[0], products[1]);
-        columns.odd[j] = pack_rectified(products[2], products[3]);
+        columns.even[j] = pack_rectified(sums.values[0], sums.values[1]);
+        columns.odd[j] = pack_rectified(sums.values[2], sums.values[3]);
       } else {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          columns.even[2 * j + i] = products[i];
-          columns.odd[2 * j + i] = products[2 + i];
+          columns.even[2 * j + i] = sums.values[i];
+          columns.odd[2 * j + i] = sums.values[2 + i];
         }
       }
     }
   }
-};
-
-// Replaces `middle` by the maxima of three rows.
-template <bool kPacked>
-__device__ void find_largest(Columns<kPacked>& middle, const Columns<kPacked>& above, const Columns<kPacked>& below) {
-#pragma unroll
-  for (int i = 0; i < Columns<kPacked>::kCount; ++i) {
-    middle.even[i] = largest_of(above.even[i], middle.even[i], below.even[i]);
-    middle.odd[i] = largest_of(above.odd[i], middle.odd[i], below.odd[i]);
-  }
-}
-
-// Which rows maxima are from, as 16-bit numbers, two channels to a word: 1, 4 or 7, as codes are for the even column.
-struct Codes {
-  uint32_t even[kTiles], odd[kTiles];
-};
-
-NPR_HOST_DEVICE constexpr uint32_t pair_of(uint32_t number) { return number | number << 16; }
-
-// Of equal maxima, the first row's counts, as in PyTorch.
-__device__ void find_largest(float& middle, float above, float below, uint32_t& code, int half) {
-  if (middle > above) code ^= (1 ^ 4) << (16 * half);
-  middle = max_or_nan(above, middle);
-  if (below > middle) code |= 7 << (16 * half);
-  middle = max_or_nan(middle, below);
-}
-
-__device__ void find_largest(Columns<false>& middle, Codes& codes, const Columns<false>& above,
-                             const Columns<false>& below) {
-#pragma unroll
-  for (int j = 0; j < kTiles; ++j) {
-    codes.even[j] = codes.odd[j] = pair_of(1);
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int i = 2 * j + half;
-      find_largest(middle.even[i], above.even[i], below.even[i], codes.even[j], half);
-      find_largest(middle.odd[i], above.odd[i], below.odd[i], codes.odd[j], half);
-    }
-  }
-}
-
-// Of equal maxima, the first in row-major order: the smallest code of three columns.
-__device__ void find_codes(uint32_t (&first)[kTiles], const Codes& codes, const uint32_t (&left_codes)[kTiles],
-                           const float (&largest)[2 * kTiles], const Columns<false>& own,
-                           const float (&left)[2 * kTiles]) {
-#pragma unroll
-  for (int j = 0; j < kTiles; ++j) {
-    uint32_t at_left = left_codes[j] - pair_of(1), at_even = codes.even[j], at_odd = codes.odd[j] + pair_of(1);
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int i = 2 * j + half;
-      const uint32_t none = 0xff << (16 * half);
-      const bool open = largest[i] > 0;
-      if (!open || left[i] != largest[i]) at_left |= none;
-      if (!open || own.even[i] != largest[i]) at_even |= none;
-      if (!open || own.odd[i] != largest[i]) at_odd |= none;
-    }
-    first[j] = min_of_pairs(min_of_pairs(at_left, at_even, at_odd), pair_of(kClosed), pair_of(kClosed));
-  }
-}
-
-// Results in bfloat16.
-__device__ void round(uint32_t (&words)[kTiles], const uint32_t (&pairs)[kTiles], const uint32_t (&unscale)[kTiles]) {
-#pragma unroll
-  for (int j = 0; j < kTiles; ++j) words[j] = multiply_pairs(pairs[j], unscale[j]);
-}
-
-__device__ void round(uint32_t (&words)[kTiles], const float (&values)[2 * kTiles], const uint32_t (&unscale)[kTiles]) {
-#pragma unroll
-  for (int j = 0; j < kTiles; ++j) {
-    words[j] = multiply_pairs(pack_rectified(values[2 * j], values[2 * j + 1]), unscale[j]);
-  }
-}
-
-// What is sent by way of shared memory: words that each thread receives from the thread four before it, in this warp or
-// the one to the left: what those hold of the odd column to the left. The first four threads receive zeros.
-template <int kVectors>
-struct Exchange {
-  uint4 words[2][kVectors][kThreads + 4];  // two sets, so that one barrier will do between writing and reading
-
-  __device__ void clear() {
-    if (threadIdx.x >= 4) return;
-#pragma unroll
-    for (int i = 0; i < 2 * kVectors; ++i) words[i / kVectors][i % kVectors][threadIdx.x] = {};
-  }
-
-  template <class Word, int kCount>
-  __device__ void put(int set, int vector, const Word (&from)[kCount]) {
-#pragma unroll
-    for (int i = 0; i < kCount; i += 4) {
-      words[set][vector + i / 4][threadIdx.x + 4] = {as_word(from[i]), as_word(from[i + 1]), as_word(from[i + 2]),
-                                                     as_word(from[i + 3])};
-    }
-  }
-
-  template <class Word, int kCount>
-  __device__ void get(int set, int vector, Word (&to)[kCount]) const {
-#pragma unroll
-    for (int i = 0; i < kCount; i += 4) {
-      const uint4 four = words[set][vector + i / 4][threadIdx.x];
-      assign(to[i], four.x), assign(to[i + 1], four.y), assign(to[i + 2], four.z), assign(to[i + 3], four.w);
-    }
-  }
-
-  __device__ static uint32_t as_word(float value) { return __float_as_uint(value); }
-  __device__ static uint32_t as_word(uint32_t value) { return value; }
-  __device__ static void assign(float& to, uint32_t word) { to = __uint_as_float(word); }
-  __device__ static void assign(uint32_t& to, uint32_t word) { to = word; }
 };
 
 // Results that are rounded to bfloat16 can be rounded before the maximum, unless codes tell apart what rounding makes
@@ -241,28 +139,34 @@ struct Exchange {
 template <class T, bool kSave>
 constexpr bool kPacks = std::is_same_v<T, BFloat> && !kSave;
 
-template <class T, bool kSave>
+template <int kResidual, class T, bool kSave>
 struct Shared {
   static constexpr int kValues = Columns<kPacks<T, kSave>>::kCount / 4;
 
-  Tile patches;
-  Exchange<kValues + (kSave ? 1 : 0)> exchange;
+  TileOf<kResidual> patches;
+  Exchange<kValues + (kSave ? 1 : 0), kThreads<kResidual>> exchange;
 };
-static_assert(sizeof(Shared<float, true>) <= 99 << 10);  // what a block may have on sm_86, sm_89 and sm_120
+constexpr int kMostShared = 99 << 10;  // what a block may have on sm_86, sm_89 and sm_120
+static_assert(sizeof(Shared<0, float, true>) <= kMostShared && sizeof(Shared<1, float, true>) <= kMostShared &&
+              sizeof(Shared<2, float, true>) <= kMostShared);
 
 // Blocks that the registers must leave room for: where a multiprocessor has 100 KB of shared memory, one fits.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1200
+template <int kResidual>
 constexpr int kResident = 1;
 #else
-constexpr int kResident = kBlocks;
+template <int kResidual>
+constexpr int kResident = kBlocks<kResidual>;
 #endif
 
-template <class T, bool kSave>
-__global__ void __launch_bounds__(kThreads, kResident) stem_forward_kernel(Problem p, T* out) {
+template <int kResidual, class T, bool kSave>
+__global__ void __launch_bounds__(kThreads<kResidual>, kResident<kResidual>)
+    stem_forward_kernel(Problem<kResidual, T> p, T* out) {
   constexpr bool kPacked = kPacks<T, kSave>;
   constexpr int kRun = kVector<T>;
+  constexpr int kTiles = kGroupTiles;
   using Values = Columns<kPacked>;
-  auto& shared = dynamic_shared<Shared<T, kSave>>();
+  auto& shared = dynamic_shared<Shared<kResidual, T, kSave>>();
   const int lane = lane_index(), warp = warp_index(), g = lane / 4, t = lane % 4;
   const int rows = p.tiling.rows, cols = p.tiling.cols;
   const int pooled_rows = int(pooled(rows)), pooled_cols = int(pooled(cols));
@@ -270,7 +174,7 @@ __global__ void __launch_bounds__(kThreads, kResident) stem_forward_kernel(Probl
   shared.exchange.clear();
 
   for_each_tile(p.tiling, shared.patches, [&](const Tiling::Position& tile) {
-    const PatchReader patches(shared.patches, cols - 1 - tile.col);
+    const PatchReader<kResidual> patches(shared.patches, cols - 1 - tile.col);
     const int first_row = (tile.row + 1) >> 1, col = tile.col / 2 + warp * 8 + g;
     const bool emits = col < pooled_cols && (tile.col == 0 || warp > 0 || g > 0);
     const bool any = 2 * (col - g) < cols;     // of the warp's columns
@@ -278,7 +182,7 @@ __global__ void __launch_bounds__(kThreads, kResident) stem_forward_kernel(Probl
     const int64_t first_at = ((int64_t(tile.image) * pooled_rows + first_row) * pooled_cols + col) * p.outputs;
 
     for (int64_t group = 0; group < groups; ++group) {
-      GroupWeights weights;
+      GroupWeights<kResidual> weights;
       weights.fragments.load(p.weights, group);
       weights.load_start(p.weights, group);
       const int64_t first_channel = group * kGroup + t * kRun;
@@ -303,7 +207,8 @@ __global__ void __launch_bounds__(kThreads, kResident) stem_forward_kernel(Probl
 
 #pragma unroll 2
       for (int y = 0; y < kPooledRows; ++y, at += pooled_cols * p.outputs) {
-        constexpr int kValues = Shared<T, kSave>::kValues;
+        constexpr int kValues = Shared<kResidual, T, kSave>::kValues;
+        // Convolve two rows more, and take the maxima of three.
         if (any) {
           const Values& above = shared_rows[y % 2];
           Values& below = shared_rows[1 - y % 2];
@@ -319,6 +224,7 @@ __global__ void __launch_bounds__(kThreads, kResident) stem_forward_kernel(Probl
           }
           shared.exchange.put(y % 2, 0, maxima.odd);
         }
+        // Exchange the column to the left, and take the maxima of three columns.
         __syncthreads();
         if (!any) continue;
 
@@ -326,6 +232,7 @@ __global__ void __launch_bounds__(kThreads, kResident) stem_forward_kernel(Probl
         shared.exchange.get(y % 2, 0, left);
 #pragma unroll
         for (int i = 0; i < Values::kCount; ++i) largest[i] = largest_of(left[i], maxima.even[i], maxima.odd[i]);
+        // Store.
         const bool stores = emits && y < pooled_rows - first_row;
         uint32_t words[kTiles];
         if constexpr (std::is_same_v<T, BFloat>) round(words, largest, unscale_pairs);
@@ -364,117 +271,46 @@ __global__ void __launch_bounds__(kThreads, kResident) stem_forward_kernel(Probl
   });
 }
 
-template <class T, bool kSave>
-Status launch_stem_forward(const Problem& problem, Device device, T* out, Stream stream) {
-  const unsigned blocks = persistent_blocks(problem.tiling.count, device, kBlocks);
-  return launch<Shared<T, kSave>>("stem_forward_kernel", stem_forward_kernel<T, kSave>, blocks, kThreads, stream,
-                                  problem, out);
+template <int kResidual, class T, bool kSave>
+Status launch_stem_forward(const Problem<kResidual, T>& problem, Device device, T* out, Stream stream) {
+  const unsigned blocks = persistent_blocks(problem.tiling.count, device, kBlocks<kResidual>);
+  return launch<Shared<kResidual, T, kSave>>("stem_forward_kernel", stem_forward_kernel<kResidual, T, kSave>, blocks,
+                                             kThreads<kResidual>, stream, problem, out);
 }
 
-template <class T>
-Status stem_forward_tensor_cores(const StemForward& op, Device device, const Folding& folding, void* workspace,
-                                 Stream stream) {
-  const Tiling tiling = tiling_of(op.images);
+template <int kResidual, class T>
+Status stem_forward_tensor_cores(const StemForward& op, Device device, void* workspace, Stream stream) {
+  const Tiling tiling = tiling_of<kResidual>(op.images);
   if (const Status status = tiling.check(op.images); !status.ok()) return status;
-  const PackedWeights weights = PackedWeights::at(workspace, op.outputs);
+  const auto weights = PackedWeights<kResidual, kVector<T>>::at(workspace, op.outputs);
   const Status prepared =
-      prepare_packed<kVector<T>>(folding, channel_scale(op.channel_scale, kChannels), weights, op.fast, stream);
+      prepare_weights(folding_of(op), op.channel_scale, weights, weights.channels(op.outputs), op.fast, stream);
   if (!prepared.ok()) return prepared;
   const bool aligned = op.outputs % kVector<T> == 0 && reinterpret_cast<uintptr_t>(op.out) % 16 == 0 &&
                        reinterpret_cast<uintptr_t>(op.code) % kVector<T> == 0;
-  const Problem problem{tiling, weights, op.outputs, op.code, op.fast, aligned};
+  const Problem<kResidual, T> problem{tiling, weights, op.outputs, op.code, op.fast, aligned};
   T* out = static_cast<T*>(op.out);
-  return op.code != nullptr ? launch_stem_forward<T, true>(problem, device, out, stream)
-                            : launch_stem_forward<T, false>(problem, device, out, stream);
-}
-
-// ---- Plain -----------------------------------------------------------------------------------------
-
-template <class Compute, class T>
-__global__ void __launch_bounds__(kPlainThreads)
-    stem_forward_plain(Images images, PlainWeights<Compute> weights, int64_t outputs, T* out, uint8_t* code) {
-  const int64_t rows = images.rows(), cols = images.cols(), pooled_rows = pooled(rows), pooled_cols = pooled(cols);
-  const int64_t total = images.batch * pooled_rows * pooled_cols * outputs;
-  const int64_t step = int64_t(gridDim.x) * kPlainThreads;
-  for (int64_t i = int64_t(blockIdx.x) * kPlainThreads + threadIdx.x; i < total; i += step) {
-    const int64_t output = i % outputs, col = i / outputs % pooled_cols, row = i / outputs / pooled_cols % pooled_rows;
-    const uint8_t* image = images.data + i / outputs / pooled_cols / pooled_rows * images.stride_n;
-    const Compute* weight = weights.folded + output * patch_size(images);
-    Compute largest = -INFINITY;
-    int where = 0;
-    for (int position = 0; position < 9; ++position) {
-      const int64_t y = 2 * row - 1 + position / 3, x = 2 * col - 1 + position % 3;
-      if (y < 0 || y >= rows || x < 0 || x >= cols) continue;
-      Compute sum = 0;
-      for (int64_t c = 0; c < images.channels; ++c) {
-        for (int tap = 0; tap < kTaps; ++tap) {
-          sum += weight[c * kTaps + tap] * Compute(difference(images, image + c * images.stride_c, y, x, tap));
-        }
-      }
-      if (sum > largest || isnan(sum)) {
-        largest = sum;
-        where = position;
-      }
-    }
-    const Compute normalised = largest + weights.shift[output];
-    const Compute result = normalised <= 0 ? Compute(0) : normalised;
-    if constexpr (std::is_same_v<Compute, T>) {
-      out[i] = result;
-    } else {
-      out[i] = from_float<T>(result);
-    }
-    if (code != nullptr) code[i] = normalised > 0 ? where : kClosed;
-  }
-}
-
-template <class Compute, class T>
-Status stem_forward_plainly(const StemForward& op, Device device, const Folding& folding, void* workspace,
-                            Stream stream) {
-  const auto weights = PlainWeights<Compute>::at(workspace, op.outputs, patch_size(op.images));
-  const Status prepared = prepare_plain(folding, channel_scale(op.channel_scale, op.images.channels), weights, stream);
-  if (!prepared.ok()) return prepared;
-  const int64_t total = op.images.batch * op.outputs * pooled(op.images.rows()) * pooled(op.images.cols());
-  const unsigned blocks = persistent_blocks(ceil_div(total, kPlainThreads), device, 8);
-  return launch("stem_forward_plain", stem_forward_plain<Compute, T>, blocks, kPlainThreads, stream, op.images, weights,
-                op.outputs, static_cast<T*>(op.out), op.code);
+  return op.code != nullptr ? launch_stem_forward<kResidual, T, true>(problem, device, out, stream)
+                            : launch_stem_forward<kResidual, T, false>(problem, device, out, stream);
 }
 
 }  // namespace
 
 // ---- Launchers -------------------------------------------------------------------------------------
 
-int64_t stem_forward_workspace(const StemForward& op, Device) {
-  return std::max(PackedWeights::bytes(op.outputs), PlainWeights<double>::bytes(op.outputs, patch_size(op.images)));
-}
+int64_t stem_forward_workspace(const StemForward& op, Device) { return weights_bytes(op.source(), op.outputs); }
 
 Status stem_forward(const StemForward& op, Device device, void* workspace, Stream stream) {
-  if (op.images.channels > kMaxChannels) return too_many_channels();
-  Folding folding{};
-  folding.outputs = op.outputs;
-  folding.channels = op.images.channels;
-  folding.weight = op.weight;
-  folding.batch_norm = true;
-  folding.moments = op.moments;
-  folding.bn_weight = op.bn_weight;
-  folding.bn_bias = op.bn_bias;
-  folding.mean = op.mean;
-  folding.var = op.var;
-  folding.eps = op.eps;
-  folding.used_mean = op.used_mean;
-  folding.used_var = op.used_var;
-  if (op.images.channels != kChannels || op.type == Type::f64) {
+  if (const Status status = check_channels(op.source()); !status.ok()) return status;
+  if (op.images.channels != kChannels || op.type == Type::f64)
+    return stem_forward_plainly(op, device, workspace, stream);
+  return with_residual(op.residual, [&](auto residual) {
     switch (op.type) {
-      case Type::f32: return stem_forward_plainly<float, float>(op, device, folding, workspace, stream);
-      case Type::bf16: return stem_forward_plainly<float, BFloat>(op, device, folding, workspace, stream);
-      case Type::f16: return stem_forward_plainly<float, Half>(op, device, folding, workspace, stream);
-      default: return stem_forward_plainly<double, double>(op, device, folding, workspace, stream);
+      case Type::bf16: return stem_forward_tensor_cores<residual(), BFloat>(op, device, workspace, stream);
+      case Type::f16: return stem_forward_tensor_cores<residual(), Half>(op, device, workspace, stream);
+      default: return stem_forward_tensor_cores<residual(), float>(op, device, workspace, stream);
     }
-  }
-  switch (op.type) {
-    case Type::bf16: return stem_forward_tensor_cores<BFloat>(op, device, folding, workspace, stream);
-    case Type::f16: return stem_forward_tensor_cores<Half>(op, device, folding, workspace, stream);
-    default: return stem_forward_tensor_cores<float>(op, device, folding, workspace, stream);
-  }
+  });
 }
 
 }  // namespace npr::cuda

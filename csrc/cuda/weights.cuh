@@ -3,44 +3,74 @@
 // One small kernel prepares them before each convolution: a warp folds the weights of one output
 // channel with the scale of the differences and, for the stem, with batch normalisation,
 //
-//     w'[k] = w[k] channel_scale[c] factor      factor = gamma / sqrt(var + eps)
+//     w'[k] = w[k] channel_scale[q] factor      factor = gamma / sqrt(var + eps)
 //     shift = bias                              shift  = beta - mean factor
 //
 // in double, by the batch statistics that follow from the patch moments where there are any:
 // mean = w.M1 / N, var = w (M2 / N - M1 M1^T / N^2) w^T (stem_algebra.h).
 #pragma once
 
-#include "cuda/patches.cuh"
+#include "cuda/packed.cuh"
 
 namespace npr::cuda {
 
-constexpr int kMaxChannels = 384;  // a table of them travels as a kernel parameter, limited to 4 KB
-constexpr int kPatch = kChannels * kTaps;
+constexpr int kMaxChannels = 384;  // of a weight: a table of them travels as a kernel parameter, limited to 4 KB
 
 struct ChannelScale {
   double value[kMaxChannels];
 };
 
-inline ChannelScale channel_scale(const double* values, int64_t channels) {
+inline ChannelScale channel_scale(const double* values, const Source& source) {
   ChannelScale scale{};
-  std::copy_n(values, std::min<int64_t>(channels, kMaxChannels), scale.value);
+  std::copy_n(values, std::min<int64_t>(source.weight_channels(), kMaxChannels), scale.value);
   return scale;
 }
 
-inline Status too_many_channels() { return {"prepare_weights", "images have more than 384 channels"}; }
-
-__device__ inline double load_weight(const Array& weight, const ChannelScale& scale, int64_t channels, int64_t output,
-                                     int k) {
-  const int channel = k / kTaps;
-  return load_double(weight, (output * channels + channel) * kKernel * kKernel + tap_position(Map::npr, k % kTaps)) *
-         scale.value[channel];
+inline Status check_channels(const Source& source) {
+  if (source.weight_channels() <= kMaxChannels) return {};
+  return {"prepare_weights", "the weight has more than 384 input channels"};
 }
 
-// What the centre taps of an output channel add: zero times each, which is NaN where one is not finite.
-__device__ inline double centre_taps(const Array& weight, int64_t channels, int64_t output) {
+// Which difference number k of a patch is, and which channel of the weight multiplies it.
+struct Element {
+  Map map;
+  int channel, tap;  // of the image, and of the map
+  int weight_channel;
+};
+
+__device__ inline Map map_of(const Residual& residual, int number) {
+  return number == 0 ? residual.map[0] : residual.map[1];
+}
+
+__device__ inline Element element(const Source& source, int k) {
+  const int channels = int(source.images.channels), first_taps = channels * taps_of(source.residual.map[0]);
+  const int number = k >= first_taps;
+  const Map map = map_of(source.residual, number);
+  if (number == 1) k -= first_taps;
+  const int channel = k / taps_of(map);
+  return {map, channel, k % taps_of(map), number * channels + channel};
+}
+
+// The weight's element that number k of a patch is multiplied by, of [outputs, Q, 3, 3].
+__device__ inline int64_t weight_index(const Source& source, const Element& at, int64_t output) {
+  return (output * source.weight_channels() + at.weight_channel) * kPositions + tap_position(at.map, at.tap);
+}
+
+__device__ inline double load_weight(const Array& weight, const ChannelScale& scale, const Source& source,
+                                     int64_t output, int k) {
+  const Element at = element(source, k);
+  return load_double(weight, weight_index(source, at, output)) * scale.value[at.weight_channel];
+}
+
+// What the centre taps of an output channel that read zeros add: zero times each, which is NaN where one is not finite.
+__device__ inline double centre_taps(const Array& weight, const Source& source, int64_t output) {
   double sum = 0;
-  for (int64_t c = 0; c < channels; ++c) {
-    sum += 0 * load_double(weight, (output * channels + c) * kPositions + kPositions / 2);
+  for (int map = 0; map < source.residual.maps; ++map) {
+    if (!dead_centre(map_of(source.residual, map))) continue;
+    for (int64_t c = 0; c < source.images.channels; ++c) {
+      const int64_t kernel = output * source.weight_channels() + map * source.images.channels + c;
+      sum += 0 * load_double(weight, kernel * kPositions + kPositions / 2);
+    }
   }
   return sum;
 }
@@ -68,90 +98,66 @@ struct PlainWeights {
   }
 };
 
-// Output channels are taken in groups of 32, four MMA tiles of eight, dealt out by spread().
-constexpr int kGroup = 32;
-
-// Of the tensor-core kernels. Float16 has 11 bits, so a weight, times a power of two of its output
-// channel that makes the most of float16's range, is two terms: high + low, 22 bits. K is 48, three
-// k16 steps, small products first (the stem's second step comes first):
-//
-//     step          k = 0..7              k = 8..15
-//      0      low,  channel 0       low,  channel 1
-//      1      low,  channel 2       high, channel 2
-//      2      high, channel 0       high, channel 1
-//
-// One lane's words of a group, [step][tile][half of k], are contiguous; they are B fragments of tile
-// after tile, or A fragments of two tiles.
-struct PackedWeights {
-  static constexpr int kSteps = 3, kTiles = kGroup / 8, kWords = kSteps * kTiles * 2;
-
-  uint32_t* words;  // [groups][32 lanes][kWords]
-  float* unscale;   // [groups * kGroup]: undoes the power of two
-  float* shift;     // [groups * kGroup]
-  float* start;     // [groups][4 lanes][kTiles][4]: shift / unscale as accumulators to start from, equal in g and g + 8
-
-  static int64_t groups(int64_t outputs) { return 2 * ceil_div(outputs, 2 * kGroup); }  // kernels take them in pairs
-  static int64_t bytes(int64_t outputs) { return groups(outputs) * (kWarp * kWords + 4 * kGroup) * 4; }
-  static PackedWeights at(void* workspace, int64_t outputs) {
-    uint32_t* words = static_cast<uint32_t*>(workspace);
-    float* unscale = reinterpret_cast<float*>(words + groups(outputs) * kWarp * kWords);
-    return {words, unscale, unscale + groups(outputs) * kGroup, unscale + 2 * groups(outputs) * kGroup};
-  }
-
-  // What this lane's accumulators of a tile start from.
-  __device__ const float* start_of(int64_t group, int tile) const {
-    return start + ((group * 4 + lane_index() % 4) * kTiles + tile) * 4;
-  }
-};
-
-// The words of a group that this lane multiplies.
-struct WeightFragments {
-  uint32_t words[PackedWeights::kSteps][PackedWeights::kTiles][2];
-
-  __device__ void load(const PackedWeights& weights, int64_t group) {
-    const auto* from =
-        reinterpret_cast<const uint4*>(weights.words) + (group * kWarp + lane_index()) * (PackedWeights::kWords / 4);
-#pragma unroll
-    for (int i = 0; i < PackedWeights::kWords / 4; ++i) {
-      const uint4 four = from[i];
-      const int step = i / 2, tile = i % 2 * 2;
-      words[step][tile][0] = four.x;
-      words[step][tile][1] = four.y;
-      words[step][tile + 1][0] = four.z;
-      words[step][tile + 1][1] = four.w;
-    }
-  }
-};
+// What either kind takes of a workspace.
+inline int64_t weights_bytes(const Source& source, int64_t outputs) {
+  return std::max(PackedWeights<2, 8>::bytes(outputs), PlainWeights<double>::bytes(outputs, source.taps()));
+}
+static_assert(PackedWeights<2, 8>::kOctets >= std::max(PackedWeights<0, 8>::kOctets, PackedWeights<1, 8>::kOctets));
 
 // ---- The kernel ------------------------------------------------------------------------------------
 
 // What is folded. Without `batch_norm`, bias; with it, the rest.
 struct Folding {
-  int64_t outputs, channels;
+  Source source;
+  int64_t outputs;
   Array weight, bias;
   bool batch_norm;
   const int64_t* moments;
   Array bn_weight, bn_bias, mean, var;
   double eps;
   double *used_mean, *used_var;
-
-  NPR_HOST_DEVICE int taps() const { return int(channels) * kTaps; }
 };
+
+inline Folding folding_of(const ConvForward& op) {
+  Folding folding{};
+  folding.source = op.source();
+  folding.outputs = op.outputs;
+  folding.weight = op.weight;
+  folding.bias = op.bias;
+  return folding;
+}
+
+inline Folding folding_of(const StemForward& op) {
+  Folding folding{};
+  folding.source = op.source();
+  folding.outputs = op.outputs;
+  folding.weight = op.weight;
+  folding.batch_norm = true;
+  folding.moments = op.moments;
+  folding.bn_weight = op.bn_weight;
+  folding.bn_bias = op.bn_bias;
+  folding.mean = op.mean;
+  folding.var = op.var;
+  folding.eps = op.eps;
+  folding.used_mean = op.used_mean;
+  folding.used_var = op.used_var;
+  return folding;
+}
 
 // Mean and variance of an output channel over the batch, from the moments of the patches.
 __device__ inline void batch_statistics(const Folding& folding, const ChannelScale& scale, int64_t output, double& mean,
                                         double& var) {
-  const int taps = folding.taps();
+  const int taps = int(folding.source.taps());
   const double count = double(folding.moments[0]);
   const int64_t *first = folding.moments + 1, *second = first + taps;
   double sum = 0, square = 0;
   for (int k = lane_index(); k < taps; k += kWarp) {
-    const double weight = load_weight(folding.weight, scale, folding.channels, output, k);
+    const double weight = load_weight(folding.weight, scale, folding.source, output, k);
     double row = 0;
     for (int j = 0; j < taps; ++j) {
       // Of integers, hence exact, and zero for constant images.
       const __int128 covariance = __int128(folding.moments[0]) * second[k * taps + j] - __int128(first[k]) * first[j];
-      row += double(covariance) / (count * count) * load_weight(folding.weight, scale, folding.channels, output, j);
+      row += double(covariance) / (count * count) * load_weight(folding.weight, scale, folding.source, output, j);
     }
     sum += weight * first[k];
     square += weight * row;
@@ -165,25 +171,27 @@ template <class T>
 __device__ void store_weights(const PlainWeights<T>& to, const Folding& folding, const ChannelScale& scale,
                               int64_t output, double factor, double shift, bool) {
   if (output >= folding.outputs) return;
-  for (int k = lane_index(); k < folding.taps(); k += kWarp) {
-    to.folded[output * folding.taps() + k] =
-        T(load_weight(folding.weight, scale, folding.channels, output, k) * factor);
+  const int taps = int(folding.source.taps());
+  for (int k = lane_index(); k < taps; k += kWarp) {
+    to.folded[output * taps + k] = T(load_weight(folding.weight, scale, folding.source, output, k) * factor);
   }
   if (lane_index() == 0) to.shift[output] = T(shift);
 }
 
-// Lane k holds tap k; `kRun` is as in spread(). Channels beyond the last are zero.
-template <int kRun>
-struct PackedWeightsOf : PackedWeights {};
-
-template <int kRun>
-__device__ void store_weights(const PackedWeightsOf<kRun>& to, const Folding& folding, const ChannelScale& scale,
-                              int64_t output, double factor, double shift, bool fast) {
-  const int k = lane_index();
-  const bool exists = output < folding.outputs && k < kPatch;
-  const double weight = exists ? load_weight(folding.weight, scale, folding.channels, output, k) * factor : 0.0;
-
-  double largest = fabs(weight);
+// A lane has every 32nd slot. Slots without a tap, and channels beyond the last, are zero.
+template <int kResidual, int kRun>
+__device__ void store_weights(const PackedWeights<kResidual, kRun>& to, const Folding& folding,
+                              const ChannelScale& scale, int64_t output, double factor, double shift, bool fast) {
+  using Octets = Slots<kResidual>;
+  constexpr int kCount = int(ceil_div(Octets::kSlots, kWarp));
+  double weight[kCount], largest = 0;
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    const int slot = lane_index() + i * kWarp, k = slot < Octets::kSlots ? Octets::tap(slot) : -1;
+    const bool exists = output < folding.outputs && k >= 0;
+    weight[i] = exists ? load_weight(folding.weight, scale, folding.source, output, k) * factor : 0.0;
+    largest = fmax(largest, fabs(weight[i]));
+  }
   for (int distance = kWarp / 2; distance > 0; distance /= 2) {
     largest = fmax(largest, __shfl_xor_sync(~0u, largest, distance));
   }
@@ -191,31 +199,22 @@ __device__ void store_weights(const PackedWeightsOf<kRun>& to, const Folding& fo
   // 2^100 times as large, or at the end of float32's range, less of the weights will do.
   largest = fmax(largest, fmax(ldexp(fabs(shift), -100), ldexp(1.0, -113)));
   const int exponent = isfinite(largest) ? 13 - ilogb(largest) : 0;
-  const float scaled = float(ldexp(weight, exponent));
-  const Half high = from_float<Half>(scaled);
-  const bool one_term = fast || !isfinite(scaled);
-  const Half low = one_term ? Half{0} : from_float<Half>(float(ldexp(weight, exponent) - to_float(high)));
-
-  const int in_group = output % kGroup, channel = k / kTaps, tap = k % kTaps;
-  const int tile = in_group / (4 * kRun) * (kRun / 2) + in_group % kRun / 2;
-  const int index = in_group % (4 * kRun) / kRun * 2 + in_group % 2;
-  auto* halves = reinterpret_cast<Half*>(to.words) +
-                 ((output / kGroup * kWarp + index * 4 + tap / 2) * PackedWeights::kWords) * 2 + tap % 2;
-  const auto at = [&](int step, int half) -> Half& {
-    return halves[((step * PackedWeights::kTiles + tile) * 2 + half) * 2];
-  };
-  if (channel < 2) {
-    at(0, channel) = low;
-    at(2, channel) = high;
-  } else if (channel == 2) {
-    at(1, 0) = low;
-    at(1, 1) = high;
+  auto* halves = reinterpret_cast<Half*>(to.words) + output / kGroup * to.kGroupNumbers;
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    const int slot = lane_index() + i * kWarp;
+    if (slot >= Octets::kSlots) continue;
+    const float scaled = float(ldexp(weight[i], exponent));
+    const Half high = from_float<Half>(scaled);
+    const bool one_term = fast || !isfinite(scaled);
+    const Half low = one_term ? Half{0} : from_float<Half>(float(ldexp(weight[i], exponent) - to_float(high)));
+    halves[to.index(output % kGroup, slot, Term::low)] = low;
+    halves[to.index(output % kGroup, slot, Term::high)] = high;
   }
-  if (k == 0) {
+  if (lane_index() == 0) {
     to.unscale[output] = float(ldexp(1.0, -exponent));
     to.shift[output] = float(shift);
-    float* start = to.start + ((output / kGroup * 4 + index / 2) * PackedWeights::kTiles + tile) * 4 + index % 2;
-    start[0] = start[2] = float(ldexp(shift, exponent));
+    to.store_start(output, float(ldexp(shift, exponent)));
   }
 }
 
@@ -223,13 +222,13 @@ __device__ void store_weights(const PackedWeightsOf<kRun>& to, const Folding& fo
 constexpr int kPrepareThreads = 128;
 
 template <class To>
-__global__ void __launch_bounds__(kPrepareThreads)
+__global__ void __launch_bounds__(kPrepareThreads, 8)
     prepare_weights_kernel(Folding folding, ChannelScale scale, To to, int64_t padded, bool fast) {
   const int64_t output = int64_t(blockIdx.x) * (kPrepareThreads / kWarp) + warp_index();
   if (output >= padded) return;  // whole warps
   double factor = 1, shift = 0;
   if (output < folding.outputs) {
-    const double centre = centre_taps(folding.weight, folding.channels, output);
+    const double centre = centre_taps(folding.weight, folding.source, output);
     if (folding.batch_norm) {
       double mean, var;
       if (folding.moments != nullptr) {
@@ -256,23 +255,11 @@ __global__ void __launch_bounds__(kPrepareThreads)
 }
 
 template <class To>
-Status prepare_weights(const Folding& folding, const ChannelScale& scale, const To& to, int64_t padded, bool fast,
+Status prepare_weights(const Folding& folding, const double* scale, const To& to, int64_t padded, bool fast,
                        Stream stream) {
   const auto blocks = unsigned(ceil_div(padded, kPrepareThreads / kWarp));
-  return launch("prepare_weights_kernel", prepare_weights_kernel<To>, blocks, kPrepareThreads, stream, folding, scale,
-                to, padded, fast);
-}
-
-template <int kRun>
-Status prepare_packed(const Folding& folding, const ChannelScale& scale, const PackedWeights& to, bool fast,
-                      Stream stream) {
-  return prepare_weights(folding, scale, PackedWeightsOf<kRun>{to}, PackedWeights::groups(folding.outputs) * kGroup,
-                         fast, stream);
-}
-
-template <class T>
-Status prepare_plain(const Folding& folding, const ChannelScale& scale, const PlainWeights<T>& to, Stream stream) {
-  return prepare_weights(folding, scale, to, folding.outputs, false, stream);
+  return launch("prepare_weights_kernel", prepare_weights_kernel<To>, blocks, kPrepareThreads, stream, folding,
+                channel_scale(scale, folding.source), to, padded, fast);
 }
 
 }  // namespace npr::cuda

@@ -7,7 +7,7 @@ each read or written once, over the measured bandwidth.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -39,10 +39,26 @@ def multiply_add_peak(threads: int, *, runs: int = 5, steps: int = _STEPS) -> fl
 
 def copy_bandwidth(device: str | torch.device = "cpu", megabytes: int = 256) -> float:
     """Bytes a second, read plus written, of a copy far larger than any cache, into memory already touched."""
+    return bandwidth("bytes", device, megabytes)
+
+
+BANDWIDTHS = ("bytes", "written", "read")
+"""Those of a copy, of writing alone and of reading alone, as rows count what they cost."""
+
+
+def bandwidth(kind: str, device: str | torch.device = "cpu", megabytes: int = 256) -> float:
+    """Bytes a second of one of BANDWIDTHS."""
     device = torch.device(device)
     source = torch.ones(megabytes << 20, dtype=torch.uint8, device=device)
-    target = torch.zeros_like(source)
-    return 2 * source.numel() / min(timing.seconds(lambda _: target.copy_(source), device, rounds=2, calls=5))
+    target = torch.zeros_like(source) if kind == "bytes" else source
+    numbers = source.view(torch.float32)
+    calls: dict[str, tuple[int, Callable[[], object]]] = {
+        "bytes": (2, lambda: target.copy_(source)),
+        "written": (1, lambda: numbers.fill_(1.0)),
+        "read": (1, numbers.sum),
+    }
+    times, call = calls[kind]
+    return times * source.numel() / min(timing.seconds(lambda _: call(), device, rounds=2, calls=5))
 
 
 def floor_ms(costs: Mapping[str, float], per_second: Mapping[str, float | None]) -> float | None:

@@ -19,6 +19,7 @@ from typing import Any
 SETTINGS: dict[str, list[str]] = {"default": [], "kept": ["--keep-freed-memory"]}
 
 _STARTING = 120.0  # seconds for a process to import torch on a busy machine
+_ENDING = 20.0  # seconds for a killed one to be gone
 
 
 class Worker:
@@ -27,10 +28,11 @@ class Worker:
     Args:
         command: that starts it.
         environment: of the process.
+        log: the file in which what it says of itself is kept; by default it is forgotten with the process.
     """
 
-    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115
+    def __init__(self, command: list[str], environment: dict[str, str], log: Path | None = None) -> None:
+        self._said = tempfile.TemporaryFile() if log is None else log.open("w+b")  # noqa: SIM115
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, env=environment, text=True
         )
@@ -41,10 +43,15 @@ class Worker:
         """Why it answers no more."""
         self._is_up = False
 
+    def wait(self, timeout: float) -> None:
+        """Waits until it is up, or broken."""
+        if not self._is_up and self.broken is None:
+            self._is_up = "error" not in self._answer(timeout, late="its process did not start in time")
+
     def ask(self, request: str, value: Any, timeout: float) -> dict[str, Any]:
         """Its answer; one with `error` alone if it has none in time, and then it is ended."""
-        if not self._is_up and self.broken is None:
-            self._is_up = "error" not in self._answer(min(_STARTING, timeout), late="its process did not start in time")
+        if not self._is_up:
+            self.wait(min(_STARTING, timeout))
         if self.broken is not None:
             return {"error": self.broken}
         assert self._process.stdin is not None
@@ -54,10 +61,13 @@ class Worker:
         return self._answer(timeout, late="out of time")
 
     def close(self) -> None:
+        """Ends it. One that a driver does not let go is left behind after a while."""
         if self._process.poll() is None:
             self._process.kill()
+        self._listener.join(_ENDING)  # until its output ends
+        if self._listener.is_alive():
+            return
         self._process.wait()
-        self._listener.join()
         for pipe in (self._process.stdin, self._process.stdout, self._said):
             if pipe is not None:
                 with contextlib.suppress(OSError):  # of what it never read

@@ -13,15 +13,15 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
 import sys
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from detector.bench import resident, timing
+from detector.bench.answers import one_line, own_stdout, tell
 from detector.bench.calls import Call, Caller
 from detector.bench.cases import Case
 from detector.memory import give_back_memory, keep_freed_memory
@@ -36,28 +36,16 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--keep-freed-memory", action="store_true")
     args = parser.parse_args()
-    answers = _own_stdout()
+    answers = own_stdout()
     warnings.simplefilter("ignore")
     if args.keep_freed_memory and not keep_freed_memory():
-        _tell(answers, {"error": "no glibc, whose allocator could be told to keep freed memory"})
+        tell(answers, {"error": "no glibc, whose allocator could be told to keep freed memory"})
         return
     session = Session(args.implementation, Caller(args.threads, args.folder).prepare)
-    _tell(answers, {"ready": True})
+    tell(answers, {"ready": True})
     for line in sys.stdin:
         ((request, value),) = json.loads(line).items()
-        _tell(answers, session.answer(request, value))
-
-
-def _own_stdout() -> TextIO:
-    """Standard output; what others print goes to standard error from now on."""
-    own = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    return own
-
-
-def _tell(answers: TextIO, answer: dict[str, Any]) -> None:
-    answers.write(json.dumps(answer) + "\n")
-    answers.flush()
+        tell(answers, session.answer(request, value))
 
 
 class Session:
@@ -107,12 +95,6 @@ class Session:
         gc.collect()
         give_back_memory()
         return {"memory": None if peak is None or self._at_start is None else max(0, peak - self._at_start)}
-
-
-def one_line(error: Exception) -> str:
-    """What is wrong, in the words of the error's first line."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
 
 
 if __name__ == "__main__":

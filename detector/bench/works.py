@@ -20,10 +20,14 @@ from torch.utils.flop_counter import FlopCounterMode
 import npr_kernels as nk
 from detector.bench import eager
 from detector.models import NPRDetector
+from npr_kernels.residuals import RESIDUALS
 
 CHANNELS, OUTPUTS = 3, 64
 LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
 FUSED = ("cuda", "triton", "cpu")
+FAST = ", fast"
+"""Behind the name of one of FUSED: with precision="fast"."""
+
 MAX_AUTOTUNE = {"compile": "max-autotune-no-cudagraphs", "compile, CUDA graphs": "max-autotune"}
 
 COMPILE = {"cpu": {"compile": "default"}, "cuda": MAX_AUTOTUNE}
@@ -34,16 +38,32 @@ Call = Callable[[int], Any]
 
 @dataclass(frozen=True)
 class Case:
-    """What a work is measured with. `implementation` is one of FUSED, "eager", or one of COMPILE for the device."""
+    """What a work is measured with. `implementation` is one of FUSED, or that and FAST, "eager", or one of COMPILE for
+    the device."""
 
     implementation: str
     layout: str
     dtype: torch.dtype  # of results and gradients, by autocast where it is not float32; parameters are float32
     images: list[Tensor]  # the rotation: uint8 [N, 3, H, W], in the layout
+    residual: str = "npr"  # others have no eager mode but the package's reference
+
+    @property
+    def ours(self) -> bool:
+        """Whether the package's functions run, be it on its reference."""
+        return self.fused or self.residual != "npr"
+
+    @property
+    def kernels(self) -> str:
+        """The implementation, whatever its precision."""
+        return self.implementation.removesuffix(FAST)
 
     @property
     def fused(self) -> bool:
-        return self.implementation in FUSED
+        return self.kernels in FUSED
+
+    @property
+    def precision(self) -> str:
+        return "fast" if self.implementation.endswith(FAST) else "full"
 
     @property
     def device(self) -> torch.device:
@@ -53,7 +73,7 @@ class Case:
         return self.images[i % len(self.images)]
 
     def backend(self) -> nk.backend:
-        return nk.backend(self.implementation if self.fused else "reference")
+        return nk.backend(self.kernels if self.fused else "reference")
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
@@ -68,13 +88,13 @@ class Case:
     def grads(self, function: Callable[[Tensor], Tensor]) -> list[Tensor]:
         """Gradients of the results of `function`, which should not be compiled: it runs once, without autograd."""
         with torch.no_grad(), self.autocast():
-            return [_random_like(function(images), seed) for seed, images in enumerate(self.images)]
+            return [random_like(function(images), seed) for seed, images in enumerate(self.images)]
 
 
-def _random_like(result: Tensor, seed: int) -> Tensor:
-    """Of its layout, and of values that do not depend on it."""
+def random_like(result: Tensor, seed: int) -> Tensor:
+    """Of its layout, and of values that do not depend on it, nor but for their rounding on its dtype."""
     generator = torch.Generator(result.device).manual_seed(seed)
-    values = torch.randn(result.shape, dtype=result.dtype, device=result.device, generator=generator)
+    values = torch.randn(result.shape, device=result.device, generator=generator)
     return torch.empty_like(result).copy_(values)
 
 
@@ -83,21 +103,30 @@ class Work(NamedTuple):
     name: str
     dtype: torch.dtype
     bytes: Callable[[int, int, int], int]  # least traffic for an image of H, W and results of a size; 0: not known
+    written: Callable[[int, int, int], int]  # those of it that are written
     multiply_adds: Callable[[int, int], float]  # likewise, of convolutions as they are defined
     prepare: Callable[[Case], Call]
+    sums: bool = False  # whether results are sums over the images, such as gradients
+    truth: Callable[[Case], Call] | None = None  # what prepares the same for eager mode; None: `prepare` does
+    residual: str = "npr"
 
     @property
     def title(self) -> str:
-        return f"{self.name}, {str(self.dtype).removeprefix('torch.')}"
+        dtype = str(self.dtype).removeprefix("torch.")
+        return ", ".join([self.name, *([self.residual] if self.residual != "npr" else []), dtype])
+
+
+def draw_weight(case: Case) -> Tensor:
+    torch.manual_seed(0)
+    channels = CHANNELS * len(RESIDUALS[case.residual])
+    return torch.randn(OUTPUTS, channels, 3, 3, device=case.device).contiguous(memory_format=LAYOUTS[case.layout])
 
 
 def _convolution(case: Case) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor]:
     """The function of images and weight, not compiled, and the weight."""
-    torch.manual_seed(0)
-    weight = torch.randn(OUTPUTS, CHANNELS, 3, 3, device=case.device).contiguous(memory_format=LAYOUTS[case.layout])
-    weight.requires_grad_()
-    if case.fused:
-        return nk.npr_conv2d, weight
+    weight = draw_weight(case).requires_grad_()
+    if case.ours:
+        return functools.partial(nk.npr_conv2d, residual=case.residual, precision=case.precision), weight
     mean, std = eager.MEAN.to(case.device), eager.STD.to(case.device)
     return lambda images, weight: eager.conv2d(images, weight, mean, std), weight
 
@@ -118,7 +147,7 @@ def conv2d_weight_gradient(case: Case) -> Call:
     function, weight = _convolution(case)
     with case.autocast():
         outs = [function(images, weight) for images in case.images]
-    grads = [_random_like(out, seed) for seed, out in enumerate(outs)]
+    grads = [random_like(out, seed) for seed, out in enumerate(outs)]
 
     def call(i: int) -> Tensor:
         i %= len(outs)
@@ -143,13 +172,15 @@ def conv2d_training(case: Case) -> Call:
     return call
 
 
-def _stem(case: Case) -> nn.Module:
+def draw_stem(case: Case) -> nn.Module:
     torch.manual_seed(0)
-    return case.placed(nk.NPRStem(OUTPUTS) if case.fused else eager.Stem(OUTPUTS))
+    if not case.ours:
+        return case.placed(eager.Stem(OUTPUTS))
+    return case.placed(nk.NPRStem(OUTPUTS, residual=case.residual, precision=case.precision))
 
 
 def stem_inference(case: Case) -> Call:
-    return _inference(case, _stem(case))
+    return _inference(case, draw_stem(case))
 
 
 def _inference(case: Case, module: nn.Module) -> Call:
@@ -163,7 +194,7 @@ def _inference(case: Case, module: nn.Module) -> Call:
 
 
 def stem_training(case: Case) -> Call:
-    module = _stem(case).train()
+    module = draw_stem(case).train()
     grads = case.grads(module)
     function = case.compiled(module)
 
@@ -243,7 +274,30 @@ def stem_training_bytes(height: int, width: int, size: int) -> int:
     return 3 * _image(height, width) + 2 * _pooled(height, width) * (size + 1)
 
 
+def image_alone(height: int, width: int, size: int) -> int:
+    """The gradients of parameters do not count."""
+    return _image(height, width)
+
+
+def image_and_codes(height: int, width: int, size: int) -> int:
+    """The image and one pooled map with its codes."""
+    return _image(height, width) + _pooled(height, width) * (size + 1)
+
+
+def map_written(height: int, width: int, size: int) -> int:
+    return _map(height, width) * size
+
+
+def pooled_written(height: int, width: int, size: int) -> int:
+    return _pooled(height, width) * size
+
+
+def codes_written(height: int, width: int, size: int) -> int:
+    return _pooled(height, width) * (size + 1)
+
+
 def not_known(height: int, width: int, size: int) -> int:
+    """Or nothing."""
     return 0
 
 
@@ -292,16 +346,21 @@ BFLOAT16, FLOAT32 = torch.bfloat16, torch.float32
 
 def _in(dtype: torch.dtype) -> tuple[Work, ...]:
     return (
-        Work("npr_conv2d", "forward", dtype, image_and_map, convolution, conv2d_forward),
-        Work("npr_stem", "inference", dtype, image_and_pooled, convolution, stem_inference),
-        Work("npr_stem", "training, forward + backward", dtype, stem_training_bytes, stem_in_training, stem_training),
-        Work("npr_conv2d", "weight gradient", dtype, image_and_map, convolution, conv2d_weight_gradient),
-        Work("npr_conv2d", "forward + weight gradient", dtype, image_and_map_twice, convolution_twice, conv2d_training),
-        Work("NPRDetector", "inference", dtype, not_known, network, detector_inference),
-        Work("NPRDetector", "training step", dtype, not_known, network_in_training, detector_training),
-    )
+        Work("npr_conv2d", "forward", dtype, image_and_map, map_written, convolution, conv2d_forward),
+        Work("npr_stem", "inference", dtype, image_and_pooled, pooled_written, convolution, stem_inference),
+        Work("npr_stem", "training, forward + backward", dtype, stem_training_bytes, codes_written, stem_in_training,
+             stem_training, sums=True),
+        Work("npr_conv2d", "weight gradient", dtype, image_and_map, not_known, convolution, conv2d_weight_gradient,
+             sums=True),
+        Work("npr_conv2d", "forward + weight gradient", dtype, image_and_map_twice, map_written, convolution_twice,
+             conv2d_training, sums=True),
+        Work("NPRDetector", "inference", dtype, not_known, not_known, network, detector_inference),
+        Work("NPRDetector", "training step", dtype, not_known, not_known, network_in_training, detector_training,
+             sums=True),
+    )  # fmt: skip
 
 
 CPU_WORKS = _in(FLOAT32)
-WORKS = (*_in(BFLOAT16)[:5], *CPU_WORKS[:5], *_in(BFLOAT16)[5:])
+HAAR_WORKS = tuple(work._replace(residual=residual) for residual in ("haar", "npr+haar") for work in _in(BFLOAT16)[:3])
+WORKS = (*_in(BFLOAT16)[:5], *CPU_WORKS[:5], *_in(BFLOAT16)[5:], *HAAR_WORKS)
 """Those measured on a GPU."""

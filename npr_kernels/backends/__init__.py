@@ -19,7 +19,7 @@ BACKENDS = ("reference", "cpu", "triton", "cuda")
 _PREFERENCE = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
 
 # Residuals that a backend's kernels have, where they are not all of them.
-_RESIDUALS = {"cuda": ("npr",)}
+_RESIDUALS: dict[str, tuple[str, ...]] = {}
 
 # The backend that `with backend(...)` asks for; process-wide.
 _requested: str | None = None

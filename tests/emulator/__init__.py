@@ -20,6 +20,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from npr_kernels.residuals import RESIDUALS, taps
 from tests.emulator.compilation import ROOT, cached, run, run_all
 
 HERE = Path(__file__).parent
@@ -93,13 +94,17 @@ class Images(ctypes.Structure):
     _fields_ = (("data", Pointer), ("shape", Size * 4), ("strides", Size * 4))
 
 
+class Reading(ctypes.Structure):
+    _fields_ = (("images", Images), ("residual", Size))
+
+
 class Gradient(ctypes.Structure):
     _fields_ = (("data", Pointer), ("type", Type), ("strides", Size * 4))
 
 
 class ConvForward(ctypes.Structure):
     _fields_ = (
-        ("images", Images),
+        ("reading", Reading),
         ("outputs", Size),
         ("weight", Array),
         ("bias", Array),
@@ -113,7 +118,7 @@ class ConvForward(ctypes.Structure):
 
 class ConvBackward(ctypes.Structure):
     _fields_ = (
-        ("images", Images),
+        ("reading", Reading),
         ("outputs", Size),
         ("grad", Gradient),
         ("channel_scale", Pointer),
@@ -124,12 +129,12 @@ class ConvBackward(ctypes.Structure):
 
 
 class Moments(ctypes.Structure):
-    _fields_ = (("images", Images), ("moments", Pointer))
+    _fields_ = (("reading", Reading), ("moments", Pointer))
 
 
 class StemForward(ctypes.Structure):
     _fields_ = (
-        ("images", Images),
+        ("reading", Reading),
         ("outputs", Size),
         ("moments", Pointer),
         ("weight", Array),
@@ -150,7 +155,7 @@ class StemForward(ctypes.Structure):
 
 class StemBackward(ctypes.Structure):
     _fields_ = (
-        ("images", Images),
+        ("reading", Reading),
         ("outputs", Size),
         ("grad", Gradient),
         ("code", Pointer),
@@ -204,6 +209,9 @@ class Session:
 
     def images(self, images: Tensor) -> Images:
         return Images(self.pointer(images), (Size * 4)(*images.shape), (Size * 4)(*images.stride()))
+
+    def reading(self, images: Tensor, residual: str) -> Reading:
+        return Reading(self.images(images), list(RESIDUALS).index(residual))
 
     def gradient(self, grad: Tensor) -> Gradient:
         return Gradient(self.pointer(grad), TYPES[grad.dtype], (Size * 4)(*grad.stride()))
@@ -262,7 +270,7 @@ def kernels(multiprocessors: int = MULTIPROCESSORS) -> ctypes.CDLL:
     return library
 
 
-def conv2d(images, weight, bias, channel_scale, out_dtype, channels_last, fast):
+def conv2d(images, weight, bias, channel_scale, out_dtype, channels_last, fast, residual="npr"):
     session = Session(kernels())
     n, _, h, w = images.shape
     layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -270,7 +278,7 @@ def conv2d(images, weight, bias, channel_scale, out_dtype, channels_last, fast):
     session.run(
         "conv_forward",
         ConvForward(
-            images=session.images(images),
+            reading=session.reading(images, residual),
             outputs=len(weight),
             weight=session.array(weight),
             bias=session.array(bias),
@@ -284,15 +292,15 @@ def conv2d(images, weight, bias, channel_scale, out_dtype, channels_last, fast):
     return out
 
 
-def conv2d_backward(grad, images, channel_scale, weight_dtype, bias):
+def conv2d_backward(grad, images, channel_scale, weight_dtype, bias, residual="npr"):
     session = Session(kernels())
-    outputs, channels = grad.shape[1], images.shape[1]
+    outputs, channels = grad.shape[1], images.shape[1] * len(RESIDUALS[residual])
     grad_weight = torch.empty(outputs, channels, 3, 3, dtype=weight_dtype)
     grad_bias = torch.empty(outputs if bias else 0, dtype=weight_dtype)
     session.run(
         "conv_backward",
         ConvBackward(
-            images=session.images(images),
+            reading=session.reading(images, residual),
             outputs=outputs,
             grad=session.gradient(grad),
             channel_scale=session.scale(channel_scale),
@@ -304,15 +312,17 @@ def conv2d_backward(grad, images, channel_scale, weight_dtype, bias):
     return grad_weight, grad_bias
 
 
-def patch_moments(images, multiprocessors=MULTIPROCESSORS):
+def patch_moments(images, multiprocessors=MULTIPROCESSORS, residual="npr"):
     session = Session(kernels(multiprocessors))
-    taps = 8 * images.shape[1]
-    moments = torch.empty(1 + taps + taps * taps, dtype=torch.int64)
-    session.run("moments", Moments(images=session.images(images), moments=session.output(moments)))
+    length = taps(residual) * images.shape[1]
+    moments = torch.empty(1 + length + length * length, dtype=torch.int64)
+    session.run("moments", Moments(reading=session.reading(images, residual), moments=session.output(moments)))
     return moments
 
 
-def stem(images, moments, weight, bn_weight, bn_bias, mean, var, eps, channel_scale, out_dtype, save, fast):
+def stem(
+    images, moments, weight, bn_weight, bn_bias, mean, var, eps, channel_scale, out_dtype, save, fast, residual="npr"
+):
     session = Session(kernels())
     n, _, h, w = images.shape
     shape = n, len(weight), (h // 2 + 1) // 2, (w // 2 + 1) // 2
@@ -322,7 +332,7 @@ def stem(images, moments, weight, bn_weight, bn_bias, mean, var, eps, channel_sc
     session.run(
         "stem_forward",
         StemForward(
-            images=session.images(images),
+            reading=session.reading(images, residual),
             outputs=len(weight),
             moments=session.pointer(moments),
             weight=session.array(weight),
@@ -343,14 +353,14 @@ def stem(images, moments, weight, bn_weight, bn_bias, mean, var, eps, channel_sc
     return out, torch.empty(0, dtype=torch.uint8) if code is None else code, used_mean, used_var
 
 
-def stem_backward(grad, images, code, moments, weight, bn_weight, mean, var, eps, channel_scale):
+def stem_backward(grad, images, code, moments, weight, bn_weight, mean, var, eps, channel_scale, residual="npr"):
     session = Session(kernels())
     grad_weight = torch.empty(weight.shape, dtype=weight.dtype)
     grad_bn_weight, grad_bn_bias = (torch.empty(len(weight), dtype=weight.dtype) for _ in range(2))
     session.run(
         "stem_backward",
         StemBackward(
-            images=session.images(images),
+            reading=session.reading(images, residual),
             outputs=len(weight),
             grad=session.gradient(grad),
             code=session.pointer(code),

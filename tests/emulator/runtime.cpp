@@ -426,6 +426,18 @@ void add_buffer(void* data, size_t bytes, Access access) {
   runtime().regions.push_back(std::move(region));
 }
 
+void remove_buffer(const void* data) {
+  runtime().last_region = nullptr;
+  std::erase_if(runtime().regions, [=](const auto& region) { return !region->shared && region->data == data; });
+}
+
+void host_wrote(const void* data, size_t bytes) {
+  Region* region = find_region(data, bytes);
+  if (region == nullptr) return;
+  Byte* state = &region->state[static_cast<const char*>(data) - region->data];
+  for (size_t i = 0; i < bytes; ++i) state[i].written = true;
+}
+
 void clear() {
   auto& regions = runtime().regions;
   runtime().last_region = nullptr;

@@ -27,16 +27,6 @@ class Place:
     backend: str
     device: str
 
-    def require(self, residual: str) -> None:
-        """Skips the test where the backend's kernels lack the residual."""
-        if residual != "npr" and self.backend == "cuda":
-            pytest.skip(f"the {self.backend} kernels have no residual {residual!r}")
-
-    def spare(self, case: bool) -> None:
-        """As :meth:`tests.npr_kernels.implementations.Implementation.spare`."""
-        if case and self.backend == "triton" and self.device == "cpu":
-            pytest.skip("interpreted; other cases cover it")
-
     def op(self, name: str) -> Callable:
         """The backend's own op, by its name in :mod:`npr_kernels.ops`."""
         return getattr(torch.ops.npr, f"triton_{name}" if self.backend == "triton" else name).default

@@ -18,13 +18,6 @@ def scale_of(residual: str) -> list[float]:
     return SCALE * 2 if residual == "npr+haar" else SCALE
 
 
-@pytest.fixture
-def residual(place, residual) -> str:
-    """Those that the place's backend has."""
-    place.require(residual)
-    return residual
-
-
 @pytest.fixture(autouse=True)
 def _nothing_compiled():
     """Each place compiles anew: torch.compile gives up on a function that it has compiled in too many ways."""

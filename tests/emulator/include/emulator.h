@@ -33,11 +33,13 @@ namespace emulator {
 enum class Access { input, output };
 
 void add_buffer(void* data, size_t bytes, Access access);
-void clear();                               // forgets buffers and the error
-const char* error();                        // of the last launch, or null
-ptrdiff_t missing_store(const void* data);  // first unwritten byte of a buffer, or -1
-void set_multiprocessors(int count);        // of the device that persistent kernels see
-void plant_failure(const char* call);       // the runtime's next call of this name fails; null: none does
+void remove_buffer(const void* data);
+void host_wrote(const void* data, size_t bytes);  // part of an output, before a launch
+void clear();                                     // forgets buffers and the error
+const char* error();                              // of the last launch, or null
+ptrdiff_t missing_store(const void* data);        // first unwritten byte of a buffer, or -1
+void set_multiprocessors(int count);              // of the device that persistent kernels see
+void plant_failure(const char* call);             // the runtime's next call of this name fails; null: none does
 
 // ---- For the kernels -------------------------------------------------------------------------------
 

@@ -1,15 +1,16 @@
-"""Runs small_run under compute-sanitizer's tools, and notes in the results file what each found.
+"""Runs small_run under compute-sanitizer's tools, and notes in the results file, one by one, what each found.
 
-    python -m tests.npr_kernels.cuda.sanitize
+    python -m tests.npr_kernels.cuda.sanitize [--results FOLDER] [--seconds 480]
 
 Only the package's kernels are watched: those of torch read memory that they do not use, which initcheck reports.
 Torch's caching allocator is switched off, since memory that it has handed out before looks valid and written. Where a
 tool is missing or cannot watch the device, the note says "not run" and why, and the exit status is 0; it is 1 where a
-tool found an error, or the run fails without any tool. Logs go to build/sanitizer.
+tool found an error, or the run fails without any tool. Logs go to FOLDER/sanitizer.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -23,30 +24,48 @@ from benchmarks import record
 from tests.npr_kernels.cuda.small_run import DONE, READY
 
 ROOT = Path(__file__).parents[3]
-LOGS = ROOT / "build" / "sanitizer"
 TOOLS = ("memcheck", "synccheck", "initcheck", "racecheck")
-MINUTES = 8.0  # for all tools
 
 OPTIONS = {"memcheck": ["--report-api-errors", "no"]}  # the package checks its own calls; torch probes what may fail
 FOUND = 86  # exit status of a tool that found an error
 COMMAND = [sys.executable, "-m", "tests.npr_kernels.cuda.small_run"]
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Run the CUDA kernels under compute-sanitizer.")
+    parser.add_argument("--results", type=Path, default=record.FOLDER, help="folder (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=480, help="for all tools (default: %(default)s)")
+    args = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         sys.exit("sanitize: torch sees no CUDA device")
-    LOGS.mkdir(parents=True, exist_ok=True)
-    alone = subprocess.run(COMMAND, cwd=ROOT, capture_output=True, text=True)
-    if DONE not in alone.stdout:
-        outcomes = {"without a tool": f"failed: {last_line(alone.stdout + alone.stderr)}"}
+    logs = args.results / "sanitizer"
+    logs.mkdir(parents=True, exist_ok=True)
+    file = record.path(torch.cuda.get_device_name(), args.results)
+    deadline = time.monotonic() + args.seconds
+    outcomes: dict[str, str] = {}
+
+    def note(tool: str, outcome: str) -> None:
+        outcomes[tool] = outcome
+        record.update(file, {"sanitizer": outcomes})
+        print(f"{tool}: {outcome}", flush=True)
+
+    reason = unsanitized(args.seconds)
+    if reason is not None:
+        note("without a tool", reason)
     else:
-        deadline = time.monotonic() + 60 * MINUTES
-        outcomes = {tool: run(tool, max(1.0, deadline - time.monotonic())) for tool in TOOLS}
-    record.update(record.path(torch.device("cuda", torch.cuda.current_device())), {"sanitizer": outcomes})
-    for tool, outcome in outcomes.items():
-        print(f"{tool}: {outcome}")
-    print(f"logs in {LOGS.relative_to(ROOT)}")
+        for tool in TOOLS:
+            note(tool, run(tool, max(1.0, deadline - time.monotonic()), logs))
+    print(f"logs in {logs}")
     return int(any(outcome.startswith("failed") for outcome in outcomes.values()))
+
+
+def unsanitized(seconds: float) -> str | None:
+    """What is wrong with the run without any tool; None if nothing is."""
+    try:
+        alone = subprocess.run(COMMAND, cwd=ROOT, capture_output=True, text=True, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return "failed: out of time"
+    return None if DONE in alone.stdout else f"failed: {last_line(alone.stdout + alone.stderr)}"
 
 
 def sanitizer() -> str | None:
@@ -56,7 +75,7 @@ def sanitizer() -> str | None:
     return shutil.which("compute-sanitizer", path=os.pathsep.join(folders))
 
 
-def run(tool: str, seconds: float) -> str:
+def run(tool: str, seconds: float, logs: Path) -> str:
     """What a tool found: "passed", "failed: ..." or "not run: ..."."""
     program = sanitizer()
     if program is None:
@@ -65,7 +84,7 @@ def run(tool: str, seconds: float) -> str:
         program, "--tool", tool, "--kernel-name", "kns=3npr4cuda", "--error-exitcode", str(FOUND),
         *OPTIONS.get(tool, []), *COMMAND,
     ]  # fmt: skip
-    log = LOGS / f"{tool}.log"
+    log = logs / f"{tool}.log"
     environment = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     try:
         with log.open("w") as file:

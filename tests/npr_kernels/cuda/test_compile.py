@@ -15,7 +15,7 @@ from tests.emulator.compilation import ROOT, cached, run, run_all
 TARGETS = ("80", "90", "100", "120")
 KERNELS = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
 
-# The entry points that multiply on tensor cores, by the file that they are in; device.cu has none.
+# The entry points that multiply on tensor cores, by the file that they are in.
 TENSOR_CORE_KERNELS = {
     "conv_forward": ("conv_forward_channels_last", "conv_forward_planar"),
     "conv_backward": ("conv_backward_kernel",),
@@ -24,13 +24,19 @@ TENSOR_CORE_KERNELS = {
     "stem_backward": ("stem_backward_kernel",),
 }
 
+OTHERS = ("device", "plain")
+
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("nvcc")]
+
+
+def find_nvcc() -> str | None:
+    return shutil.which("nvcc", path=os.environ["PATH"] + ":" + os.environ.get("CUDA_HOME", "/usr/local/cuda") + "/bin")
 
 
 @pytest.fixture(scope="module")
 def compiled() -> Path:
     """A folder with an object file of each .cu and what ptxas said about it."""
-    nvcc = shutil.which("nvcc", path=os.environ["PATH"] + ":" + os.environ.get("CUDA_HOME", "/usr/local/cuda") + "/bin")
+    nvcc = find_nvcc()
     if nvcc is None:
         pytest.skip("nvcc was not found")
     codes = [f"-gencode=arch=compute_{target},code=sm_{target}" for target in TARGETS]
@@ -64,11 +70,11 @@ def disassembler() -> str:
 
 
 def test_every_file_is_known():
-    assert {path.stem for path in KERNELS} == {*TENSOR_CORE_KERNELS, "device"}
+    assert {path.stem for path in KERNELS} == {*TENSOR_CORE_KERNELS, *OTHERS}
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("file", TENSOR_CORE_KERNELS)
+@pytest.mark.parametrize("file", [*TENSOR_CORE_KERNELS, *OTHERS])
 def test_nothing_spills(compiled, file, target):
     said = (compiled / f"{file}.txt").read_text()
     frames = re.findall(
@@ -77,7 +83,7 @@ def test_nothing_spills(compiled, file, target):
         said,
         re.DOTALL,
     )
-    assert len(frames) >= len(TENSOR_CORE_KERNELS[file])
+    assert len(frames) >= len(TENSOR_CORE_KERNELS.get(file, (file,)))
     assert not [frame for frame in frames if frame[1:] != ("0", "0", "0")]
 
 
@@ -107,6 +113,6 @@ def test_results_are_stored_16_bytes_at_a_time(compiled, file, kernel, target):
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_no_kernel_uses_local_memory(compiled, target):
-    for file in TENSOR_CORE_KERNELS:
+    for file in (*TENSOR_CORE_KERNELS, *OTHERS):
         for name, text in sass(compiled, file, target).items():
             assert not re.search(r"\b(LDL|STL)\b", text), f"{name} keeps an array in local memory"

@@ -13,7 +13,7 @@ import torch
 
 from tests import emulator
 from tests.npr_kernels.implementations import Reference
-from tests.npr_kernels.inputs import draw_images, draw_weight
+from tests.npr_kernels.inputs import RESIDUALS, draw_images, draw_weight
 
 SCALE = [0.01, 0.02, 0.03]
 
@@ -112,14 +112,15 @@ def expanded(*shape: int) -> emulator.Images:
     return emulator.Images(None, (emulator.Size * 4)(*shape), (emulator.Size * 4)(0, shape[2] * shape[3], shape[3], 1))
 
 
-def operations(images: emulator.Images) -> dict[str, ctypes.Structure]:
-    scale = ctypes.cast((ctypes.c_double * 3)(1, 1, 1), ctypes.c_void_p)
+def operations(images: emulator.Images, residual: str = "npr") -> dict[str, ctypes.Structure]:
+    scale = ctypes.cast((ctypes.c_double * 6)(*[1] * 6), ctypes.c_void_p)
+    reading = emulator.Reading(images, RESIDUALS.index(residual))
     grad = emulator.Gradient(None, 0, (emulator.Size * 4)(0, 0, 0, 0))
-    common = {"images": images, "outputs": 8, "channel_scale": scale, "type": 0}
+    common = {"reading": reading, "outputs": 8, "channel_scale": scale, "type": 0}
     return {
         "conv_forward": emulator.ConvForward(**common),
         "conv_backward": emulator.ConvBackward(**common, grad=grad),
-        "moments": emulator.Moments(images=images),
+        "moments": emulator.Moments(reading=reading),
         "stem_forward": emulator.StemForward(**common),
         "stem_backward": emulator.StemBackward(**common, grad=grad),
     }
@@ -130,13 +131,14 @@ def operations(images: emulator.Images) -> dict[str, ctypes.Structure]:
     "shape", [(2**30 + 1, 3, 2, 2), (2**31 - 1, 3, 2, 2), (2**40, 3, 2, 2), (2**20, 3, 2**12, 2**12), (1, 3, 2**33, 2)],
     ids=str,
 )  # fmt: skip
-def test_more_tiles_than_can_be_counted_are_refused(library, operation, shape):
+def test_more_tiles_than_can_be_counted_are_refused(library, operation, shape, residual):
     """Rather than overflow the loops' numbers; and the workspace asked for before is small."""
-    size, said = said_of(library, operation, operations(expanded(*shape))[operation])
+    size, said = said_of(library, operation, operations(expanded(*shape), residual)[operation])
     assert said == "tiling: the images have more than 2^30 tiles of outputs; split the batch"
     assert 0 <= size < 2**24
 
 
-def test_moments_of_more_channels_than_a_grid_has_blocks(library):
-    _, said = said_of(library, "moments", emulator.Moments(images=expanded(1, 8192, 2, 2)))
-    assert said == "moments: images have more than 8191 channels"
+@pytest.mark.parametrize(("residual", "most"), list(zip(RESIDUALS, (8191, 7281, 3854), strict=True)))
+def test_moments_of_more_channels_than_a_grid_has_blocks(library, residual, most):
+    moments = operations(expanded(1, most + 1, 2, 2), residual)["moments"]
+    assert said_of(library, "moments", moments)[1] == f"moments: images have more than {most} channels"

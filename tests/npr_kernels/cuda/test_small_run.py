@@ -48,7 +48,6 @@ def test_outcome(status, log, outcome):
 @pytest.fixture
 def tool(tmp_path, monkeypatch):
     """Puts a program in compute-sanitizer's place; the folder of its logs."""
-    monkeypatch.setattr(sanitize, "LOGS", tmp_path)
 
     def place(script: str) -> None:
         program = tmp_path / "compute-sanitizer"
@@ -61,20 +60,20 @@ def tool(tmp_path, monkeypatch):
 
 def test_the_tool_is_run_on_the_packages_kernels_without_the_allocators_cache(tool, tmp_path):
     tool(f'echo "$@"; echo "cache $PYTORCH_NO_CUDA_MEMORY_CACHING"; echo "{READY}"; echo "{DONE}"')
-    assert sanitize.run("racecheck", 10) == "passed"
+    assert sanitize.run("racecheck", 10, tmp_path) == "passed"
     log = (tmp_path / "racecheck.log").read_text()
     assert re.search("--tool racecheck --kernel-name kns=3npr4cuda --error-exitcode 86 .*small_run", log)
     assert "cache 1" in log
 
 
-def test_a_tool_that_takes_too_long(tool):
+def test_a_tool_that_takes_too_long(tool, tmp_path):
     tool("exec sleep 60")
-    assert sanitize.run("memcheck", 0.2) == "not run: out of time"
+    assert sanitize.run("memcheck", 0.2, tmp_path) == "not run: out of time"
 
 
-def test_no_tool(monkeypatch):
+def test_no_tool(monkeypatch, tmp_path):
     monkeypatch.setattr(sanitize, "sanitizer", lambda: None)
-    assert sanitize.run("memcheck", 1) == "not run: compute-sanitizer was not found"
+    assert sanitize.run("memcheck", 1, tmp_path) == "not run: compute-sanitizer was not found"
 
 
 def test_the_filter_names_the_kernels(tmp_path):
