@@ -69,11 +69,10 @@ def test_every_op_is_right_on_tiny_images(cpu):
 
 def test_tritons_ops_are_right_on_tiny_images(monkeypatch):
     """In its interpreter, which is slow: in one dtype, on one image."""
-    interpreter = implementations.triton("triton-interpreter")
+    implementations.triton("triton-interpreter")
     monkeypatch.setattr(device, "SMOKE", (1, 3, 6, 10))
     for row in plan.smoke(["triton"]):
-        has = interpreter.has(plan.work_of(row).residual)
-        if has and row.work.endswith(("bfloat16", "uint8")) and row.layout == "channels_last":
+        if row.work.endswith(("bfloat16", "uint8")) and row.layout == "channels_last":
             outcome = TorchDevice(CPU, 2, 16).measure(row)
             assert "wrong" not in outcome, (row, outcome)
 
