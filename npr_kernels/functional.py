@@ -100,8 +100,8 @@ def npr_conv2d(
 
     ``conv2d(scale * residual((images - mean) / std), weight, bias)``; the mean cancels in the residual. Differentiable
     in ``weight`` and ``bias``, and in floating ``images``. The fused kernels cover uint8 images with the papers'
-    geometry (3x3, one output for each 2x2 cell, padding 1, patch 2, anchor 0, "pixel"), on CUDA devices other residuals
-    than "npr" by Triton; everything else runs on :mod:`npr_kernels.reference` and says so once.
+    geometry (3x3, one output for each 2x2 cell, padding 1, patch 2, anchor 0, "pixel"); everything else runs on
+    :mod:`npr_kernels.reference` and says so once.
 
     Args:
         images: [N, C, H, W], uint8, or floating in [0, 1]; NCHW or channels_last or any strides; N >= 0; H, W >= patch.

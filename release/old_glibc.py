@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 GLIBC = (2, 28)
@@ -112,5 +113,7 @@ def _number(version: str) -> tuple[int, ...]:
 
 
 def _run(command: str, *arguments: str | Path) -> str:
-    done = subprocess.run([*shlex.split(command), *map(str, arguments)], check=True, capture_output=True, text=True)
+    done = subprocess.run([*shlex.split(command), *map(str, arguments)], capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"release.old_glibc: needs GCC, its static libstdc++ and binutils: {command} said: {done.stderr}")
     return done.stdout

@@ -50,6 +50,11 @@ class Implementation:
         """Runs so slowly that tests give it small images only."""
         return self.name in ("triton-interpreter", "cuda-emulator")
 
+    @property
+    def largest_side(self) -> int:
+        """Of images that tests draw."""
+        return 24 if self.interpreted else 40
+
     def spare(self, case: bool) -> None:
         """Skips a case that others cover where Triton is interpreted, operation by operation, by Python."""
         if case and self.name == "triton-interpreter":

@@ -21,7 +21,7 @@ BFLOAT16_TRUNCATES: bool = INTERPRETED
 OPTIONS: dict[str, bool] = {} if INTERPRETED else {"enable_fp_fusion": True}
 
 #: Output channels in a program of the small kernels; the interpreter runs programs one after another.
-OUTPUTS_PER_PROGRAM: int = 16 if INTERPRETED else 1
+OUTPUTS_PER_PROGRAM: int = 64 if INTERPRETED else 1
 
 
 def cache_directory() -> str:
