@@ -5,6 +5,7 @@
 #   PYTHON  the interpreter that makes .venv, that `make install` installs into, that `make gpu` runs   (python3)
 #   TORCH   what pip is asked for as torch, with options if need be                          (torch==2.13.0)
 #   JOBS    processes that the tests run in, a thread each                                   (2)
+#   SLOW    1: test runs the tests marked slow too, as .ci/run does                           (0)
 #   SECONDS that fuzz feeds the decoder                                                       (60)
 #   FILES   that fuzz feeds npr detect                                                        (1000)
 #   KILLS   of each command that kills kills                                                  (25)
@@ -29,7 +30,7 @@ SOURCES := setup.py pyproject.toml $(wildcard csrc/*.* csrc/*/*.*)
 
 help:
 	@echo 'make demo      everything from nothing: install, make images, train, evaluate, detect'
-	@echo 'make test      install and run all tests'
+	@echo 'make test      install and run the tests, with SLOW=1 all of them'
 	@echo 'make docs      make the site in build/docs; warnings are errors'
 	@echo 'make fuzz      feed damaged image files to the decoder for SECONDS=60, and FILES=1000 to npr detect'
 	@echo 'make kills     kill commands with SIGKILL, KILLS=25 times each, and compare what they come to'
@@ -76,8 +77,9 @@ demo: .venv/installed
 	@echo '  demo/run                   checkpoints, log'
 	@echo '  demo/verdicts.jsonl        a score and a verdict for each image of demo/data/test/nearest'
 
+SLOW ?= 0
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(if $(filter 1,$(SLOW)),,-m 'not slow')
 
 docs: .venv/installed-dev
 	$(BIN)/python -m sphinx -W --keep-going -q -b html -c docs . build/docs

@@ -24,16 +24,24 @@ def path(device: str, folder: Path = FOLDER) -> Path:
 
 
 def update(path: Path, sections: dict[str, Any]) -> dict[str, Any]:
-    """Replaces sections of a results file, which need not exist; others stay. Returns all of it.
+    """Writes :func:`merged` to the file, and returns it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return write(path, merged(path, sections))
+
+
+def write(path: Path, results: dict[str, Any]) -> dict[str, Any]:
+    write_text(path, json.dumps(results, indent=1) + "\n")
+    return results
+
+
+def merged(path: Path, sections: dict[str, Any]) -> dict[str, Any]:
+    """What is in a results file, which need not exist, with sections replaced.
 
     Of the sections in ROWS only rows with the same KEY are replaced, and a row that was not reached replaces none.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    merged = before | {name: merge(before.get(name, []), rows) for name, rows in sections.items() if name in ROWS}
-    merged |= {name: content for name, content in sections.items() if name not in ROWS}
-    write_text(path, json.dumps(merged, indent=1) + "\n")
-    return merged
+    rows = {name: merge(before.get(name, []), new) for name, new in sections.items() if name in ROWS}
+    return before | sections | rows
 
 
 def merge(before: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

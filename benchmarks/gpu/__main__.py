@@ -19,9 +19,11 @@ import argparse
 import datetime
 import functools
 import hashlib
+import math
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,7 @@ from detector.bench import works
 from detector.bench.processes import Worker
 
 ROOT = Path(__file__).parents[2]
+RESULTS_EVERY = 2.0  # seconds at least; the journal has each row
 MAX_AUTOTUNE_SECONDS = 120.0  # of a row: torch.compile tries many kernels
 
 
@@ -121,10 +124,14 @@ def measure(
 ) -> None:
     journal = Journal(args.results / report.JOURNAL, facts, rows)
     numbers = {row: number for number, row in enumerate(rows, start=1)}
+    written = -math.inf
 
     def tell(row: Row, outcome: dict[str, Any]) -> None:
+        nonlocal written
         print(f"{numbers[row]}/{len(rows)}  {row}: {in_short(outcome)}", file=sys.stderr, flush=True)
-        report.write(args.results)
+        if time.monotonic() - written > RESULTS_EVERY:
+            report.write(args.results)
+            written = time.monotonic()
 
     try:
         runner.run(rows, journal, start, args.caps, tell, first)

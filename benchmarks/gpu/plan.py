@@ -21,12 +21,15 @@ def implementations(device: torch.device) -> list[str]:
 
 
 def smoke(names: list[str]) -> list[Row]:
-    """Each low-level op in each dtype, by each of the names that has kernels of its own."""
+    """Each low-level op in each dtype, by each of the names that has kernels of its own.
+
+    Triton's, which are compiled as they are called, in channels_last alone.
+    """
     return [
         Row("smoke", work.op, work.title, name + suffix, layout)
         for name in names
         if name in works.FUSED
-        for layout in ("channels_last", "nchw")
+        for layout in (("channels_last",) if name == "triton" else ("channels_last", "nchw"))
         for suffix in ("", FAST)
         for work in kernels.SMOKE
         if not suffix or work.name in kernels.WITH_PRECISION

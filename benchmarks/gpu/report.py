@@ -33,12 +33,12 @@ def write(folder: Path) -> tuple[Path, dict[str, Any]]:
             name = "memory" if row["op"] == plan.MEMORY else SECTIONS[row["step"]]
             rows[name] = record.merge(rows[name], [costs(run.facts, row) | row])
     out = record.path(facts["name"], folder)
-    merged = record.update(out, sections | rows)
+    merged = record.merged(out, sections | rows)
     merged["floors_per_second"] = dict.fromkeys(floors.BANDWIDTHS) | {
         row["work"]: row["bytes_per_second"] for row in merged["memory"] if "bytes_per_second" in row
     }
     merged["targets"] = targets.judge(merged)
-    return out, record.update(out, merged)
+    return out, record.write(out, merged)
 
 
 def costs(facts: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:

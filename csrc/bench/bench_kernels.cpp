@@ -38,7 +38,7 @@ Problem draw(int64_t batch, int64_t height, int64_t width, int residual, bool wi
     }
     return values;
   };
-  Problem p{batch, height, width, kOutputs, kResiduals[residual], {}, {}, {}, {}, {}, {}, {}, {}};
+  Problem p{batch, height, width, kOutputs, residual, {}, {}, {}, {}, {}, {}, {}, {}};
   p.pixels.resize(batch * p.image_bytes());
   for (uint8_t& pixel : p.pixels) pixel = uint8_t(random());
   p.weight = floats(kOutputs * p.weights(), -1, 1);
@@ -123,6 +123,7 @@ void run_moments(Placed& on, int call) {
   const int64_t length = on.problem.taps.size();
   Moments op{};
   op.images = on.images(call);
+  op.residual = on.problem.residual;
   op.moments = static_cast<int64_t*>(on.room(on.moments, (1 + length + length * length) * 8));
   enqueue(on, op, moments_workspace, moments);
 }
@@ -130,6 +131,7 @@ void run_moments(Placed& on, int call) {
 void run_conv_forward(Placed& on, int call, bool fast) {
   ConvForward op{};
   op.images = on.images(call);
+  op.residual = on.problem.residual;
   op.outputs = kOutputs;
   op.weight = on.array(on.weight);
   op.channel_scale = on.scale.data();
@@ -143,6 +145,7 @@ void run_conv_forward(Placed& on, int call, bool fast) {
 void run_conv_backward(Placed& on, int call) {
   ConvBackward op{};
   op.images = on.images(call);
+  op.residual = on.problem.residual;
   op.outputs = kOutputs;
   op.grad = on.gradient(on.grad, on.type, kOutputs, on.problem.rows(), on.problem.cols());
   op.channel_scale = on.scale.data();
@@ -156,6 +159,7 @@ void run_stem(Placed& on, int call, bool training, bool fast) {
   const Problem& p = on.problem;
   StemForward op{};
   op.images = on.images(call);
+  op.residual = on.problem.residual;
   op.outputs = kOutputs;
   op.moments = training ? on.moments.as<int64_t>() : nullptr;
   op.weight = on.array(on.weight), op.bn_weight = on.array(on.gamma), op.bn_bias = on.array(on.beta);
@@ -175,6 +179,7 @@ void run_stem_backward(Placed& on, int call) {
   const Problem& p = on.problem;
   StemBackward op{};
   op.images = on.images(call);
+  op.residual = on.problem.residual;
   op.outputs = kOutputs;
   op.grad = on.gradient(on.grad, on.type, kOutputs, p.pooled_rows(), p.pooled_cols());
   op.code = on.code.as<uint8_t>();
@@ -266,6 +271,7 @@ std::vector<Kernel> kernels() {
   std::vector<Kernel> all;
   add_kernels(all, 0, Type::bf16);
   add_kernels(all, 0, Type::f32);
+  for (int residual = 1; residual < int(std::size(kResiduals)); ++residual) add_kernels(all, residual, Type::bf16);
   return all;
 }
 

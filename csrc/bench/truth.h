@@ -39,12 +39,12 @@ inline std::vector<PatchTap> patch_taps(const Residual& residual) {
 // A batch of images, channels last, and the parameters of a stem.
 struct Problem {
   int64_t batch, height, width, outputs;
-  Residual residual;
+  int residual;                               // index in kResiduals
   std::vector<uint8_t> pixels;                // [N, H, W, C]
   std::vector<float> weight, gamma, beta;     // [O, Q, 3, 3], [O], [O]
   std::vector<float> mean, var;               // [O], of inference
   std::vector<float> conv_grad, pooled_grad;  // [N, rows, cols, O], [N, pooled rows, pooled cols, O]
-  std::vector<PatchTap> taps = patch_taps(residual);
+  std::vector<PatchTap> taps = patch_taps(kResiduals[residual]);
   int64_t rows() const { return height / kCell; }
   int64_t cols() const { return width / kCell; }
   int64_t pooled_rows() const { return pooled(rows()); }
@@ -75,7 +75,7 @@ struct Problem {
       default: return anchor - pixel(n, c, y, x + 1) - pixel(n, c, y + 1, x) + pixel(n, c, y + 1, x + 1);
     }
   }
-  int64_t weights() const { return kChannels * residual.maps * kPositions; }  // of an output
+  int64_t weights() const { return kChannels * kResiduals[residual].maps * kPositions; }  // of an output
   double folded(int64_t o, size_t k) const { return double(weight[o * weights() + taps[k].weight]) * taps[k].scale; }
 };
 

@@ -14,6 +14,7 @@ from benchmarks.gpu import programs, report
 from benchmarks.gpu.__main__ import main
 from benchmarks.gpu.journal import Row, read
 from benchmarks.gpu.programs import Programs
+from npr_kernels.residuals import RESIDUALS
 from tests import emulator
 from tests.emulator.compilation import ROOT, cached, run
 
@@ -50,8 +51,13 @@ def measured(program: Path, name: str) -> tuple[int, dict]:
     return done.returncode, json.loads(done.stdout)
 
 
-def test_every_kernel_is_measured(built):
-    names = listed(built / "bench_kernels")
+def residual_of(name: str) -> str:
+    return next((residual for residual in ("npr+haar", "haar") if name.endswith(f"-{residual}")), "npr")
+
+
+@pytest.mark.parametrize("residual", RESIDUALS)
+def test_every_kernel_is_measured(built, residual):
+    names = [name for name in listed(built / "bench_kernels") if residual_of(name) == residual]
     operations = {"conv_forward", "conv_backward", "stem_forward", "stem_forward_codes", "stem_backward", "moments"}
     assert {name.partition("-")[0] for name in names} == operations
     for name in names:
@@ -60,7 +66,7 @@ def test_every_kernel_is_measured(built):
         least, most = outcome["of"]
         assert 0 < least <= outcome["us"] <= most
         assert outcome["deviation"] <= (0.01 if "bf16" in name and "forward" in name else 1e-3)
-        if name == "moments":
+        if name.startswith("moments"):
             assert outcome["bytes"] == 3 * 16 * 16
 
 
@@ -101,10 +107,10 @@ def program(tmp_path):
 
 FAKE = """
 case "$1" in
-  --list) printf 'a-bf16\\nb-f32\\nc\\n' ;;
+  --list) printf 'a-bf16\\nb-f32\\nmoments\\n' ;;
   a-bf16) echo '{"work": "a-bf16", "us": 2.5, "of": [2, 3], "bytes": 1000}' ;;
   b-f32) echo "Segmentation fault" >&2; exit 139 ;;
-  c) echo '{"work": "c", "wrong": "off by 3"}'; exit 1 ;;
+  moments) echo '{"work": "moments", "wrong": "off by 3"}'; exit 1 ;;
   late) sleep 3600 ;;
 esac
 """
@@ -115,7 +121,7 @@ def test_each_kernel_is_a_process(program, tmp_path):
     ask = lambda name: of.ask("measure", Row("kernels", programs.OP, name, "cuda", ""), 300)  # noqa: E731
     assert ask("a-bf16") == {"us": 2.5, "of": [2, 3], "bytes": 1000}
     assert ask("b-f32") == {"error": "it ended with status 139: Segmentation fault"}
-    assert ask("c") == {"wrong": "off by 3"}
+    assert ask("moments") == {"wrong": "off by 3"}
     assert of.broken is None
     late = of.ask("measure", Row("kernels", programs.OP, "late", "cuda", ""), 0.2)
     assert late == {"error": "out of time"}
@@ -147,12 +153,13 @@ def test_the_step(program, tmp_path, monkeypatch, capsys):
     assert main(arguments) == 1  # as two of the kernels are not well
     (only,) = read(tmp_path / report.JOURNAL)
     assert [(row.op, row.work) for row in only.outcomes] == [
-        ("bench_kernels", "a-bf16"), ("bench_kernels", "b-f32"), ("bench_kernels", "c"), ("ncu", "a-bf16"), ("ncu", "c")
-    ]  # fmt: skip
+        *(("bench_kernels", name) for name in ("a-bf16", "b-f32", "moments")),
+        *(("ncu", name) for name in ("a-bf16", "moments")),
+    ]
     said = capsys.readouterr().out
     assert said.startswith("Some GPU")
     assert "| a-bf16 | 2.5 | 2.0 to 3.0 | 0 |" in said
-    assert "| c | off by 3 | | |" in said
+    assert "| moments | off by 3 | | |" in said
     with pytest.raises(SystemExit, match="nothing"):
         main([*arguments[:-1], str(tmp_path / "nothing")])
 

@@ -68,12 +68,11 @@ def test_every_op_is_right_on_tiny_images(cpu):
 
 
 def test_tritons_ops_are_right_on_tiny_images(monkeypatch):
-    """In its interpreter, which is slow: in one dtype, on one image."""
-    interpreter = implementations.triton("triton-interpreter")
-    monkeypatch.setattr(device, "SMOKE", (1, 3, 6, 10))
+    """In its interpreter, which is slow: on one image, of the residual that has the most to it."""
+    implementations.triton("triton-interpreter")
+    monkeypatch.setattr(device, "SMOKE", (1, 3, 4, 6))
     for row in plan.smoke(["triton"]):
-        has = interpreter.has(plan.work_of(row).residual)
-        if has and row.work.endswith(("bfloat16", "uint8")) and row.layout == "channels_last":
+        if "npr+haar" in row.work and row.implementation == "triton":
             outcome = TorchDevice(CPU, 2, 16).measure(row)
             assert "wrong" not in outcome, (row, outcome)
 

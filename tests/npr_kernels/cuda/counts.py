@@ -32,23 +32,30 @@ def main() -> None:
 
 
 def count(file: str, target: str, target_file: Path) -> None:
+    said, code = compiled(file, target, target_file)
+    facts = {
+        name: resources(text) for name, text in re.findall(r"entry function '(\S+)'(.*?)(?=Compiling|\Z)", said, re.S)
+    }
+    for name, instructions in code.items():
+        registers, shared, spills = facts[name]
+        print(f"{readable(name):72} {registers:9} {shared:6} {spills:6} {len(instructions):12} {loops(instructions)}")
+
+
+def compiled(file: str, target: str, target_file: Path) -> tuple[str, dict[str, list[tuple[str, str]]]]:
+    """What nvcc said, and the instructions of the kernels with MMAs, each with its address, by mangled name."""
     nvcc = find_nvcc()
     if nvcc is None:
-        raise SystemExit("counts: nvcc was not found")
+        raise SystemExit("nvcc was not found")
     code = f"-gencode=arch=compute_{target},code=sm_{target}"
     source = ROOT / "csrc" / "cuda" / f"{file}.cu"
     said = run([nvcc, "-std=c++20", "-O3", code, f"-I{ROOT / 'csrc'}", "-Xptxas", "-v", "-c", str(source),
                 "-o", str(target_file)])  # fmt: skip
-    facts = {
-        name: resources(text) for name, text in re.findall(r"entry function '(\S+)'(.*?)(?=Compiling|\Z)", said, re.S)
-    }
+    kernels = {}
     for section in run([disassembler(), "--dump-sass", str(target_file)]).split("Function : ")[1:]:
-        name = section.split()[0]
         instructions = re.findall(r"^\s+/\*([0-9a-f]{4,5})\*/\s+(.*?);", section, re.MULTILINE)
-        if not any("MMA." in text for _, text in instructions):
-            continue
-        registers, shared, spills = facts[name]
-        print(f"{readable(name):72} {registers:9} {shared:6} {spills:6} {len(instructions):12} {loops(instructions)}")
+        if any("MMA." in text for _, text in instructions):
+            kernels[section.split()[0]] = instructions
+    return said, kernels
 
 
 def resources(said: str) -> tuple[int, int, int]:
@@ -59,6 +66,11 @@ def resources(said: str) -> tuple[int, int, int]:
 
 def loops(instructions: list[tuple[str, str]]) -> str:
     """Of each innermost loop with MMAs: its instructions and its MMAs."""
+    return " ".join(f"{end + 1 - begin}/{mma}" for begin, end, mma in innermost(instructions))
+
+
+def innermost(instructions: list[tuple[str, str]]) -> list[tuple[int, int, int]]:
+    """The innermost loops with MMAs: first instruction, last one, and how many of them are MMAs."""
     places = {int(address, 16): i for i, (address, _) in enumerate(instructions)}
     found = []
     for end, (_, text) in enumerate(instructions):
@@ -66,12 +78,11 @@ def loops(instructions: list[tuple[str, str]]) -> str:
         begin = places.get(int(branch[1], 16)) if branch else None
         if begin is not None and begin < end:
             found.append((begin, end, sum("MMA." in text for _, text in instructions[begin : end + 1])))
-    inner = [
+    return sorted(
         (begin, end, mma)
         for begin, end, mma in found
         if mma and not any(begin <= b and e <= end and (b, e) != (begin, end) and m for b, e, m in found)
-    ]
-    return " ".join(f"{end + 1 - begin}/{mma}" for begin, end, mma in sorted(inner))
+    )
 
 
 def readable(name: str) -> str:
