@@ -55,6 +55,7 @@ def residual_of(name: str) -> str:
     return next((residual for residual in ("npr+haar", "haar") if name.endswith(f"-{residual}")), "npr")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("residual", RESIDUALS)
 def test_every_kernel_is_measured(built, residual):
     names = [name for name in listed(built / "bench_kernels") if residual_of(name) == residual]
@@ -70,6 +71,7 @@ def test_every_kernel_is_measured(built, residual):
             assert outcome["bytes"] == 3 * 16 * 16
 
 
+@pytest.mark.slow
 def test_what_is_wrong_has_no_time(built):
     status, outcome = measured(built / "spoilt", "conv_forward-bf16")
     assert status == 1
@@ -82,6 +84,7 @@ def test_what_is_wrong_has_no_time(built):
     assert measured(built / "spoilt", "stem_forward-bf16")[0] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [[], ["soup"], ["moments", "--images", "0"], ["moments", "--size"]])
 def test_usage(built, arguments):
     done = subprocess.run([built / "bench_kernels", *arguments], capture_output=True, text=True)
@@ -164,6 +167,7 @@ def test_the_step(program, tmp_path, monkeypatch, capsys):
         main([*arguments[:-1], str(tmp_path / "nothing")])
 
 
+@pytest.mark.slow
 def test_nvcc_takes_it(tmp_path):
     """Its own part; test_compile.py has the kernels compiled."""
     nvcc = shutil.which("nvcc", path=os.environ["PATH"] + ":" + os.environ.get("CUDA_HOME", "/usr/local/cuda") + "/bin")

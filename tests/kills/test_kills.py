@@ -19,6 +19,7 @@ def run(*command, **options):
     return subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, **options)
 
 
+@pytest.mark.slow
 def test_a_few_kills(seed):
     pytest.importorskip("matplotlib")
     done = run("-m", "tests.kills.run", "--kills", "2", "--seed", str(seed), "train", "eval", "synth")

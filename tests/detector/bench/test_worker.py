@@ -1,5 +1,6 @@
 """Processes that answer, fail, die and are late."""
 
+import gc
 import json
 import sys
 from dataclasses import asdict
@@ -11,6 +12,7 @@ from detector.bench import resident
 from detector.bench.cases import FORWARD, Case
 from detector.bench.processes import SETTINGS, Worker, Workers
 from detector.bench.worker import Session
+from detector.memory import give_back_memory
 from tests import needs
 
 CASE = Case("op", FORWARD, 2, 18, ("npr", "eager"))
@@ -65,6 +67,8 @@ def test_memory_is_what_a_case_needed_at_most():
         size = {1: 40 << 20, 2: 10 << 20}[case.batch]
         return lambda: bytearray(b"x") * size
 
+    gc.collect()  # what earlier tests left, which would be given back between the cases
+    give_back_memory()
     session = Session("npr", prepare)
     for batch, least in ((1, 40 << 20), (2, 10 << 20)):  # the second is not the first one's peak
         session.answer("prepare", asdict(Case("op", FORWARD, batch, 2, ("npr",))))

@@ -22,6 +22,7 @@ def figures():
     pytest.importorskip("matplotlib")
 
 
+@pytest.mark.slow
 def test_from_nothing_to_a_report(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(study, "QUICK", TINY)
     out = tmp_path / "study"

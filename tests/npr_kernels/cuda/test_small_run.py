@@ -12,6 +12,7 @@ from tests.npr_kernels.cuda import sanitize, small_run
 from tests.npr_kernels.cuda.small_run import DONE, READY
 
 
+@pytest.mark.slow
 def test_small_run_in_the_emulator():
     with implementations.loaded("cuda-emulator") as kernels:
         small_run.run(kernels)

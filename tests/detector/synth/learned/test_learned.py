@@ -115,6 +115,7 @@ train(spec, photographs, steps=int(sys.argv[3]), cache=sys.argv[2], verbose=Fals
 """
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_to_the_same_generator(photographs, tmp_path):
     file = tmp_path / "photograph.pt"
     torch.save(photographs[0], file)
