@@ -11,6 +11,16 @@ from tests.npr_kernels.inputs import RESIDUALS
 
 ON_A_GPU = ("cuda", "triton")
 
+# Kernels on the CPU, at a thousandth of their speed. Both residuals in one reach almost all that "haar" alone does.
+INTERPRETED = ("triton-interpreter", "cuda-emulator")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        if params.get("residual") == "haar" and (params.get("implementation") or params.get("place")) in INTERPRETED:
+            item.add_marker(pytest.mark.slow)
+
 
 def marked(names: Iterable[str]) -> list:
     return [pytest.param(name, marks=[pytest.mark.gpu] if name in ON_A_GPU else []) for name in names]

@@ -124,7 +124,7 @@ def test_held_out_reals_called_fake(kind, rng):
     assert law.sf(outside - 1) < 0.025
 
 
-@pytest.mark.parametrize("groups", [2, 6])
+@pytest.mark.parametrize("groups", [2, pytest.param(6, marks=pytest.mark.slow)])
 def test_all_groups_at_once(groups, rng):
     """Groups of equal and of different scores: some group's rate exceeds alpha in no more draws than one alone may."""
     for spread in (0.0, 0.002, 0.5):

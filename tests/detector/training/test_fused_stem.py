@@ -58,6 +58,7 @@ def accuracy(model: NPRDetector, images: torch.Tensor, labels: torch.Tensor) -> 
         return ((model(images) > 0) == (labels > 0)).float().mean().item()
 
 
+@pytest.mark.slow
 def test_fused_run_follows_the_reference(seed):
     """The yardstick is a reference run whose first weights differ by one unit in the last place."""
     backend = next(name for name in ("cpu", "reference") if nk.available_backends()[name])

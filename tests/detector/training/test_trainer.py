@@ -157,6 +157,7 @@ def test_resume_after_dying_between_epochs(straight, config, tmp_path, monkeypat
     assert_same_run(straight, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_sigkill_and_resume(straight, data, tmp_path):
     """A real process, killed at whatever moment, as often as it takes; the weights are those of a run never killed."""
     run = tmp_path / "run"

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("triton")
 
 # Shared memory that a block may use, in bytes: sm_80's and sm_90's own limits; LDS on AMD.
