@@ -42,6 +42,12 @@ print(json.dumps({"file": npr_kernels.__file__, **npr_kernels.info()}))
 """
 
 
+def check_source_build() -> None:
+    """Ends the program where the source tree has no build of its own, which verdicts are compared with."""
+    if not (ROOT / "npr_kernels" / "libnpr_kernels.so").exists():
+        sys.exit(f"release.smoke: there is no build in {ROOT} to compare with: python setup.py build_ext --inplace")
+
+
 def run(wheel: Path, pythons: list[str], torches: list[str], folder: Path) -> None:
     """Ends the program with the first thing that is wrong."""
     seed = secrets.randbits(32)

@@ -36,6 +36,8 @@ def main() -> None:
     args = parser.parse_args()
     if sys.platform != "linux":
         sys.exit("release.wheel: builds on Linux; elsewhere cibuildwheel does, see docs/releasing.md")
+    if not args.no_smoke:
+        smoke.check_source_build()
     shutil.rmtree(WORK, ignore_errors=True)
     args.out.mkdir(parents=True, exist_ok=True)
     source = unpack(make_sdist(args.out), WORK / "source")

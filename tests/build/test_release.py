@@ -21,7 +21,7 @@ else:
     tomllib = pytest.importorskip("tomli", reason="Python before 3.11 cannot read pyproject.toml by itself")
 
 pytest.importorskip("elftools", reason="needs the extra release")
-from release import contents, old_glibc, wheel
+from release import contents, old_glibc, smoke, wheel
 
 COMPILER = "c++"
 needs_compiler = pytest.mark.skipif(
@@ -200,3 +200,12 @@ def test_cibuildwheel_accepts_its_configuration(configured, system, arch):
     assert done.returncode == 0, done.stderr
     kinds = {"linux": "manylinux", "macos": "macosx"}
     assert done.stdout.split() == [f"{name[:-2]}-{kinds[system]}_{arch}" for name in configured["build"]]
+
+
+def test_there_must_be_a_build_to_compare_with(tmp_path, monkeypatch):
+    (tmp_path / "npr_kernels").mkdir()
+    monkeypatch.setattr(smoke, "ROOT", tmp_path)
+    with pytest.raises(SystemExit, match="there is no build in"):
+        smoke.check_source_build()
+    (tmp_path / "npr_kernels" / "libnpr_kernels.so").touch()
+    smoke.check_source_build()
