@@ -53,4 +53,3 @@ autodoc_typehints_format = "short"
 python_maximum_signature_line_length = 100
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
-nitpicky = False

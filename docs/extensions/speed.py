@@ -1,5 +1,5 @@
-"""The directive `speed`: the tables of the newest committed results of `npr bench`, whose rows of an operation are kept
-to the kinds that its content names, one a line; all without content."""
+"""The directive `speed`: the tables of the newest committed results of `npr bench`, of the kinds that its content names,
+one a line, or of all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from detector.bench import results, table
 
 
 class Speed(SphinxDirective):
-    """Content: kinds of `npr bench`, see `--kinds` there."""
+    """Content: kinds, those of `npr bench --only`."""
 
     has_content = True
 

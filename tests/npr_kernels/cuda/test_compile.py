@@ -26,7 +26,7 @@ TENSOR_CORE_KERNELS = {
     "stem_backward": ("stem_backward_kernel",),
 }
 
-# What one entry point or another is in, file by file.
+# Part of the names of the entry points of the other files.
 OTHERS = {"device": "probe", "plain": "_plain"}
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("nvcc")]
