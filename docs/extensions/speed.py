@@ -1,4 +1,4 @@
-"""The directive `speed`: the tables of the newest committed results of `npr bench`, of the kinds that its content names,
+"""The directive `speed`: tables of the newest committed results of `npr bench`, of the kinds that its content names,
 one a line, or of all."""
 
 from __future__ import annotations
