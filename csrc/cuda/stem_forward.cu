@@ -93,9 +93,10 @@ struct PatchReader {
   // patch_row() permutes within 32 positions, so rows of the tile are a constant distance apart.
   static_assert(Tile::kCols % 32 == 0);
 
-  // The convolution's outputs in row `y` of the tile.
-  template <bool kPacked>
-  __device__ void convolve(Columns<kPacked>& columns, const GroupWeights<kResidual>& weights, int y, bool fast) const {
+  // The convolution's outputs in row `y` of the tile, which is `row` of the five of two windows.
+  template <class Element>
+  __device__ void convolve(Columns<Element>& columns, const GroupWeights<kResidual>& weights, int y, int row,
+                           bool fast) const {
     FragmentA operands[Operands::kOperands];
 #pragma unroll
     for (int pair = 0; pair < Operands::kPairs; ++pair) {
@@ -120,31 +121,38 @@ struct PatchReader {
       for (int pair = 0; pair < Operands::kPairs; ++pair) {
         multiply_add<Half>(sums, operands[pair], weights.fragments.tile(Operands::kOperands + pair, j));
       }
-      if constexpr (kPacked) {
+      if constexpr (std::is_same_v<Element, Pair>) {
         columns.even[j] = pack_rectified(sums.values[0], sums.values[1]);
         columns.odd[j] = pack_rectified(sums.values[2], sums.values[3]);
       } else {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          columns.even[2 * j + i] = sums.values[i];
-          columns.odd[2 * j + i] = sums.values[2 + i];
+          if constexpr (std::is_same_v<Element, Key>) {
+            columns.even[2 * j + i] = key_of(sums.values[i], row, 1);
+            columns.odd[2 * j + i] = key_of(sums.values[2 + i], row, 2);
+          } else {
+            columns.even[2 * j + i] = sums.values[i];
+            columns.odd[2 * j + i] = sums.values[2 + i];
+          }
         }
       }
     }
   }
 };
 
-// Results that are rounded to bfloat16 can be rounded before the maximum, unless codes tell apart what rounding makes
-// equal.
+// What is compared. Results that are rounded to bfloat16 can be rounded before the maximum, unless codes tell apart
+// what rounding makes equal; codes of 16-bit results are parts of keys.
 template <class T, bool kSave>
-constexpr bool kPacks = std::is_same_v<T, BFloat> && !kSave;
+using Compared = std::conditional_t<sizeof(T) == 2 && kSave, Key,
+                                    std::conditional_t<std::is_same_v<T, BFloat> && !kSave, Pair, float>>;
 
 template <int kResidual, class T, bool kSave>
 struct Shared {
-  static constexpr int kValues = Columns<kPacks<T, kSave>>::kCount / 4;
+  static constexpr int kValues = Columns<Compared<T, kSave>>::kCount / 4;
+  static constexpr bool kCodes = kSave && std::is_same_v<T, float>;
 
   TileOf<kResidual> patches;
-  Exchange<kValues + (kSave ? 1 : 0), kThreads<kResidual>> exchange;
+  Exchange<kValues + kCodes, kThreads<kResidual>> exchange;
 };
 constexpr int kMostShared = 99 << 10;  // what a block may have on sm_86, sm_89 and sm_120
 static_assert(sizeof(Shared<0, float, true>) <= kMostShared && sizeof(Shared<1, float, true>) <= kMostShared &&
@@ -162,10 +170,11 @@ constexpr int kResident = kBlocks<kResidual>;
 template <int kResidual, class T, bool kSave>
 __global__ void __launch_bounds__(kThreads<kResidual>, kResident<kResidual>)
     stem_forward_kernel(Problem<kResidual, T> p, T* out) {
-  constexpr bool kPacked = kPacks<T, kSave>;
+  using Element = Compared<T, kSave>;
+  constexpr bool kPairs = std::is_same_v<Element, Pair>, kKeys = std::is_same_v<Element, Key>;
   constexpr int kRun = kVector<T>;
   constexpr int kTiles = kGroupTiles;
-  using Values = Columns<kPacked>;
+  using Values = Columns<Element>;
   auto& shared = dynamic_shared<Shared<kResidual, T, kSave>>();
   const int lane = lane_index(), warp = warp_index(), g = lane / 4, t = lane % 4;
   const int rows = p.tiling.rows, cols = p.tiling.cols;
@@ -200,27 +209,29 @@ __global__ void __launch_bounds__(kThreads<kResidual>, kResident<kResidual>)
       Values shared_rows[2], maxima;  // the rows of the convolution that two pooled ones share, in turn above and below
       Codes codes;
       if (first_row > 0) {
-        patches.convolve(shared_rows[0], weights, 0, p.fast);
+        patches.convolve(shared_rows[0], weights, 0, 4, p.fast);
       } else {
         shared_rows[0].clear();
       }
 
 #pragma unroll 2
       for (int y = 0; y < kPooledRows; ++y, at += pooled_cols * p.outputs) {
+        const int window = y % 2;  // of two
         constexpr int kValues = Shared<kResidual, T, kSave>::kValues;
         // Convolve two rows more, and take the maxima of three.
         if (any) {
           const Values& above = shared_rows[y % 2];
           Values& below = shared_rows[1 - y % 2];
-          if (!kPacked) weights.load_start(p.weights, group);  // registers are short
-          patches.convolve(maxima, weights, 2 * y + 1, p.fast);
-          if (!kPacked) weights.load_start(p.weights, group);
-          patches.convolve(below, weights, min(2 * y + 2, last_row), p.fast);  // if not there, the one above again
-          if constexpr (kSave) {
+          if (!std::is_same_v<T, BFloat>) weights.load_start(p.weights, group);  // registers are short
+          patches.convolve(maxima, weights, 2 * y + 1, 2 * window + 1, p.fast);
+          if (!std::is_same_v<T, BFloat>) weights.load_start(p.weights, group);
+          patches.convolve(below, weights, min(2 * y + 2, last_row), 2 * window + 2,
+                           p.fast);  // if not there, the one above again
+          if constexpr (kSave && !kKeys) {
             find_largest(maxima, codes, above, below);
             shared.exchange.put(y % 2, kValues, codes.odd);
           } else {
-            find_largest(maxima, above, below);
+            find_largest(maxima, above, below, window);
           }
           shared.exchange.put(y % 2, 0, maxima.odd);
         }
@@ -228,19 +239,20 @@ __global__ void __launch_bounds__(kThreads<kResidual>, kResident<kResidual>)
         __syncthreads();
         if (!any) continue;
 
-        typename Values::Element left[Values::kCount], largest[Values::kCount];
+        Element left[Values::kCount], largest[Values::kCount];
         shared.exchange.get(y % 2, 0, left);
-#pragma unroll
-        for (int i = 0; i < Values::kCount; ++i) largest[i] = largest_of(left[i], maxima.even[i], maxima.odd[i]);
+        find_largest(largest, left, maxima, window);
         // Store.
         const bool stores = emits && y < pooled_rows - first_row;
         uint32_t words[kTiles];
         if constexpr (std::is_same_v<T, BFloat>) round(words, largest, unscale_pairs);
-        uint32_t first_codes[kTiles];
-        if constexpr (kSave) {
+        uint32_t bytes[8 / kRun][kRun / 4];
+        if constexpr (kKeys) {
+          find_codes(bytes, largest, window);
+        } else if constexpr (kSave) {
           uint32_t left_codes[kTiles];
           shared.exchange.get(y % 2, kValues, left_codes);
-          find_codes(first_codes, codes, left_codes, largest, maxima, left);
+          find_codes(bytes, codes, left_codes, largest, maxima, left);
         }
 #pragma unroll
         for (int run = 0; run < 8 / kRun; ++run) {
@@ -253,18 +265,13 @@ __global__ void __launch_bounds__(kThreads<kResidual>, kResident<kResidual>)
             float values[kRun], unscale[kRun];
             load_floats(unscale, unscale_from + run * 4 * kRun);
 #pragma unroll
-            for (int v = 0; v < kRun; ++v) values[v] = max_or_nan(largest[run * kRun + v] * unscale[v], 0);
+            for (int v = 0; v < kRun; ++v) {
+              const float value = value_of(largest[run * kRun + v]) * unscale[v];
+              values[v] = kKeys ? value : max_or_nan(value, 0);  // keys of ReLU's zero are the least
+            }
             store_vector<T>(out + offset, values, count, p.aligned);
           }
-          if constexpr (kSave) {
-            uint32_t bytes[kRun / 4];
-#pragma unroll
-            for (int i = 0; i < kRun / 4; ++i) {
-              const int j = run * kRun / 2 + 2 * i;
-              bytes[i] = permute_bytes(first_codes[j], first_codes[j + 1], 0x6420);
-            }
-            store_codes(p.code + offset, bytes, count, p.aligned);
-          }
+          if constexpr (kSave) store_codes(p.code + offset, bytes[run], count, p.aligned);
         }
       }
     }
