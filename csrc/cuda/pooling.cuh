@@ -68,8 +68,11 @@ __device__ void find_largest(Columns<Element>& middle, const Columns<Element>& a
                              int window) {
   // The first of two windows has the fifth row of the two before it above.
   const auto moved = [&](Element element) {
-    if constexpr (std::is_same_v<Element, Key>) return element + (window == 0 ? kToTheNextTwo : 0);
-    return element;
+    if constexpr (std::is_same_v<Element, Key>) {
+      return window == 0 ? add_by_multiplication(element, kToTheNextTwo) : element;
+    } else {
+      return element;
+    }
   };
 #pragma unroll
   for (int i = 0; i < Columns<Element>::kCount; ++i) {

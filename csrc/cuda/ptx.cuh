@@ -133,6 +133,10 @@ __device__ inline uint32_t merge_bits(uint32_t a, uint32_t mask, uint32_t bits) 
 #endif
 }
 
+// a + b, of blocks that are flat: nvcc does not know that blockDim.z is 1. Multiplications have a pipe of their own,
+// where nvcc would make the sum a part of a maximum, on the pipe that maxima wait for.
+__device__ inline int32_t add_by_multiplication(int32_t a, int32_t b) { return a * int32_t(blockDim.z) + b; }
+
 // The largest of three integers: one instruction from sm_90 on, two before.
 __device__ inline int32_t max_of_three(int32_t a, int32_t b, int32_t c) {
 #if defined(__CUDACC__)
