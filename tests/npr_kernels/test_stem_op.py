@@ -185,16 +185,22 @@ def at_code(y: Tensor, code: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_ties_fall_as_in_max_pool2d(implementation, rng, dtype, residual):
-    """Small integers everywhere: every arithmetic is exact, ties abound, and the codes must agree one by one."""
+@pytest.mark.parametrize("beside", [False, True], ids=["small", "beside a large shift"])
+def test_ties_fall_as_in_max_pool2d(implementation, rng, dtype, beside, residual):
+    """Small integers everywhere: every arithmetic is exact, ties abound, and the codes must agree one by one.
+
+    Halves where Haar has a part in it. Beside a large shift they differ by 2^-19 of their sum, the least that all dtypes
+    tell apart.
+    """
     implementation.spare(residual != "npr" and dtype != torch.float32)
+    shift, unit = (2.0**19 if residual == "npr" else 2.0**18, 2.0**-10) if beside else (0.0, 1.0)
     outputs = 16
     integers = lambda low, high, *shape: torch.from_numpy(rng.integers(low, high, shape)).float()  # noqa: E731
     stem = Stem(
         images=torch.from_numpy(rng.integers(0, 2, (3, 3, 21, 30))).to(torch.uint8),
         weight=integers(-1, 2, outputs, 6 if residual == "npr+haar" else 3, 3, 3),
-        bn_weight=integers(-2, 3, outputs),
-        bn_bias=integers(-2, 3, outputs),
+        bn_weight=unit * integers(-2, 3, outputs),
+        bn_bias=unit * (shift + integers(-2, 3, outputs)),
         mean=integers(-2, 3, outputs).double(),
         var=torch.full((outputs,), 1 - 2.0**-10, dtype=torch.float64),  # with eps, exactly 1
         normalisation=Normalisation([1 / 255] * 3, 1.0),
