@@ -6,17 +6,20 @@
 // An MMA's 16 rows are the even and the odd columns of 8 pooled outputs, so that a thread holds both for
 // one of them: it takes the maximum of three rows, then of its two columns and of the odd column to the
 // left, which the thread four before it sends. For the backward pass one byte an output says where the
-// maximum was. Without it, rounding to bfloat16 and ReLU come before the maximum, which they do not
-// change: then half as many registers hold what is compared, three pairs of channels at once.
+// maximum was: of 16-bit results it travels in the last bits of what is compared (pooling.cuh). Without it,
+// rounding to bfloat16 and ReLU come before the maximum, which they do not change: then half as many
+// registers hold what is compared, three pairs of channels at once.
 //
 // Bytes: 48 read and O x size written, and O for the code, per pooled output; 256 images of 256x256 to
 // 64 channels are 50 MB and 134 MB in bfloat16, 67 MB of codes. Instructions of a warp for 8 pooled
 // outputs x 32 channels, of npr in bfloat16 without codes: 24 MMA (16 if fast), 4 ldmatrix, 16 conversions, 12
 // maxima, 4 multiplications and some 40 more, with an eighth of the MMA again for the row that tiles
-// share; 70 to form the patches, once for all channels. They decide: the products alone, 2 x 24 x 64
+// share; 70 to form the patches, once for all channels. With codes 68 more: 32 for the places, 40 maxima of
+// integers in place of 28 maxima and conversions, 10 for the bytes. They decide: the products alone, 2 x 24 x 64
 // multiply-adds an output of the convolution, are 25.8 Gflop for the images above. Two blocks of 8 warps
-// fit a multiprocessor (128 registers a thread, 81 KB of shared memory a block, 98 KB with codes; where
-// it has less than 200 KB, one block with codes). With more octets a patch (slots.cuh) blocks are of 4 warps.
+// fit a multiprocessor (128 registers a thread, 81 KB of shared memory a block, 89 KB with codes, 98 KB in
+// float32; where it has less than 180 KB, one block with codes). With more octets a patch (slots.cuh) blocks are of 4
+// warps.
 //
 // Other than 3 channels, or float64 results, take a plain kernel, one thread per result.
 #include "cuda/plain.cuh"

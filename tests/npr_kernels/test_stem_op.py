@@ -189,8 +189,8 @@ def at_code(y: Tensor, code: Tensor) -> Tensor:
 def test_ties_fall_as_in_max_pool2d(implementation, rng, dtype, beside, residual):
     """Small integers everywhere: every arithmetic is exact, ties abound, and the codes must agree one by one.
 
-    Halves where Haar has a part in it. Beside a large shift they differ by 2^-19 of their sum, the least that all dtypes
-    tell apart.
+    Halves where Haar has a part in it. Beside a large shift they differ by 2^-19 of their sum, which is the least that
+    all dtypes tell apart.
     """
     implementation.spare(residual != "npr" and dtype != torch.float32)
     shift, unit = (2.0**19 if residual == "npr" else 2.0**18, 2.0**-10) if beside else (0.0, 1.0)
