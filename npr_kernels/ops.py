@@ -28,8 +28,8 @@ of that for Haar's. The convolution is linear in its weight, so differentiating 
 and d d^T: int64 [1 + K + K^2], exact.
 ``stem`` normalises with the statistics that follow from them or, without them, with ``mean`` and ``var``, and returns
 the float64 statistics that it used. If ``save``, it returns one byte for each output, the arg-max position 0..8, the
-first of equals, or 9 where ReLU's gate is closed: all that ``stem_backward`` needs beside the images. Of 16-bit results,
-values that differ by less than 2^-19 of themselves may count as equal. docs/stem.md has the derivation.
+first of equals, or 9 where ReLU's gate is closed: all that ``stem_backward`` needs beside the images. Of
+16-bit results, values that differ by less than 2^-19 of themselves may count as equal. docs/stem.md has the derivation.
 ``bottleneck`` is for inference alone and for the CPU; :mod:`npr_kernels.bottleneck` packs its weights.
 ``coherence`` is for the CPU, and for images of 3 channels: :mod:`npr_kernels.periodicity`.
 """
