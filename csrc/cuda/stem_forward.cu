@@ -174,7 +174,8 @@ template <int kResidual, class T, bool kSave>
 __global__ void __launch_bounds__(kThreads<kResidual>, kResident<kResidual>)
     stem_forward_kernel(Problem<kResidual, T> p, T* out) {
   using Element = Compared<T, kSave>;
-  constexpr bool kPairs = std::is_same_v<Element, Pair>, kKeys = std::is_same_v<Element, Key>;
+  constexpr bool kKeys = std::is_same_v<Element, Key>;
+  constexpr bool kStartsAnew = !std::is_same_v<T, BFloat>;  // registers are short
   constexpr int kRun = kVector<T>;
   constexpr int kTiles = kGroupTiles;
   using Values = Columns<Element>;
@@ -212,7 +213,7 @@ __global__ void __launch_bounds__(kThreads<kResidual>, kResident<kResidual>)
       Values shared_rows[2], maxima;  // the rows of the convolution that two pooled ones share, in turn above and below
       Codes codes;
       if (first_row > 0) {
-        patches.convolve(shared_rows[0], weights, 0, 4, p.fast);
+        patches.convolve(shared_rows[0], weights, 0, 4, p.fast);  // the fifth row of the two windows above
       } else {
         shared_rows[0].clear();
       }
@@ -225,11 +226,11 @@ __global__ void __launch_bounds__(kThreads<kResidual>, kResident<kResidual>)
         if (any) {
           const Values& above = shared_rows[y % 2];
           Values& below = shared_rows[1 - y % 2];
-          if (!std::is_same_v<T, BFloat>) weights.load_start(p.weights, group);  // registers are short
+          const int last = min(2 * y + 2, last_row);  // if not there, the one above again
+          if (kStartsAnew) weights.load_start(p.weights, group);
           patches.convolve(maxima, weights, 2 * y + 1, 2 * window + 1, p.fast);
-          if (!std::is_same_v<T, BFloat>) weights.load_start(p.weights, group);
-          patches.convolve(below, weights, min(2 * y + 2, last_row), 2 * window + 2,
-                           p.fast);  // if not there, the one above again
+          if (kStartsAnew) weights.load_start(p.weights, group);
+          patches.convolve(below, weights, last, 2 * window + 2, p.fast);
           if constexpr (kSave && !kKeys) {
             find_largest(maxima, codes, above, below);
             shared.exchange.put(y % 2, kValues, codes.odd);
