@@ -65,23 +65,22 @@ void run(const Problem& p, void (*kernel)(const Problem&, int64_t, int64_t)) {
 
 // ---- Weights as the kernels read them ------------------------------------------------------------------------------
 
-// G g G^T of F(4x4, 3x3), see csrc/cpu/winograd.h.
-void winograd_points(const double (&g)[9], double (&to)[kPoints]) {
-  const auto transform = [](double a, double b, double c, double (&v)[6]) {
-    const double sum = a + c, far = a + 4 * c;
-    v[0] = a / 4, v[1] = -(sum + b) / 6, v[2] = -(sum - b) / 6;
-    v[3] = (far + 2 * b) / 24, v[4] = (far - 2 * b) / 24, v[5] = c;
-  };
-  double half[6][3];
-  for (int j = 0; j < 3; ++j) {
-    double v[6];
-    transform(g[j], g[3 + j], g[6 + j], v);
-    for (int i = 0; i < 6; ++i) half[i][j] = v[i];
-  }
-  for (int i = 0; i < 6; ++i) {
-    double v[6];
-    transform(half[i][0], half[i][1], half[i][2], v);
-    std::copy(v, v + 6, to + 6 * i);
+// A row of a panel: the same value of kPanel outputs.
+struct Row {
+  double at[kPanel];
+};
+
+// G v of F(4x4, 3x3), see csrc/cpu/winograd.h, for three rows `step` apart into six.
+void winograd_points(const Row* v, int step, Row* to, int to_step) {
+  for (int64_t o = 0; o < kPanel; ++o) {
+    const double a = v[0].at[o], b = v[step].at[o], c = v[2 * step].at[o];
+    const double sum = (a + c) * (1.0 / 6), middle = b * (1.0 / 6), far = (a + 4 * c) * (1.0 / 24);
+    to[0].at[o] = a / 4;
+    to[to_step].at[o] = -sum - middle;
+    to[2 * to_step].at[o] = middle - sum;
+    to[3 * to_step].at[o] = far + b / 12;
+    to[4 * to_step].at[o] = far - b / 12;
+    to[5 * to_step].at[o] = c;
   }
 }
 
@@ -92,23 +91,24 @@ std::vector<float> panels(const Tensor& weight, const TrainedConv& p, bool back)
   const float* from = floats(weight);
   const int64_t taps = p.taps(), depth = p.winograd() ? kPoints : taps;
   const int64_t ins = back ? p.outputs : p.inputs, outs = back ? p.inputs : p.outputs;
+  const int64_t in_step = (back ? p.inputs : 1) * taps, out_step = (back ? 1 : p.inputs) * taps;
   std::vector<float> packed(outs * depth * ins);
-  torch::stable::parallel_for(0, outs / kPanel, 1, [&](int64_t first, int64_t last) {
-    for (int64_t panel = first; panel < last; ++panel) {
-      for (int64_t in = 0; in < ins; ++in) {
-        for (int64_t o = 0; o < kPanel; ++o) {
-          const int64_t out = panel * kPanel + o;
-          const float* g = from + (back ? in * p.inputs + out : out * p.inputs + in) * taps;
-          float* to = packed.data() + (panel * depth * ins + in) * kPanel + o;
-          if (p.winograd()) {
-            double kernel[9], points[kPoints];
-            for (int t = 0; t < 9; ++t) kernel[t] = g[back ? 8 - t : t];
-            winograd_points(kernel, points);
-            for (int i = 0; i < kPoints; ++i) to[i * ins * kPanel] = float(points[i]);
-          } else {
-            for (int64_t t = 0; t < taps; ++t) to[t * ins * kPanel] = g[t];
-          }
-        }
+  torch::stable::parallel_for(0, outs / kPanel * ins, kPanel, [&](int64_t first, int64_t last) {
+    Row kernel[npr::kPositions], half[18], points[kPoints];
+    for (int64_t unit = first; unit < last; ++unit) {
+      const int64_t panel = unit / ins, in = unit % ins;
+      const float* g = from + in * in_step + panel * kPanel * out_step;
+      for (int64_t o = 0; o < kPanel; ++o, g += out_step) {
+        for (int64_t t = 0; t < taps; ++t) kernel[p.winograd() && back ? taps - 1 - t : t].at[o] = g[t];
+      }
+      if (p.winograd()) {  // G g, then its product with G^T
+        for (int j = 0; j < 3; ++j) winograd_points(kernel + j, 3, half + j, 3);
+        for (int i = 0; i < 6; ++i) winograd_points(half + 3 * i, 1, points + 6 * i, 1);
+      }
+      float* to = packed.data() + (panel * depth * ins + in) * kPanel;
+      for (int64_t i = 0; i < depth; ++i, to += ins * kPanel) {
+        const Row& row = p.winograd() ? points[i] : kernel[i];
+        for (int64_t o = 0; o < kPanel; ++o) to[o] = float(row.at[o]);
       }
     }
   });
