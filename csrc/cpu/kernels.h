@@ -126,8 +126,8 @@ struct Bottleneck {
 };
 
 // A convolution of a residual block in training, with the batch norm and the ReLU before it, on maps [N, rows, cols,
-// channels] of float: 1x1, or 3x3 with padding 1. Its work is strips of output rows; a unit is some strips one after
-// the other, whose sums are one part of the whole.
+// channels] of float: 1x1, or 3x3 with padding 1. Its work is strips of output rows of an image, or of several whole
+// images; a unit is some strips one after the other, whose sums are one part of the whole.
 struct TrainedConv {
   int64_t batch, rows, cols;  // of x
   int64_t inputs, outputs, stride;
@@ -146,14 +146,20 @@ struct TrainedConv {
     const int64_t most = wanted < out_rows() ? wanted : out_rows();
     return winograd() ? (most + Bottleneck::kTile - 1) / Bottleneck::kTile * Bottleneck::kTile : most;
   }
-  int64_t strips() const { return (out_rows() + strip() - 1) / strip(); }  // of an image
+  // Small maps share a strip, so that weights are read for many positions; but so few that eight threads find work.
+  int64_t strip_images() const {
+    const int64_t fitting = kStripPositions / (out_rows() * out_cols()), shares = (batch + 7) / 8;
+    return fitting < 2 || shares < 2 ? 1 : fitting < shares ? fitting : shares;
+  }
+  int64_t image_strips() const { return (out_rows() + strip() - 1) / strip(); }
+  int64_t strips() const { return (batch + strip_images() - 1) / strip_images() * image_strips(); }
   // Not more units than whose sums of weights' gradients are small; whatever the number of threads.
   int64_t unit() const {
     const int64_t fitting = kPartialFloats / (taps() * inputs * outputs);
     const int64_t most = fitting < 2 ? 2 : fitting < kMostUnits ? fitting : kMostUnits;
-    return (batch * strips() + most - 1) / most;
+    return (strips() + most - 1) / most;
   }
-  int64_t units() const { return (batch * strips() + unit() - 1) / unit(); }
+  int64_t units() const { return (strips() + unit() - 1) / unit(); }
 
  private:
   static constexpr int64_t kStripPositions = 256, kMostUnits = 32, kPartialFloats = int64_t(8) << 20;

@@ -28,6 +28,7 @@ struct Map {
   int64_t step() const { return channels + kLine; }
   int64_t floats() const { return rows * cols * step(); }
   float* position(int64_t row, int64_t col) const { return at + (row * cols + col) * step(); }
+  Map image(int64_t i) const { return {at + i * floats(), rows, cols, channels}; }  // the i-th of as many, one by one
 };
 
 // sums[c] += sum of a, sums[channels + c] += sum of a * b.
@@ -100,6 +101,24 @@ void read_gradient(const TrainedConvBackward& p, int64_t first, int64_t position
   }
 }
 
+// Output rows of an image, or all of those of several.
+struct Strip {
+  int64_t n, images;     // the first image, and their number
+  int64_t first, count;  // rows
+
+  int64_t rows() const { return images * count; }
+};
+
+// Calls run(strip) for those of a unit.
+template <class Run>
+void for_each_strip(const TrainedConv& p, int64_t unit, Run run) {
+  const int64_t last = min((unit + 1) * p.unit(), p.strips());
+  for (int64_t strip = unit * p.unit(); strip < last; ++strip) {
+    const int64_t n = strip / p.image_strips() * p.strip_images(), first = strip % p.image_strips() * p.strip();
+    run(Strip{n, min(p.strip_images(), p.batch - n), first, min(p.strip(), p.out_rows() - first)});
+  }
+}
+
 // Fills a map with rows from `top` on of an image of so many rows and columns, `left` columns of zeros before them;
 // read(row, to) writes a row.
 template <class Read>
@@ -116,89 +135,85 @@ void fill(const Map& map, int64_t top, int64_t image_rows, int64_t left, int64_t
   }
 }
 
-// The rows of x that a 3x3 convolution reads for output rows from `first` on.
-void fill_input(const TrainedConv& p, const Map& map, int64_t n, int64_t first) {
-  fill(map, first * p.stride - 1, p.rows, 1, p.cols, [&](int64_t row, float* to) {
-    read_input(p, p.x + (n * p.rows + row) * p.cols * p.inputs, p.inputs, p.cols, to, map.step());
-  });
-}
-
-// What a 1x1 convolution reads for the same output rows, position for position.
-void fill_positions(const TrainedConv& p, const Map& map, int64_t n, int64_t first) {
-  for (int64_t row = 0; row < map.rows; ++row) {
-    read_input(p, p.x + (n * p.rows + (first + row) * p.stride) * p.cols * p.inputs, p.stride * p.inputs, map.cols,
-               map.position(row, 0), map.step());
+// The rows of x that a 3x3 convolution reads.
+void fill_input(const TrainedConv& p, const Map& map, const Strip& strip) {
+  for (int64_t i = 0; i < strip.images; ++i) {
+    fill(map.image(i), strip.first * p.stride - 1, p.rows, 1, p.cols, [&](int64_t row, float* to) {
+      read_input(p, p.x + ((strip.n + i) * p.rows + row) * p.cols * p.inputs, p.inputs, p.cols, to, map.step());
+    });
   }
 }
 
-// The map that a strip of so many output rows reads.
-Map input_map(const TrainedConv& p, int64_t count) {
-  if (!p.spatial) return {nullptr, count, p.out_cols(), p.inputs};
+// What a 1x1 convolution reads, position for position.
+void fill_positions(const TrainedConv& p, const Map& map, const Strip& strip) {
+  for (int64_t row = 0; row < strip.rows(); ++row) {
+    const int64_t n = strip.n + row / strip.count, from = (strip.first + row % strip.count) * p.stride;
+    read_input(p, p.x + (n * p.rows + from) * p.cols * p.inputs, p.stride * p.inputs, map.cols, map.position(row, 0),
+               map.step());
+  }
+}
+
+// The map that the largest strip reads.
+Map input_map(const TrainedConv& p) {
+  if (!p.spatial) return {nullptr, p.strip(), p.out_cols(), p.inputs};
   const int64_t cols = p.winograd() ? Winograd::map_cols(p.out_cols()) : p.cols + 2;
-  return {nullptr, (count - 1) * p.stride + 3, cols, p.inputs};
-}
-
-// Calls run(n, first, count) for the strips of a unit: an image, and its output rows.
-template <class Run>
-void for_each_strip(const TrainedConv& p, int64_t unit, Run run) {
-  const int64_t last = min((unit + 1) * p.unit(), p.batch * p.strips());
-  for (int64_t strip = unit * p.unit(); strip < last; ++strip) {
-    const int64_t first = strip % p.strips() * p.strip();
-    run(strip / p.strips(), first, min(p.strip(), p.out_rows() - first));
-  }
+  return {nullptr, (p.strip() - 1) * p.stride + 3, cols, p.inputs};
 }
 
 class Forward {
  public:
   explicit Forward(const TrainedConvForward& p)
-      : p_(p), winograd_(p.strip(), p.out_cols(), p.inputs), input_(input_map(p, p.strip())) {
-    input_.at = workspace<float>(input_.floats() + (p.winograd() ? winograd_.floats() : 0));
-    winograd_.use(input_.at + input_.floats());
+      : p_(p), winograd_(p.strip(), p.out_cols(), p.inputs, p.strip_images()), input_(input_map(p)) {
+    const int64_t input = input_.floats() * p.strip_images();
+    input_.at = workspace<float>(input + (p.winograd() ? winograd_.floats() : 0));
+    winograd_.use(input_.at + input);
   }
 
   void run(int64_t unit) {
     double* sums = p_.sums + unit * 2 * p_.outputs;
     std::memset(sums, 0, 2 * p_.outputs * sizeof(double));
-    for_each_strip(p_, unit, [&](int64_t n, int64_t first, int64_t count) {
-      float* y = p_.y + (n * p_.out_rows() + first) * p_.out_cols() * p_.outputs;
+    for_each_strip(p_, unit, [&](const Strip& strip) {
+      float* y = p_.y + (strip.n * p_.out_rows() + strip.first) * p_.out_cols() * p_.outputs;
       if (p_.winograd()) {
-        spatial_by_winograd(n, first, count, y);
+        spatial_by_winograd(strip, y);
       } else if (p_.spatial) {
-        spatial(n, first, count, y);
+        spatial(strip, y);
       } else {
-        pointwise(n, first, count, y);
+        pointwise(strip, y);
       }
-      add_sums(y, p_.outputs, y, p_.outputs, count * p_.out_cols(), p_.outputs, sums);
+      add_sums(y, p_.outputs, y, p_.outputs, strip.rows() * p_.out_cols(), p_.outputs, sums);
     });
   }
 
  private:
-  void pointwise(int64_t n, int64_t first, int64_t count, float* y) {
-    Operand operand = {p_.x + (n * p_.rows + first) * p_.cols * p_.inputs, p_.inputs, p_.weight, kPanel * p_.inputs,
-                       p_.inputs};
+  void pointwise(const Strip& strip, float* y) {
+    Operand operand = {p_.x + (strip.n * p_.rows + strip.first) * p_.cols * p_.inputs, p_.inputs, p_.weight,
+                       kPanel * p_.inputs, p_.inputs};
     if (p_.scale != nullptr || p_.stride > 1) {
-      input_.rows = count;
-      fill_positions(p_, input_, n, first);
+      fill_positions(p_, input_, strip);
       operand.at = input_.at, operand.stride = input_.step();
     }
-    multiply_panels(count * p_.out_cols(), &operand, 1, p_.outputs, nullptr,
+    multiply_panels(strip.rows() * p_.out_cols(), &operand, 1, p_.outputs, nullptr,
                     [&](int64_t at, int64_t output, Vec<float> value) { store(y + at * p_.outputs + output, value); });
   }
 
-  void spatial_by_winograd(int64_t n, int64_t first, int64_t count, float* y) {
-    fill_input(p_, input_, n, first);
-    winograd_.run(input_.at, input_.cols * input_.step(), input_.step(), count, p_.out_cols(), p_.weight, p_.outputs,
-                  [&](int64_t row, int64_t col, int64_t output, Vec<float> value) {
-                    store(y + (row * p_.out_cols() + col) * p_.outputs + output, value);
-                  });
+  void spatial_by_winograd(const Strip& strip, float* y) {
+    fill_input(p_, input_, strip);
+    winograd_.run(
+        input_.at, input_.cols * input_.step(), input_.step(), strip.count, p_.out_cols(), p_.weight, p_.outputs,
+        [&](int64_t row, int64_t col, int64_t output, Vec<float> value) {
+          store(y + (row * p_.out_cols() + col) * p_.outputs + output, value);
+        },
+        strip.images, input_.floats());
   }
 
-  void spatial(int64_t n, int64_t first, int64_t count, float* y) {
-    fill_input(p_, input_, n, first);
-    for (int64_t row = 0; row < count; ++row) {
+  void spatial(const Strip& strip, float* y) {
+    fill_input(p_, input_, strip);
+    for (int64_t row = 0; row < strip.rows(); ++row) {
+      const Map input = input_.image(row / strip.count);
       Operand taps[npr::kPositions];
       for (int t = 0; t < npr::kPositions; ++t) {
-        taps[t] = {input_.position(row * p_.stride + t / 3, t % 3), p_.stride * input_.step(),
+        taps[t] = {input.position(row % strip.count * p_.stride + t / 3, t % 3), p_.stride * input.step(),
                    p_.weight + t * kPanel * p_.inputs, npr::kPositions * kPanel * p_.inputs, p_.inputs};
       }
       multiply_panels(p_.out_cols(), taps, npr::kPositions, p_.outputs, nullptr,
@@ -216,10 +231,14 @@ class Forward {
 class Backward {
  public:
   explicit Backward(const TrainedConvBackward& p)
-      : p_(p), winograd_(p.strip(), p.cols, p.outputs), input_(input_map(p, p.strip())), gradient_(gradient_map(p)) {
-    input_.at = workspace<float>(input_.floats() + gradient_.floats() + (p.winograd() ? winograd_.floats() : 0));
-    gradient_.at = input_.at + input_.floats();
-    winograd_.use(gradient_.at + gradient_.floats());
+      : p_(p),
+        winograd_(p.strip(), p.cols, p.outputs, p.strip_images()),
+        input_(input_map(p)),
+        gradient_(gradient_map(p)) {
+    const int64_t input = input_.floats() * p.strip_images(), gradient = gradient_.floats() * p.strip_images();
+    input_.at = workspace<float>(input + gradient + (p.winograd() ? winograd_.floats() : 0));
+    gradient_.at = input_.at + input;
+    winograd_.use(gradient_.at + gradient);
   }
 
   void run(int64_t unit) {
@@ -227,25 +246,25 @@ class Backward {
     std::memset(weight_grad_, 0, p_.taps() * p_.outputs * p_.inputs * sizeof(float));
     double* sums = p_.scale == nullptr ? nullptr : p_.sums + unit * 2 * p_.inputs;
     if (sums != nullptr) std::memset(sums, 0, 2 * p_.inputs * sizeof(double));
-    for_each_strip(p_, unit, [&](int64_t n, int64_t first, int64_t count) {
-      int64_t rows = count;  // of dx
+    for_each_strip(p_, unit, [&](const Strip& strip) {
+      // The strip's part of dx, of an image, and where it begins.
+      int64_t rows = strip.count, at = (strip.n * p_.out_rows() + strip.first) * p_.out_cols();
       if (p_.spatial) {
-        fill_input(p_, input_, n, first);
-        fill_gradient(n, first);
-        rows = min(count * p_.stride, p_.rows - first * p_.stride);
-        p_.winograd() ? spatial_by_winograd(n, first, rows) : spatial(n, first, rows);
-        for (int t = 0; t < npr::kPositions; ++t) add_weight_gradient(t, count);
+        rows = min(strip.count * p_.stride, p_.rows - strip.first * p_.stride);
+        at = (strip.n * p_.rows + strip.first * p_.stride) * p_.cols;
+        fill_input(p_, input_, strip);
+        fill_gradient(strip);
+        p_.winograd() ? spatial_by_winograd(strip, p_.dx + at * p_.inputs)
+                      : spatial(strip, rows, p_.dx + at * p_.inputs);
       } else {
-        input_.rows = count, gradient_.rows = count;
-        fill_positions(p_, input_, n, first);
-        read_gradient(p_, (n * p_.out_rows() + first) * p_.out_cols(), count * p_.out_cols(), gradient_.at,
-                      gradient_.step());
-        pointwise(n, first, count);
-        add_weight_gradient(0, count);
+        fill_positions(p_, input_, strip);
+        read_gradient(p_, at, strip.rows() * p_.out_cols(), gradient_.at, gradient_.step());
+        pointwise(strip, p_.dx + at * p_.inputs);
       }
+      for (int t = 0; t < p_.taps(); ++t) add_weight_gradient(t, strip);
       if (sums != nullptr) {
-        const int64_t at = (n * p_.rows + first * p_.stride) * p_.cols * p_.inputs;
-        add_sums(p_.dx + at, p_.inputs, p_.x + at, p_.inputs, rows * p_.cols, p_.inputs, sums);
+        add_sums(p_.dx + at * p_.inputs, p_.inputs, p_.x + at * p_.inputs, p_.inputs, strip.images * rows * p_.cols,
+                 p_.inputs, sums);
       }
     });
   }
@@ -260,31 +279,36 @@ class Backward {
   }
   int64_t border() const { return p_.winograd() ? 1 : 0; }  // of gradient_, before the strip
 
-  void fill_gradient(int64_t n, int64_t first) {
-    fill(gradient_, first - border(), p_.out_rows(), border(), p_.out_cols(), [&](int64_t row, float* to) {
-      read_gradient(p_, (n * p_.out_rows() + row) * p_.out_cols(), p_.out_cols(), to, gradient_.step());
-    });
+  void fill_gradient(const Strip& strip) {
+    for (int64_t i = 0; i < strip.images; ++i) {
+      fill(gradient_.image(i), strip.first - border(), p_.out_rows(), border(), p_.out_cols(),
+           [&](int64_t row, float* to) {
+             read_gradient(p_, ((strip.n + i) * p_.out_rows() + row) * p_.out_cols(), p_.out_cols(), to,
+                           gradient_.step());
+           });
+    }
   }
 
-  void pointwise(int64_t n, int64_t first, int64_t count) {
+  void pointwise(const Strip& strip, float* dx) {
     const Operand operand = {gradient_.at, gradient_.step(), p_.weight, kPanel * p_.outputs, p_.outputs};
     const bool gated = p_.scale != nullptr;
-    float* dx = p_.dx + (n * p_.out_rows() + first) * p_.out_cols() * p_.inputs;
-    multiply_panels(count * p_.out_cols(), &operand, 1, p_.inputs, nullptr,
+    multiply_panels(strip.rows() * p_.out_cols(), &operand, 1, p_.inputs, nullptr,
                     [&](int64_t at, int64_t output, Vec<float> value) {
                       if (gated) value = where_open(input_.at + at * input_.step() + output, value);
                       store(dx + at * p_.inputs + output, value);
                     });
-    if (p_.addend != nullptr) add_addend(n, first, count, dx);
+    if (p_.addend != nullptr) add_addend(strip, dx);
   }
 
-  void add_addend(int64_t n, int64_t first, int64_t count, float* dx) {
+  void add_addend(const Strip& strip, float* dx) {
     const int64_t stride = p_.addend_stride;
     const int64_t rows = (p_.rows + stride - 1) / stride, cols = (p_.cols + stride - 1) / stride;
-    for (int64_t row = (first + stride - 1) / stride * stride; row < first + count; row += stride) {
+    for (int64_t row = 0; row < strip.rows(); ++row) {
+      const int64_t n = strip.n + row / strip.count, of_image = strip.first + row % strip.count;
+      if (of_image % stride != 0) continue;
       for (int64_t col = 0; col < cols; ++col) {
-        const int64_t from = ((n * rows + row / stride) * cols + col) * p_.inputs;
-        float* to = dx + ((row - first) * p_.cols + col * stride) * p_.inputs;
+        const int64_t from = ((n * rows + of_image / stride) * cols + col) * p_.inputs;
+        float* to = dx + (row * p_.cols + col * stride) * p_.inputs;
         for (int64_t c = 0; c < p_.inputs; c += kLanes<float>) {
           Vec<float> value = load(p_.addend + from + c);
           if (p_.addend_gate != nullptr) value = where_open(p_.addend_gate + from + c, value);
@@ -294,27 +318,26 @@ class Backward {
     }
   }
 
-  // Of row `row` of the strip's part of dx, whose first row is row `top` of the image.
-  void write_dx(int64_t n, int64_t top, int64_t row, int64_t col, int64_t output, Vec<float> value) {
-    store(p_.dx + ((n * p_.rows + top + row) * p_.cols + col) * p_.inputs + output,
-          where_open(input_.position(row + 1, col + 1) + output, value));
-  }
-
-  void spatial_by_winograd(int64_t n, int64_t first, int64_t rows) {
-    winograd_.run(gradient_.at, gradient_.cols * gradient_.step(), gradient_.step(), rows, p_.cols, p_.weight,
-                  p_.inputs, [&](int64_t row, int64_t col, int64_t output, Vec<float> value) {
-                    write_dx(n, first, row, col, output, value);
-                  });
+  void spatial_by_winograd(const Strip& strip, float* dx) {
+    winograd_.run(
+        gradient_.at, gradient_.cols * gradient_.step(), gradient_.step(), strip.count, p_.cols, p_.weight, p_.inputs,
+        [&](int64_t row, int64_t col, int64_t output, Vec<float> value) {
+          const float* gate = input_.image(row / strip.count).position(row % strip.count + 1, col + 1) + output;
+          store(dx + (row * p_.cols + col) * p_.inputs + output, where_open(gate, value));
+        },
+        strip.images, gradient_.floats());
   }
 
   // Stride 2: an input row or column 2i meets the middle tap of output i; one of 2i + 1 the last tap of output i and
   // the first one of output i + 1.
-  void spatial(int64_t n, int64_t first, int64_t rows) {
+  void spatial(const Strip& strip, int64_t rows, float* dx) {
     struct Meeting {
       int tap, after;
     };
     constexpr Meeting kMeetings[2][2] = {{{1, 0}, {1, 0}}, {{2, 0}, {0, 1}}};
-    for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t of_strip = 0; of_strip < strip.images * rows; ++of_strip) {
+      const int64_t row = of_strip % rows;
+      const Map gradient = gradient_.image(of_strip / rows), input = input_.image(of_strip / rows);
       const int odd_row = int(row % 2);
       for (int odd_col = 0; odd_col < 2; ++odd_col) {
         Operand operands[4];
@@ -322,34 +345,39 @@ class Backward {
         for (int i = 0; i <= odd_row; ++i) {
           for (int j = 0; j <= odd_col; ++j) {
             const Meeting down = kMeetings[odd_row][i], across = kMeetings[odd_col][j];
-            operands[count++] = {gradient_.position(row / 2 + down.after, across.after), gradient_.step(),
+            operands[count++] = {gradient.position(row / 2 + down.after, across.after), gradient.step(),
                                  p_.weight + (3 * down.tap + across.tap) * kPanel * p_.outputs,
                                  npr::kPositions * kPanel * p_.outputs, p_.outputs};
           }
         }
         multiply_panels((p_.cols + 1 - odd_col) / 2, operands, count, p_.inputs, nullptr,
                         [&](int64_t at, int64_t output, Vec<float> value) {
-                          write_dx(n, 2 * first, row, 2 * at + odd_col, output, value);
+                          const int64_t col = 2 * at + odd_col;
+                          store(dx + (of_strip * p_.cols + col) * p_.inputs + output,
+                                where_open(input.position(row + 1, col + 1) + output, value));
                         });
       }
     }
   }
 
   // weight_grad[t][o][i] += sum over the strip's output positions of dy[o] * what tap t read[i].
-  void add_weight_gradient(int t, int64_t count) {
+  void add_weight_gradient(int t, const Strip& strip) {
     float* sum = weight_grad_ + t * p_.outputs * p_.inputs;
     const int64_t groups = (p_.outputs + kGroup - 1) / kGroup, stride = p_.spatial ? p_.stride : 1;
     const int64_t down = p_.spatial ? t / 3 : 0, across = p_.spatial ? t % 3 : 0;
+    // One run of positions for 1x1 convolutions, one a row for 3x3.
+    const int64_t runs = p_.spatial ? strip.rows() : 1, run = p_.spatial ? p_.out_cols() : strip.rows() * p_.out_cols();
     for (int64_t group = 0, first = 0; group < groups; ++group) {
       const int64_t last = (group + 1) * p_.outputs / groups;
       with_constant<kGroup>(int(last - first), [&](auto size) {
         constexpr int P = decltype(size)::value;
         for (int64_t input = 0; input < p_.inputs; input += kTileOutputs) {
           Tile<P> tile = {};
-          for (int64_t row = 0; row < count; ++row) {
-            accumulate<P>(gradient_.position(row + border(), border()) + first, 1,
-                          input_.position(row * stride + down, across) + input, p_.out_cols(), tile, gradient_.step(),
-                          stride * input_.step());
+          for (int64_t row = 0; row < runs; ++row) {
+            const int64_t image = row / strip.count, of_image = row % strip.count;
+            accumulate<P>(gradient_.image(image).position(of_image + border(), border()) + first, 1,
+                          input_.image(image).position(of_image * stride + down, across) + input, run, tile,
+                          gradient_.step(), stride * input_.step());
           }
 #pragma GCC unroll 16
           for (int i = 0; i < P; ++i) {
