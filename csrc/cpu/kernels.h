@@ -162,7 +162,7 @@ struct TrainedConv {
   int64_t units() const { return (strips() + unit() - 1) / unit(); }
 
  private:
-  static constexpr int64_t kStripPositions = 256, kMostUnits = 32, kPartialFloats = int64_t(8) << 20;
+  static constexpr int64_t kStripPositions = 512, kMostUnits = 32, kPartialFloats = int64_t(8) << 20;
 };
 
 // y = conv(relu(scale * x + shift)), and the sums that its batch statistics follow from.
