@@ -36,9 +36,9 @@ and d d^T: int64 [1 + K + K^2], exact.
 the float64 statistics that it used. If ``save``, it returns one byte for each output, the arg-max position 0..8 or 9
 where ReLU's gate is closed: all that ``stem_backward`` needs beside the images. docs/stem.md has the derivation.
 ``bottleneck`` is for inference alone and for the CPU; :mod:`npr_kernels.bottleneck` packs its weights.
-``trained_bottleneck`` is the block in training, for the CPU: :mod:`npr_kernels.trained_bottleneck`. ``gamma`` and ``beta``
-are its batch norms', one after the other, as are the float64 ``mean`` and (biased) ``var`` of the batch; the maps that
-it gives besides are its convolutions' results.
+``trained_bottleneck`` is the block in training, for the CPU: :mod:`npr_kernels.trained_bottleneck`. ``gamma`` and
+``beta`` are its batch norms', one after the other, as are the float64 ``mean`` and (biased) ``var`` of the batch; the
+maps that it gives besides are its convolutions' results.
 ``coherence`` is for the CPU, and for images of 3 channels: :mod:`npr_kernels.periodicity`.
 """
 

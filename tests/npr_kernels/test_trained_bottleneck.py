@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import npr_kernels as nk
 from detector.models.resnet import Bottleneck
-from npr_kernels.trained_bottleneck import covers, trained_bottleneck
+from npr_kernels.trained_bottleneck import MOST_WIDTH, covers, trained_bottleneck
 from tests import needs
 from tests.npr_kernels import implementations
 from tests.npr_kernels.implementations import CPU_INSTRUCTION_SETS
@@ -209,6 +209,7 @@ def test_what_is_not_covered_runs_layer_by_layer(block):
         assert not covers(other, x)
     assert not covers(Bottleneck(inputs_of(block), 8, 2), x)
     assert not covers(Bottleneck(24, 32, 2), x[:, :24])
+    assert not covers(Bottleneck(inputs_of(block), 2 * MOST_WIDTH, 2), x)
 
 
 def test_a_block_of_evaluation_does_not_come_here(block):
