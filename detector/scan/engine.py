@@ -21,7 +21,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 # Before ray is imported: nothing is reported to its makers, and errors come as exceptions, not as text of its core.
@@ -36,8 +36,10 @@ from ray.data.datasource import Datasource, ReadTask
 from detector.memory import keep_freed_memory
 from detector.scan.listing import Sources, blocks_of
 from detector.scan.output import counts_of, paths_done, write_part
-from detector.scan.scoring import Judging, Scorer
 from detector.scan.seen import Seen
+
+if TYPE_CHECKING:
+    from detector.scan.scoring import Judging
 
 _SECONDS_TO_REACH = 5.0
 _OBJECT_STORE = 80 * 2**20
@@ -188,6 +190,8 @@ class _Listing(Datasource):
 
 class _Actor:
     def __init__(self, judging: Judging, folder: Path, run: str) -> None:
+        from detector.scan.scoring import Scorer  # not with this module, for the listing task does without torch
+
         keep_freed_memory()
         self._score = Scorer(judging)
         self._folder, self._run = folder, run
