@@ -1,10 +1,8 @@
-"""A scan on Ray Data: one task lists blocks, actors score them and write their files, and the leader hears of counts.
+"""A scan on Ray: actors score blocks and write their files; this process lists the blocks, and hears of counts.
 
-Ray Data starts as many actors as are asked for, wherever the cluster has room, gives each the next block as soon as it
-is free, lists no more than a bounded number of blocks ahead, and does the block of an actor that died again on another.
-Its own checkpoints (ray.data.checkpoint, 2.60) are not used: they keep paths in a second folder beside the results,
-which must be trusted to agree; a data file is there under its name before it is whole; nothing ties them to a model;
-and every filtering actor holds all paths as Python strings. :mod:`detector.scan.output` has what is here instead.
+Ray starts as many actors as are asked for, wherever the cluster has room, and another one for each that died; here each
+gets the next block as soon as it is free, and the block of one that died goes to whichever is free next. Ray Data would
+do that too, with four more processes and a loop that together cost more than all the rest, see docs/scale.md.
 """
 
 from __future__ import annotations
@@ -15,24 +13,25 @@ import signal
 import socket
 import sys
 import threading
-import warnings
-from collections import Counter
-from collections.abc import Generator, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-# Before ray is imported: nothing is reported to its makers, and errors come as exceptions, not as text of its core.
+# Before ray is imported: nothing is reported to its makers; errors come as exceptions, not as text of its core; and no
+# process is started for each core that then finds nothing to do.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
 
 import pyarrow as pa
 import ray
-from ray.data.block import BlockMetadata
-from ray.data.datasource import Datasource, ReadTask
 
+from detector.importing import nothing_to_collect
 from detector.memory import keep_freed_memory
 from detector.scan.listing import Sources, blocks_of
 from detector.scan.output import counts_of, paths_done, write_part
@@ -135,72 +134,92 @@ def scan(
         Of each block that is written, files by verdict.
 
     Raises:
-        ValueError, OSError: what an actor or the listing raised. RuntimeError: an actor dies, however often.
+        ValueError, OSError: what an actor or the listing raised; or actors died, however often.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Ray's, of its own deprecated settings
-        context = ray.data.DataContext.get_current()
-        context.target_max_block_size = context.target_min_block_size = 1  # a row each, which is a block of ours
-        context.enable_progress_bars = False
-        context.print_on_execution_start = False
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-        listed = ray.data.read_datasource(_Listing(sources, folder, run, block), override_num_blocks=1, num_cpus=0)
-        done = listed.map_batches(
-            _Actor,
-            fn_constructor_args=(replace(judging, cores=crew.cores), folder, run),
-            batch_size=1,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=crew.actors),
-            num_cpus=crew.cores,
-            num_gpus=crew.gpus,
-            max_restarts=_TRIES,
-            max_task_retries=_TRIES,
-        )
+    kind = ray.remote(num_cpus=crew.cores, num_gpus=crew.gpus, max_restarts=-1)(_Actor)
+    actors: list[Any] = [kind.remote(replace(judging, cores=crew.cores), folder, run) for _ in range(crew.actors)]
     try:
-        for counts in done.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
-            for row in counts.to_pylist():
-                yield Counter(dict(zip(row["verdicts"], row["files"], strict=True)))
+        work = _Work(actors)
+        seen = Seen()
+        for paths in paths_done(folder, run):
+            seen.add(paths)
+        yield from work.done(map(_packed, blocks_of(sources, block, seen)))
     except ray.exceptions.RayError as error:
         raise _cause(error) from error
+    finally:
+        for actor in actors:
+            ray.kill(actor)
 
 
-class _Listing(Datasource):
-    """Rows of one column, `block`: what :func:`detector.scan.listing.blocks_of` gives, as Arrow's stream."""
+class _Work:
+    """Which actor has which block.
 
-    def __init__(self, sources: Sources, folder: Path, run: str, block: int) -> None:
-        self._all = sources, folder, run, block, os.getcwd()
+    An actor has two places for blocks, so that it need not wait for the next one. A place is free once the actor is
+    ready, and again when it is after it died; so none waits for an actor that the cluster has no room for.
+    """
 
-    def estimate_inmemory_data_size(self) -> int | None:
-        return None
+    def __init__(self, actors: list[Any]) -> None:
+        self._starting = {actor.ready.remote(): actor for actor in [*actors, *actors]}
+        self._free: deque[Any] = deque()
+        self._begun: dict[Any, tuple[Any, bytes, int]] = {}  # the actor, the block, and how often it was begun before
+        self._again: deque[tuple[bytes, int]] = deque()
 
-    def get_read_tasks(self, *_: Any, **__: Any) -> list[ReadTask]:
-        sources, folder, run, block, start = self._all
+    def done(self, blocks: Iterable[bytes]) -> Iterator[Counter[str]]:
+        """The counts of the blocks, as they are there; no more are drawn than there are places."""
+        for block in blocks:
+            while not self._free:
+                yield from self._next()
+            self._begin(block, 0)
+        while self._begun or self._again:
+            yield from self._next()
 
-        def read() -> Iterator[pa.Table]:
-            os.chdir(start)
-            seen = Seen()
-            for paths in paths_done(folder, run):
-                seen.add(paths)
-            for rows in blocks_of(sources, block, seen):
-                yield pa.table({"block": pa.array([_packed(rows)], pa.large_binary())})
+    def _begin(self, block: bytes, before: int) -> None:
+        actor = self._free.popleft()
+        self._begun[actor.score.remote(block)] = actor, block, before
 
-        nothing_known = BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None, input_files=None)
-        return [ReadTask(read, nothing_known)]
+    def _next(self) -> Iterator[Counter[str]]:
+        """Waits until an actor is ready or has died, or a block is done."""
+        (ended,), _ = ray.wait([*self._begun, *self._starting])
+        if ended in self._starting:
+            actor = self._starting.pop(ended)
+            ray.get(ended)
+            self._free.append(actor)
+        else:
+            actor, block, before = self._begun.pop(ended)
+            try:
+                yield ray.get(ended)
+                self._free.append(actor)
+            except ray.exceptions.RayActorError:
+                if before == _TRIES:
+                    raise
+                self._again.append((block, before + 1))
+                self._starting[actor.ready.remote()] = actor
+        while self._again and self._free:
+            self._begin(*self._again.popleft())
 
 
 class _Actor:
     def __init__(self, judging: Judging, folder: Path, run: str) -> None:
-        from detector.scan.scoring import Scorer  # not with this module, for the listing task does without torch
+        self._judging, self._folder, self._run = judging, folder, run
+
+    @ray.method(max_task_retries=_TRIES)
+    def ready(self) -> None:
+        """Returns when it can score, or raises why it cannot."""
+        _ = self._score
+
+    def score(self, block: bytes) -> Counter[str]:
+        """Writes the block's results; returns its files by verdict."""
+        results = self._score(_unpacked(block))
+        write_part(self._folder, self._run, results)
+        return counts_of(results)
+
+    @cached_property
+    def _score(self) -> Callable[[pa.Table], pa.Table]:
+        with nothing_to_collect():
+            from detector.scan.scoring import Scorer
 
         keep_freed_memory()
-        self._score = Scorer(judging)
-        self._folder, self._run = folder, run
-
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        results = self._score(_unpacked(rows["block"][0].as_buffer()))
-        write_part(self._folder, self._run, results)
-        counts = counts_of(results)
-        return pa.table({"verdicts": [list(counts)], "files": [list(counts.values())]})
+        return Scorer(self._judging)
 
 
 def _packed(table: pa.Table) -> bytes:

@@ -12,7 +12,7 @@ from tests.detector.scan.packages import needed
 from tests.detector.scan.rows import as_line, rows_of, told
 from tests.kills.scan import start, wait_for_parts
 
-pa, pq, _ = needed("pyarrow", "pyarrow.parquet", "ray.data")
+pa, pq, _ = needed("pyarrow", "pyarrow.parquet", "ray")
 
 pytestmark = pytest.mark.xdist_group("ray")
 
