@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 # Before ray is imported: nothing is reported to its makers; errors come as exceptions, not as text of its core; and no
@@ -45,7 +45,10 @@ _OBJECT_STORE = 80 * 2**20
 """Bytes, near the least that Ray takes: only paths and counts go through it."""
 
 _TRIES = 3
-"""That a block whose actor died gets beside the first."""
+"""That a block whose actor died gets beside the first, and so does an actor that died before it was ready."""
+
+_PLACES = 2
+"""Blocks that an actor has: one to score, and the next."""
 
 
 @dataclass(frozen=True)
@@ -136,10 +139,10 @@ def scan(
     Raises:
         ValueError, OSError: what an actor or the listing raised; or actors died, however often.
     """
-    kind = ray.remote(num_cpus=crew.cores, num_gpus=crew.gpus, max_restarts=-1)(_Actor)
-    actors: list[Any] = [kind.remote(replace(judging, cores=crew.cores), folder, run) for _ in range(crew.actors)]
+    kind = ray.remote(num_cpus=crew.cores, num_gpus=crew.gpus)(_Actor)
+    work = _Work(lambda: kind.remote(replace(judging, cores=crew.cores), folder, run))
     try:
-        work = _Work(actors)
+        work.start(crew.actors)
         seen = Seen()
         for paths in paths_done(folder, run):
             seen.add(paths)
@@ -147,62 +150,93 @@ def scan(
     except ray.exceptions.RayError as error:
         raise _cause(error) from error
     finally:
-        for actor in actors:
-            ray.kill(actor)
+        work.end()
+
+
+class _Task(NamedTuple):
+    """What an actor was asked for: to score a block, or to be ready for one; and how often actors died of it before."""
+
+    actor: Any
+    block: bytes | None
+    deaths: int
 
 
 class _Work:
     """Which actor has which block.
 
-    An actor has two places for blocks, so that it need not wait for the next one. A place is free once the actor is
-    ready, and again when it is after it died; so none waits for an actor that the cluster has no room for.
+    An actor has two places for blocks, so that it need not wait for the next one. They are free once it is ready, so
+    nothing waits for an actor that the cluster has no room for. One that died is replaced, and its blocks begin again.
+
+    Args:
+        actor: makes an actor, with the methods of :class:`_Actor`.
     """
 
-    def __init__(self, actors: list[Any]) -> None:
-        self._starting = {actor.ready.remote(): actor for actor in [*actors, *actors]}
+    def __init__(self, actor: Callable[[], Any]) -> None:
+        self._actor = actor
+        self._actors: list[Any] = []
         self._free: deque[Any] = deque()
-        self._begun: dict[Any, tuple[Any, bytes, int]] = {}  # the actor, the block, and how often it was begun before
+        self._begun: dict[Any, _Task] = {}
         self._again: deque[tuple[bytes, int]] = deque()
 
+    def start(self, actors: int, deaths: int = 0) -> None:
+        for _ in range(actors):
+            actor = self._actor()
+            self._actors.append(actor)
+            self._begun |= {actor.ready.remote(): _Task(actor, None, deaths) for _ in range(_PLACES)}
+
+    def end(self) -> None:
+        """Whatever the actors are doing."""
+        while self._actors:
+            ray.kill(self._actors.pop())
+
     def done(self, blocks: Iterable[bytes]) -> Iterator[Counter[str]]:
-        """The counts of the blocks, as they are there; no more are drawn than there are places."""
+        """The counts of the blocks, as they are there; no more are drawn than there are places.
+
+        Raises:
+            RayActorError: actors died, one after the other, over one block or before they were ready.
+        """
         for block in blocks:
             while not self._free:
                 yield from self._next()
             self._begin(block, 0)
-        while self._begun or self._again:
+        while self._again or any(task.block is not None for task in self._begun.values()):
             yield from self._next()
 
-    def _begin(self, block: bytes, before: int) -> None:
+    def _begin(self, block: bytes, deaths: int) -> None:
         actor = self._free.popleft()
-        self._begun[actor.score.remote(block)] = actor, block, before
+        self._begun[actor.score.remote(block)] = _Task(actor, block, deaths)
 
     def _next(self) -> Iterator[Counter[str]]:
-        """Waits until an actor is ready or has died, or a block is done."""
-        (ended,), _ = ray.wait([*self._begun, *self._starting])
-        if ended in self._starting:
-            actor = self._starting.pop(ended)
-            ray.get(ended)
-            self._free.append(actor)
+        """Waits until a block is done, or an actor is ready or has died."""
+        (ended,), _ = ray.wait(list(self._begun))
+        task = self._begun.pop(ended)
+        try:
+            counts = ray.get(ended)
+        except ray.exceptions.RayActorError:
+            if task.deaths == _TRIES:
+                raise
+            self._replace(task)
         else:
-            actor, block, before = self._begun.pop(ended)
-            try:
-                yield ray.get(ended)
-                self._free.append(actor)
-            except ray.exceptions.RayActorError:
-                if before == _TRIES:
-                    raise
-                self._again.append((block, before + 1))
-                self._starting[actor.ready.remote()] = actor
+            self._free.append(task.actor)
+            if task.block is not None:
+                yield counts
         while self._again and self._free:
             self._begin(*self._again.popleft())
+
+    def _replace(self, task: _Task) -> None:
+        if task.block is not None:
+            self._again.append((task.block, task.deaths + 1))
+        if task.actor in self._actors:  # or what was in its other place told of it
+            self._actors.remove(task.actor)
+            ray.kill(task.actor)  # which may be out of reach alone
+            self._free = deque(actor for actor in self._free if actor != task.actor)
+            self.start(1, task.deaths + 1 if task.block is None else 0)
 
 
 class _Actor:
     def __init__(self, judging: Judging, folder: Path, run: str) -> None:
         self._judging, self._folder, self._run = judging, folder, run
 
-    @ray.method(max_task_retries=_TRIES)
     def ready(self) -> None:
         """Returns when it can score, or raises why it cannot."""
         _ = self._score
@@ -284,6 +318,8 @@ def _cause(error: BaseException) -> Exception:
         if isinstance(seen, (ValueError, OSError)) and not isinstance(seen, ray.exceptions.RayError):
             return seen
         seen = inner if inner is not seen else None
-    if isinstance(error, ray.exceptions.ActorDiedError | ray.exceptions.WorkerCrashedError):
-        return OSError(f"an actor died {_TRIES + 1} times at the same block, of want of memory or of a damaged codec")
+    if isinstance(error, ray.exceptions.RayActorError):
+        return OSError(
+            f"{_TRIES + 1} actors died over the same files or as they started, of want of memory or a codec's fault"
+        )
     return RuntimeError(str(error))
