@@ -37,7 +37,7 @@ help:
 	@echo 'make sanitize  test the CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make scan      test npr scan with Ray, and kill it KILLS=25 times'
 	@echo 'make page      test the page of npr serve in Chromium'
-	@echo 'make lint      ruff, mypy and clang-format, without changing files'
+	@echo 'make lint      ruff, mypy, clang-format and hadolint, without changing files'
 	@echo 'make format    ruff and clang-format, in place'
 	@echo 'make weights   make the detector in the box anew, in weights/: hours of two cores, on Debian'
 	@echo 'make bench     measure speed on this machine, and draw the plots of it in docs/images: up to 45 minutes'
@@ -114,6 +114,7 @@ lint: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(wildcard csrc/*.* csrc/*/*.*)
+	@if [ -x $(BIN)/hadolint ]; then $(BIN)/hadolint docker/Dockerfile; else echo 'no hadolint for this machine'; fi
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .
