@@ -36,6 +36,7 @@ from detector.memory import keep_freed_memory
 from detector.scan.listing import Sources, blocks_of
 from detector.scan.output import counts_of, paths_done, write_part
 from detector.scan.seen import Seen
+from detector.signals import held_back
 
 if TYPE_CHECKING:
     from detector.scan.scoring import Judging
@@ -79,19 +80,8 @@ def running(address: str | None, cores: int) -> Iterator[None]:
         return
     if address is not None:
         _check_reachable(address)
-    local: dict[str, Any] = {"num_cpus": cores, "include_dashboard": False, "object_store_memory": _OBJECT_STORE}
     try:
-        with _silent(), _same_signals():
-            ray.init(
-                address="local" if address is None else address,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-                **(local if address is None else {}),
-            )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        where = "Ray does not start here" if address is None else f"--address {address}: no Ray cluster answers there"
-        raise OSError(f"{where} ({str(error).strip().splitlines()[0]})") from error
-    try:
+        _start(address, cores)
         yield
     finally:
         ray.shutdown()
@@ -266,6 +256,22 @@ def _packed(table: pa.Table) -> bytes:
 def _unpacked(data: pa.Buffer) -> pa.Table:
     with pa.ipc.open_stream(data) as reader:
         return reader.read_all()
+
+
+def _start(address: str | None, cores: int) -> None:
+    local: dict[str, Any] = {"num_cpus": cores, "include_dashboard": False, "object_store_memory": _OBJECT_STORE}
+    try:
+        # A start that is interrupted leaves processes that shutdown knows nothing of.
+        with held_back(), _silent(), _same_signals():
+            ray.init(
+                address="local" if address is None else address,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                **(local if address is None else {}),
+            )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        where = "Ray does not start here" if address is None else f"--address {address}: no Ray cluster answers there"
+        raise OSError(f"{where} ({str(error).strip().splitlines()[0]})") from error
 
 
 @contextmanager
