@@ -1,0 +1,329 @@
+// Planes of bytes: what the moments are sums of products of, straight from the images.
+//
+// A plane has one byte of each cell of a row. The bytes of a cell are, for each channel, its four pixels; where only
+// its diagonal is read, two parts of that are fewer: diagonal = 4 high + low - 511, which of a cell of zeros are 127
+// and 3. A tensor core reads 16 neighbouring bytes at a time, from a boundary, so that for the cells to the left and to
+// the right of an output there are planes of their own, one byte further. A stream is a plane in the row of an output's
+// cell, or the one above or below: what it has beside an output is one element of a vector u, and u's last element
+// is 1. Each difference of the patch is a linear combination of u:
+//
+//     residual    cells: bytes of each channel                                                        streams
+//     npr         (-1, -1): 2, (-1, 0): 3, (0, -1): 3, (0, 0): 4                                      36 + 1
+//     haar        all nine: high and low                                                              54 + 1
+//     npr+haar    the same four: 4, as haar reads them too, the others: high and low                  78 + 1
+#pragma once
+
+#include "cuda/slots.cuh"
+#include "cuda/tiling.cuh"
+
+namespace npr::cuda {
+
+// Bytes of a cell. The first four are pixel 2 y + x.
+enum Part { kTopLeft, kTopRight, kBottomLeft, kBottomRight, kHigh, kLow };
+
+// Of cells `col` beside those of the outputs, streams of the rows `first` to `last`, relative to the output's.
+struct Plane {
+  Part part;
+  int col, first, last;
+};
+
+// Planes that several rows read come before and after those that fewer do, so that each row reads a run of them.
+template <bool npr, bool haar>
+inline constexpr Plane kPlanes[] = {
+    {kTopLeft, -1, -1, 0}, {kTopRight, -1, -1, 0}, {kBottomLeft, -1, -1, 0}, {kBottomRight, -1, -1, 0},
+    {kTopLeft, 0, -1, 0},  {kTopRight, 0, -1, 0},  {kBottomLeft, 0, -1, 0},  {kBottomRight, 0, -1, 0},
+    {kHigh, 1, -1, 1},     {kLow, 1, -1, 1},       {kHigh, -1, 1, 1},        {kLow, -1, 1, 1},
+    {kHigh, 0, 1, 1},      {kLow, 0, 1, 1},
+};
+template <>
+inline constexpr Plane kPlanes<true, false>[] = {
+    {kTopLeft, -1, -1, 0},    {kBottomRight, -1, -1, 0}, {kTopLeft, 0, -1, 0}, {kBottomLeft, 0, -1, 0},
+    {kBottomRight, 0, -1, 0}, {kTopRight, -1, 0, 0},     {kTopRight, 0, 0, 0},
+};
+template <>
+inline constexpr Plane kPlanes<false, true>[] = {
+    {kHigh, -1, -1, 1}, {kLow, -1, -1, 1}, {kHigh, 0, -1, 1}, {kLow, 0, -1, 1}, {kHigh, 1, -1, 1}, {kLow, 1, -1, 1},
+};
+
+// What a pixel of its cell counts in a difference.
+constexpr int coefficient(Difference difference, Part pixel) {
+  if (difference == Difference::diagonal) return pixel == kTopLeft || pixel == kBottomRight ? 1 : -1;
+  if (pixel == kTopLeft) return -1;
+  return pixel == (difference == Difference::right   ? kTopRight
+                   : difference == Difference::below ? kBottomLeft
+                                                     : kBottomRight);
+}
+
+template <int kResidual>
+struct Streams {
+  using Taps = Slots<kResidual>;
+  static constexpr auto& kList = kPlanes<Taps::kNpr, Taps::kHaar>;
+  static constexpr int kOfChannel = std::size(kList), kOnesPlane = kChannels * kOfChannel, kCount = kOnesPlane + 1;
+  static constexpr int kRows = 2 + Taps::kRead.below;  // of cells: above the output's, its own and perhaps below
+
+  struct Stream {
+    int row, plane;
+  };
+  // Stream number `stream`; those after the last are the last, the ones.
+  static constexpr Stream at(int stream) {
+    for (int row = -1; row < kRows - 1; ++row) {
+      for (int i = 0; i < kOfChannel; ++i) {
+        if (row < kList[i].first || row > kList[i].last) continue;
+        if (stream < kChannels) return {row, kChannels * i + stream};
+        stream -= kChannels;
+      }
+    }
+    return {0, kOnesPlane};
+  }
+  static constexpr int kOne = [] {
+    int count = 0;
+    for (const Plane& plane : kList) count += kChannels * (plane.last - plane.first + 1);
+    return count;
+  }();
+  static constexpr int kOctets = kOne / kOctet + 1;
+
+  // The stream of a byte of the cell beside an output, or -1.
+  static constexpr int number(Part part, int row, int col, int channel) {
+    for (int stream = 0; stream < kOne; ++stream) {
+      const auto [of_row, plane] = at(stream);
+      const Plane& of = kList[plane / kChannels];
+      if (of.part == part && of_row == row && of.col == col && plane % kChannels == channel) return stream;
+    }
+    return -1;
+  }
+};
+
+// How the taps follow from the streams.
+template <int kResidual>
+struct Combinations {
+  using S = Streams<kResidual>;
+  static constexpr int kTaps = Slots<kResidual>::kTaps, kMost = 4;
+  struct Term {
+    int16_t stream, factor;  // 0 from the last one on
+  };
+  Term terms[kTaps + 1][kMost] = {};  // of each tap, and of the constant 1
+  bool complete = true;
+
+  constexpr Combinations() {
+    for (int k = 0, m = 0; m < Slots<kResidual>::kRead.maps; ++m) {
+      const Map map = Slots<kResidual>::kRead.map[m];
+      for (int channel = 0; channel < kChannels; ++channel) {
+        for (int tap = 0; tap < taps_of(map); ++tap, ++k) combine(terms[k], tap_source(map, tap), channel);
+      }
+    }
+    terms[kTaps][0] = {S::kOne, 1};
+  }
+
+ private:
+  constexpr void combine(Term (&to)[kMost], Tap tap, int channel) {
+    int count = 0;
+    const auto add = [&](int stream, int factor) {
+      to[count++] = {int16_t(stream), int16_t(factor)};
+      complete = complete && stream >= 0;
+    };
+    const auto number = [&](Part part) { return S::number(part, tap.row, tap.col, channel); };
+    if (number(kHigh) >= 0) {
+      add(number(kHigh), 4), add(number(kLow), 1), add(S::kOne, -511);
+      complete = complete && tap.difference == Difference::diagonal;
+    } else {
+      for (Part pixel : {kTopLeft, kTopRight, kBottomLeft, kBottomRight}) {
+        if (coefficient(tap.difference, pixel) != 0) add(number(pixel), coefficient(tap.difference, pixel));
+      }
+    }
+  }
+};
+static_assert(Combinations<0>().complete && Combinations<1>().complete && Combinations<2>().complete);
+
+// ---- From bytes to planes --------------------------------------------------------------------------
+
+constexpr int kCellsOfLane = 4, kPixelsOfLane = kCell * kCellsOfLane;
+constexpr int kPlaneCells = kCellsOfLane * kWarp;
+// Eight planes that follow one another are in different banks, wherever 16 neighbouring bytes of them are read.
+constexpr int kPlanePitch = kPlaneCells + 16;
+
+// How a lane reads its pixels: 8 bytes at a time, of a channel or of all three, or one by one, at any strides.
+enum class Access { planar, interleaved, bytes };
+
+inline Access access_of(const Images& images) {
+  const ImageSource source = image_source(images, 8);
+  if (source.unit < 8 || images.cols() % kCellsOfLane != 0) return Access::bytes;
+  return source.interleaved ? Access::interleaved : Access::planar;
+}
+
+// floor((a + b) / 2) of four bytes each.
+__device__ inline uint32_t average_bytes(uint32_t a, uint32_t b) { return (a & b) + (((a ^ b) & 0xfefefefeu) >> 1); }
+
+// The two parts of the diagonals of four cells. With the averages x of those pixels that are added and y of those that
+// are subtracted, and z that of x and 255 - y, the diagonal is 4 z - 510, but for what averages cut off.
+constexpr uint32_t kZeroHigh = 0x7f7f7f7fu, kZeroLow = 0x03030303u;  // of cells of zeros
+
+struct Diagonals {
+  uint32_t high, low;
+
+  __device__ static Diagonals of(uint32_t top_left, uint32_t top_right, uint32_t bottom_left, uint32_t bottom_right) {
+    const uint32_t x = average_bytes(top_left, bottom_right), y = ~average_bytes(top_right, bottom_left);
+    constexpr uint32_t kBits = 0x01010101u;
+    const uint32_t added = (top_left ^ bottom_right) & kBits, kept = ~(top_right ^ bottom_left) & kBits;
+    return {average_bytes(x, y), added + kept + ((x ^ y) & kBits) * 2};
+  }
+};
+
+// Pixels of a row of cells that are copied one by one: [row of pixels][channel], eight before the strip's first one.
+constexpr int kPixelsBefore = 8, kPixelPitch = kPixelsBefore + kPixelsOfLane * kWarp + kWarp;
+using Copied = uint8_t[kCell][kChannels][kPixelPitch];
+
+// The pixels of four cells that a lane holds, with as much of the cells to their left and right as is read.
+template <int kResidual, Access access>
+class LaneCells {
+  using S = Streams<kResidual>;
+  static constexpr bool kRight = Slots<kResidual>::kHaar;  // the cell to the right is read
+  static constexpr bool kInterleaved = access == Access::interleaved;
+  static constexpr int kLines = kInterleaved ? 1 : kChannels, kPixelBytes = kInterleaved ? kChannels : 1;
+  static constexpr int kSide = kInterleaved ? 2 : 1, kOwn = kPixelsOfLane * kPixelBytes / 4;
+  static constexpr int kWords = kSide + kOwn + (kRight ? kSide : 0);
+  // Of each row of pixels and line of memory: [beside, to the left] [own] [beside, to the right].
+  uint32_t words_[kCell][kLines][kWords];
+
+ public:
+  // Reads the pixels of a row of cells from `first` on, of which `left` exist to the left and `right` from the lane's
+  // first one on; what does not exist is zero.
+  __device__ void load(const Images& images, const uint8_t* first, int left, int right) {
+#pragma unroll
+    for (int y = 0; y < kCell; ++y) {
+#pragma unroll
+      for (int line = 0; line < kLines; ++line) {
+        uint32_t (&words)[kWords] = words_[y][line];
+#pragma unroll
+        for (uint32_t& word : words) word = 0;
+        const uint8_t* from = first + y * images.stride_h + line * images.stride_c;
+        if (right > 0) {
+#pragma unroll
+          for (int i = 0; i < kOwn; i += 2) load_words<2>(words + kSide + i, from + 4 * i);
+        }
+        if (right > 0 && left > 0) load_words<kSide>(words, from - 4 * kSide);
+        if (kRight && right > kPixelsOfLane) load_words<kSide>(words + kSide + kOwn, from + 4 * kOwn);
+      }
+    }
+  }
+
+  // Copies those pixels for all lanes of the warp, one by one.
+  __device__ static void copy(Copied& to, const Images& images, const uint8_t* first, int left, int right) {
+    constexpr int kFirst = 4;                                                 // pixels to the left of the strip: a word
+    const int before = kPixelsOfLane * lane_index() - lane_index() + kFirst;  // of its own is what this lane copies
+    first -= before * images.stride_w, left -= before, right += before;
+#pragma unroll 1
+    for (int line = 0; line < kCell * kChannels; ++line) {
+      const int y = line / kChannels, channel = line % kChannels;
+      const uint8_t* from = first + y * images.stride_h + channel * images.stride_c;
+#pragma unroll
+      for (int x = 0; x < kPixelPitch - kPixelsBefore; x += kWarp) {
+        const bool exists = -x <= left && x < right;
+        to[y][channel][kPixelsBefore - kFirst + lane_index() + x] = exists ? from[x * images.stride_w] : 0;
+      }
+    }
+  }
+
+  // Takes the lane's pixels from the copies.
+  __device__ void load(const Copied& from) {
+#pragma unroll
+    for (int y = 0; y < kCell; ++y) {
+#pragma unroll
+      for (int line = 0; line < kLines; ++line) {
+        const uint8_t* own = from[y][line] + kPixelsBefore + kPixelsOfLane * lane_index();
+        load_words<1>(words_[y][line], own - 4);
+        load_words<2>(words_[y][line] + 1, own);
+        if (kRight) load_words<1>(words_[y][line] + 3, own + kPixelsOfLane);
+      }
+    }
+  }
+
+  // Stores the lane's four bytes of each plane, of which `right` are to the right of where the image ends. Outputs that
+  // are not in the image see its last cell to their left, all but which are zero, and so must that be.
+  __device__ void store(uint8_t* planes, int right) const {
+    const uint32_t in_image = access == Access::bytes && right < kPixelsOfLane ? (1u << (max(right, 0) * 4)) - 1 : ~0u;
+    const auto keep = [&](uint32_t word, uint32_t zero) {
+      return access == Access::bytes ? (word & in_image) | (zero & ~in_image) : word;
+    };
+    auto* to = reinterpret_cast<uint32_t*>(planes) + lane_index();
+#pragma unroll
+    for (int channel = 0; channel < kChannels; ++channel) {
+      uint32_t own[kHigh];
+#pragma unroll
+      for (int pixel = 0; pixel < kHigh; ++pixel) own[pixel] = pixels(pixel, channel);
+      Diagonals diagonals{}, beside{};  // the latter: to the left, to the right
+      if constexpr (Slots<kResidual>::kHaar) {
+        diagonals = Diagonals::of(own[0], own[1], own[2], own[3]);
+        uint32_t both[kHigh];
+#pragma unroll
+        for (int pixel = 0; pixel < kHigh; ++pixel) {
+          const auto [before, i] = left_of(pixel, channel);
+          const auto [after, j] = right_of(pixel, channel);
+          both[pixel] = permute_bytes(before, after, i | (4 + j) << 4);
+        }
+        beside = Diagonals::of(both[0], both[1], both[2], both[3]);
+      }
+      unrolled<S::kOfChannel>([&](auto i) {
+        constexpr Plane kPlane = kPlanes<Slots<kResidual>::kNpr, Slots<kResidual>::kHaar>[i.value];
+        uint32_t word;
+        if constexpr (kPlane.part < kHigh) {
+          const auto [before, byte] = left_of(kPlane.part, channel);
+          word = kPlane.col == 0 ? own[kPlane.part] : keep(permute_bytes(before, own[kPlane.part], 0x6540 | byte), 0);
+        } else {
+          const uint32_t centre = kPlane.part == kHigh ? diagonals.high : diagonals.low;
+          const uint32_t sides = kPlane.part == kHigh ? beside.high : beside.low;
+          word = kPlane.col == 0 ? centre
+                 : kPlane.col < 0
+                     ? keep(permute_bytes(sides, centre, 0x6540), kPlane.part == kHigh ? kZeroHigh : kZeroLow)
+                     : permute_bytes(centre, sides, 0x5321);
+        }
+        to[(kChannels * i.value + channel) * (kPlanePitch / 4)] = word;
+      });
+    }
+  }
+
+ private:
+  template <int kCount>
+  __device__ static void load_words(uint32_t* words, const uint8_t* from) {
+    if constexpr (kCount == 1) {
+      words[0] = *reinterpret_cast<const uint32_t*>(from);
+    } else {
+      const uint2 two = *reinterpret_cast<const uint2*>(from);
+      words[0] = two.x, words[1] = two.y;
+    }
+  }
+
+  // A pixel of the lane's four cells.
+  __device__ uint32_t pixels(int pixel, int channel) const {
+    const uint32_t* own = words_[pixel / kCell][kInterleaved ? 0 : channel] + kSide;
+    const int x = pixel % kCell;
+    if constexpr (kInterleaved) {
+      // Of two cells, three words, the bytes x 3 + channel are those of a pair and the pair of the next such number.
+      const int number = kChannels * x + channel, pair = number / 2;
+      const auto two_cells = [&](const uint32_t* three) {
+        return pair == 0   ? permute_bytes(three[0], three[1], 0x7160)
+               : pair == 1 ? permute_bytes(three[0], three[2], 0x5342)
+                           : permute_bytes(three[1], three[2], 0x7160);
+      };
+      return permute_bytes(two_cells(own), two_cells(own + 3), number % 2 ? 0x7632 : 0x5410);
+    } else {
+      return permute_bytes(own[0], own[1], x ? 0x7531 : 0x6420);
+    }
+  }
+
+  // A byte of a word.
+  struct Byte {
+    uint32_t word;
+    uint32_t number;
+  };
+  // A pixel of the cell to the left, or to the right, of the lane's four.
+  __device__ Byte left_of(int pixel, int channel) const {
+    const int number = kSide * 4 - (kCell - pixel % kCell) * kPixelBytes + (kInterleaved ? channel : 0);
+    return {words_[pixel / kCell][kInterleaved ? 0 : channel][number / 4], uint32_t(number % 4)};
+  }
+  __device__ Byte right_of(int pixel, int channel) const {
+    const int number = pixel % kCell * kPixelBytes + (kInterleaved ? channel : 0);
+    return {words_[pixel / kCell][kInterleaved ? 0 : channel][kSide + kOwn + number / 4], uint32_t(number % 4)};
+  }
+};
+
+}  // namespace npr::cuda
