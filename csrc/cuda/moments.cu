@@ -30,8 +30,11 @@ struct Products {
   using S = Streams<kResidual>;
   static constexpr int kOctets = S::kOctets, kSquares = (kOctets + 1) / 2;
 
+  // Whether a square has a single octet, which is then the other one too.
+  NPR_HOST_DEVICE static constexpr bool of_one_octet(int square) { return 2 * square + 1 == kOctets; }
+
   // The product number that holds rows of octet `row` and columns of octet `column` >= row.
-  static constexpr int number(int row, int column) {
+  NPR_HOST_DEVICE static constexpr int number(int row, int column) {
     const int m = row / 2, before = m * kOctets - m * (m - 1);  // products of the octets above
     return before + column - 2 * m;
   }
@@ -90,7 +93,7 @@ struct RingAndPixels : Ring<kResidual> {
 template <int kResidual>
 struct Tables {
   using P = Products<kResidual>;
-  static constexpr int kStreams = 2 * P::kSquares * kOctet;
+  static constexpr int kStreams = P::kOctets * kOctet;
   Combinations<kResidual> combinations;
   int16_t row[kStreams], column[kStreams];  // of Products
   int matrix[kStreams];                     // where a stream's bytes begin in a ring whose first row is that above
@@ -117,15 +120,22 @@ __device__ void add_products(IntegerAccumulator (&sums)[Products<kResidual>::kCo
   using P = Products<kResidual>;
   FragmentA squares[P::kSquares];
 #pragma unroll
-  for (int m = 0; m < P::kSquares; ++m) load_matrices_at<false>(squares[m].words, matrices[m] + first);
-  int product = 0;
-#pragma unroll
   for (int m = 0; m < P::kSquares; ++m) {
-#pragma unroll
-    for (int c = 2 * m; c < P::kOctets; ++c) {
-      const uint32_t* columns = squares[c / 2].words + c % 2;
-      multiply_add_bytes(sums[product++], squares[m], FragmentB{columns[0], columns[2]});
+    if (P::of_one_octet(m)) {
+      uint32_t halves[2];
+      load_matrices_at(halves, matrices[m] + first);
+      squares[m] = {halves[0], halves[0], halves[1], halves[1]};
+    } else {
+      load_matrices_at<false>(squares[m].words, matrices[m] + first);
     }
+  }
+  FragmentB columns[P::kOctets];
+#pragma unroll
+  for (int c = 0; c < P::kOctets; ++c) columns[c] = {squares[c / 2].words[c % 2], squares[c / 2].words[c % 2 + 2]};
+#pragma unroll
+  for (int c = 0; c < P::kOctets; ++c) {
+#pragma unroll
+    for (int m = 0; m <= c / 2; ++m) multiply_add_bytes(sums[P::number(2 * m, c)], squares[m], columns[c]);
   }
 }
 
@@ -148,8 +158,8 @@ __global__ void __launch_bounds__(kWarps<kResidual>* kWarp, kBlocks)
   SharedAddress matrices[P::kSquares], last_row = shared_address(ring) + kLastRow;
 #pragma unroll
   for (int m = 0; m < P::kSquares; ++m) {
-    const int stream = (2 * m + lane / 8 % 2) * kOctet + lane % kOctet;
-    matrices[m] = shared_address(ring) + tables.matrix[stream] + lane / 16 * 16;
+    const int octet = P::of_one_octet(m) ? 0 : lane / 8 % 2, half = P::of_one_octet(m) ? lane / 8 % 2 : lane / 16;
+    matrices[m] = shared_address(ring) + tables.matrix[(2 * m + octet) * kOctet + lane % kOctet] + half * 16;
   }
   for (int row = 0; row < S::kRows; ++row) {
     uint8_t* ones = ring + row * kRowBytes + S::kOnesPlane * kPlanePitch;

@@ -181,6 +181,20 @@ __device__ void load_matrices_at(uint32_t (&words)[4], SharedAddress row) {
 #endif
 }
 
+// Loads two of them, not transposed, whose rows' addresses are those of lanes 0 to 15.
+__device__ inline void load_matrices_at(uint32_t (&words)[2], SharedAddress row) {
+#if defined(__CUDACC__)
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
+               : "=r"(words[0]), "=r"(words[1])
+               : "r"(row)
+               : "memory");
+#else
+  uint32_t four[4];
+  load_matrices_at<false>(four, row);
+  words[0] = four[0], words[1] = four[1];
+#endif
+}
+
 template <bool transposed>
 __device__ void load_matrices(uint32_t (&words)[4], const void* row) {
   load_matrices_at<transposed>(words, shared_address(row));
