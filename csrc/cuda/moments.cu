@@ -12,8 +12,8 @@
 // All warps have as many rows, which may begin anywhere. int32 holds as many products as 33025 outputs have; there are
 // so many warps that none has more. Blocks add up in int64.
 //
-// Bytes: 12 read per output; 256 images of 256x256 are 50 MB. Instructions of a warp for 32 outputs of npr: 9 MMA,
-// 3 ldmatrix, and about 25 to form planes, which memory's latency hides behind, and of which a quarter stores them.
+// Bytes: 12 read per output; 256 images of 256x256 are 50 MB. Instructions of a warp for 32 outputs of npr: 61, of
+// which 9 multiply, 3 load matrices and 14 copy registers to where MMAs want them, and 26 form planes.
 //
 // Other than 3 channels take a plain kernel, and are at most 8191, or fewer where taps are more.
 #include "cuda/plain.cuh"
@@ -139,15 +139,55 @@ __device__ void add_products(IntegerAccumulator (&sums)[Products<kResidual>::kCo
   }
 }
 
+template <int kResidual>
+constexpr int kMoments = (1 + Slots<kResidual>::kTaps) * Slots<kResidual>::kTaps;  // but for the number of outputs
+
+// Adds up the sums of the block's warps, and stores the moments that follow from them. `shared` may lie where others
+// still read.
+template <int kResidual>
+__device__ void store_partial(const IntegerAccumulator (&sums)[Products<kResidual>::kCount],
+                              int (&shared)[kWarps<kResidual>][Products<kResidual>::kSums],
+                              const Tables<kResidual>& tables, int64_t* partial) {
+  using P = Products<kResidual>;
+  constexpr int kTaps = Slots<kResidual>::kTaps, kThreads = kWarps<kResidual> * kWarp;
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < P::kCount; ++i) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) shared[warp_index()][(i * 4 + j) * kWarp + lane_index()] = sums[i].values[j];
+  }
+  __syncthreads();
+  // In 64 bits, the lower half in the place of the first warp's sums, the upper one in that of the second's.
+  for (int i = threadIdx.x; i < P::kSums; i += kThreads) {
+    int64_t sum = 0;
+    for (const auto& of_warp : shared) sum += of_warp[i];
+    shared[0][i] = int(sum), shared[1][i] = int(sum >> 32);
+  }
+  __syncthreads();
+
+  // Row k of the combinations times row l: first of the taps with the last row, the constant, then with each other.
+  for (int i = threadIdx.x; i < kMoments<kResidual>; i += kThreads) {
+    const int k = i % kTaps, l = i < kTaps ? kTaps : i / kTaps - 1;
+    int64_t sum = 0;
+    for (const auto& [stream, factor] : tables.combinations.terms[k]) {
+      if (factor == 0) break;
+      for (const auto& [other, other_factor] : tables.combinations.terms[l]) {
+        if (other_factor == 0) break;
+        const int at = tables.row[min(stream, other)] + tables.column[max(stream, other)];
+        sum += factor * other_factor * (int64_t{shared[1][at]} << 32 | uint32_t(shared[0][at]));
+      }
+    }
+    partial[i] = sum;
+  }
+}
+
 template <int kResidual, Access access>
 __global__ void __launch_bounds__(kWarps<kResidual>* kWarp, kBlocks)
     moments_kernel(const __grid_constant__ Strips strips, const __grid_constant__ Tables<kResidual> tables,
                    int64_t* partial) {
   using P = Products<kResidual>;
   using S = Streams<kResidual>;
-  constexpr int kTaps = Slots<kResidual>::kTaps, kCount = (1 + kTaps) * kTaps;
-  constexpr int kThreads = kWarps<kResidual> * kWarp, kRowBytes = Ring<kResidual>::kRowBytes,
-                kLastRow = Ring<kResidual>::kBytes - kRowBytes;
+  constexpr int kRowBytes = Ring<kResidual>::kRowBytes, kLastRow = Ring<kResidual>::kBytes - kRowBytes;
   auto& shared = dynamic_shared<Shared<kResidual, access>>();
   uint8_t* const ring = shared.rings[warp_index()].bytes;
   const int lane = lane_index();
@@ -211,35 +251,7 @@ __global__ void __launch_bounds__(kWarps<kResidual>* kWarp, kBlocks)
     }
   }
 
-  __syncthreads();
-#pragma unroll
-  for (int i = 0; i < P::kCount; ++i) {
-#pragma unroll
-    for (int j = 0; j < 4; ++j) shared.sums[warp_index()][(i * 4 + j) * kWarp + lane] = sums[i].values[j];
-  }
-  __syncthreads();
-  // In 64 bits, the lower half in the place of the first warp's sums, the upper one in that of the second's.
-  for (int i = threadIdx.x; i < P::kSums; i += kThreads) {
-    int64_t sum = 0;
-    for (const auto& of_warp : shared.sums) sum += of_warp[i];
-    shared.sums[0][i] = int(sum), shared.sums[1][i] = int(sum >> 32);
-  }
-  __syncthreads();
-
-  // Row k of the combinations times row l: first of the taps with the last row, the constant, then with each other.
-  for (int i = threadIdx.x; i < kCount; i += kThreads) {
-    const int k = i % kTaps, l = i < kTaps ? kTaps : i / kTaps - 1;
-    int64_t sum = 0;
-    for (const auto& [stream, factor] : tables.combinations.terms[k]) {
-      if (factor == 0) break;
-      for (const auto& [other, other_factor] : tables.combinations.terms[l]) {
-        if (other_factor == 0) break;
-        const int at = tables.row[min(stream, other)] + tables.column[max(stream, other)];
-        sum += factor * other_factor * (int64_t{shared.sums[1][at]} << 32 | uint32_t(shared.sums[0][at]));
-      }
-    }
-    partial[int64_t(blockIdx.x) * kCount + i] = sum;
-  }
+  store_partial<kResidual>(sums, shared.sums, tables, partial + int64_t(blockIdx.x) * kMoments<kResidual>);
 }
 
 // moments = the number of outputs, and the sums of the blocks' partial sums. A warp's lanes are neighbouring elements,
@@ -291,7 +303,7 @@ Status moments_on_tensor_cores(const Moments& op, Device device, void* workspace
                         : access == Access::interleaved ? sum_up(std::integral_constant<Access, Access::interleaved>{})
                                                         : sum_up(std::integral_constant<Access, Access::bytes>{});
   if (!status.ok()) return status;
-  constexpr int kTaps = Slots<kResidual>::kTaps, kCount = (1 + kTaps) * kTaps;
+  constexpr int kCount = kMoments<kResidual>;
   const int64_t outputs = op.images.batch * op.images.rows() * op.images.cols();
   return launch("moments_finish", moments_finish, unsigned(ceil_div(kCount, kWarp)), kSlices * kWarp, stream,
                 static_cast<const int64_t*>(partial), int(blocks), kCount, outputs, op.moments);
@@ -304,8 +316,7 @@ Status moments_on_tensor_cores(const Moments& op, Device device, void* workspace
 int64_t moments_workspace(const Moments& op, Device device) {
   if (op.images.channels != kChannels) return 0;
   return with_residual(op.residual, [&](auto residual) {
-    const int64_t taps = op.source().taps();
-    return blocks_for<residual()>(Tiling::of<Row>(op.images), device) * (1 + taps) * taps * 8;
+    return blocks_for<residual()>(Tiling::of<Row>(op.images), device) * int64_t(kMoments<residual()>) * 8;
   });
 }
 

@@ -1,140 +1,14 @@
-// Planes of bytes: what the moments are sums of products of, straight from the images.
+// Planes of bytes in shared memory, formed from the pixels of a row of cells by a warp.
 //
-// A plane has one byte of each cell of a row. The bytes of a cell are, for each channel, its four pixels; where only
-// its diagonal is read, two parts of that are fewer: diagonal = 4 high + low - 511, which of a cell of zeros are 127
-// and 3. A tensor core reads 16 neighbouring bytes at a time, from a boundary, so that for the cells to the left and to
-// the right of an output there are planes of their own, one byte further. A stream is a plane in the row of an output's
-// cell, or the one above or below: what it has beside an output is one element of a vector u, and u's last element
-// is 1. Each difference of the patch is a linear combination of u:
-//
-//     residual    cells: bytes of each channel                                                        streams
-//     npr         (-1, -1): 2, (-1, 0): 3, (0, -1): 3, (0, 0): 4                                      36 + 1
-//     haar        all nine: high and low                                                              54 + 1
-//     npr+haar    the same four: 4, as haar reads them too, the others: high and low                  78 + 1
+// A lane has four cells: it reads their pixels, 8 bytes of a row at a time, and those of the cells to their left and
+// right, and stores a word of each plane. So a warp forms what 128 outputs read of a row of cells. Of npr that takes,
+// in channels_last, 8 loads, 33 permutations of bytes and 21 stores.
 #pragma once
 
-#include "cuda/slots.cuh"
+#include "cuda/streams.cuh"
 #include "cuda/tiling.cuh"
 
 namespace npr::cuda {
-
-// Bytes of a cell. The first four are pixel 2 y + x.
-enum Part { kTopLeft, kTopRight, kBottomLeft, kBottomRight, kHigh, kLow };
-
-// Of cells `col` beside those of the outputs, streams of the rows `first` to `last`, relative to the output's.
-struct Plane {
-  Part part;
-  int col, first, last;
-};
-
-// Planes that several rows read come before and after those that fewer do, so that each row reads a run of them.
-template <bool npr, bool haar>
-inline constexpr Plane kPlanes[] = {
-    {kTopLeft, -1, -1, 0}, {kTopRight, -1, -1, 0}, {kBottomLeft, -1, -1, 0}, {kBottomRight, -1, -1, 0},
-    {kTopLeft, 0, -1, 0},  {kTopRight, 0, -1, 0},  {kBottomLeft, 0, -1, 0},  {kBottomRight, 0, -1, 0},
-    {kHigh, 1, -1, 1},     {kLow, 1, -1, 1},       {kHigh, -1, 1, 1},        {kLow, -1, 1, 1},
-    {kHigh, 0, 1, 1},      {kLow, 0, 1, 1},
-};
-template <>
-inline constexpr Plane kPlanes<true, false>[] = {
-    {kTopLeft, -1, -1, 0},    {kBottomRight, -1, -1, 0}, {kTopLeft, 0, -1, 0}, {kBottomLeft, 0, -1, 0},
-    {kBottomRight, 0, -1, 0}, {kTopRight, -1, 0, 0},     {kTopRight, 0, 0, 0},
-};
-template <>
-inline constexpr Plane kPlanes<false, true>[] = {
-    {kHigh, -1, -1, 1}, {kLow, -1, -1, 1}, {kHigh, 0, -1, 1}, {kLow, 0, -1, 1}, {kHigh, 1, -1, 1}, {kLow, 1, -1, 1},
-};
-
-// What a pixel of its cell counts in a difference.
-constexpr int coefficient(Difference difference, Part pixel) {
-  if (difference == Difference::diagonal) return pixel == kTopLeft || pixel == kBottomRight ? 1 : -1;
-  if (pixel == kTopLeft) return -1;
-  return pixel == (difference == Difference::right   ? kTopRight
-                   : difference == Difference::below ? kBottomLeft
-                                                     : kBottomRight);
-}
-
-template <int kResidual>
-struct Streams {
-  using Taps = Slots<kResidual>;
-  static constexpr auto& kList = kPlanes<Taps::kNpr, Taps::kHaar>;
-  static constexpr int kOfChannel = std::size(kList), kOnesPlane = kChannels * kOfChannel, kCount = kOnesPlane + 1;
-  static constexpr int kRows = 2 + Taps::kRead.below;  // of cells: above the output's, its own and perhaps below
-
-  struct Stream {
-    int row, plane;
-  };
-  // Stream number `stream`; those after the last are the last, the ones.
-  static constexpr Stream at(int stream) {
-    for (int row = -1; row < kRows - 1; ++row) {
-      for (int i = 0; i < kOfChannel; ++i) {
-        if (row < kList[i].first || row > kList[i].last) continue;
-        if (stream < kChannels) return {row, kChannels * i + stream};
-        stream -= kChannels;
-      }
-    }
-    return {0, kOnesPlane};
-  }
-  static constexpr int kOne = [] {
-    int count = 0;
-    for (const Plane& plane : kList) count += kChannels * (plane.last - plane.first + 1);
-    return count;
-  }();
-  static constexpr int kOctets = kOne / kOctet + 1;
-
-  // The stream of a byte of the cell beside an output, or -1.
-  static constexpr int number(Part part, int row, int col, int channel) {
-    for (int stream = 0; stream < kOne; ++stream) {
-      const auto [of_row, plane] = at(stream);
-      const Plane& of = kList[plane / kChannels];
-      if (of.part == part && of_row == row && of.col == col && plane % kChannels == channel) return stream;
-    }
-    return -1;
-  }
-};
-
-// How the taps follow from the streams.
-template <int kResidual>
-struct Combinations {
-  using S = Streams<kResidual>;
-  static constexpr int kTaps = Slots<kResidual>::kTaps, kMost = 4;
-  struct Term {
-    int16_t stream, factor;  // 0 from the last one on
-  };
-  Term terms[kTaps + 1][kMost] = {};  // of each tap, and of the constant 1
-  bool complete = true;
-
-  constexpr Combinations() {
-    for (int k = 0, m = 0; m < Slots<kResidual>::kRead.maps; ++m) {
-      const Map map = Slots<kResidual>::kRead.map[m];
-      for (int channel = 0; channel < kChannels; ++channel) {
-        for (int tap = 0; tap < taps_of(map); ++tap, ++k) combine(terms[k], tap_source(map, tap), channel);
-      }
-    }
-    terms[kTaps][0] = {S::kOne, 1};
-  }
-
- private:
-  constexpr void combine(Term (&to)[kMost], Tap tap, int channel) {
-    int count = 0;
-    const auto add = [&](int stream, int factor) {
-      to[count++] = {int16_t(stream), int16_t(factor)};
-      complete = complete && stream >= 0;
-    };
-    const auto number = [&](Part part) { return S::number(part, tap.row, tap.col, channel); };
-    if (number(kHigh) >= 0) {
-      add(number(kHigh), 4), add(number(kLow), 1), add(S::kOne, -511);
-      complete = complete && tap.difference == Difference::diagonal;
-    } else {
-      for (Part pixel : {kTopLeft, kTopRight, kBottomLeft, kBottomRight}) {
-        if (coefficient(tap.difference, pixel) != 0) add(number(pixel), coefficient(tap.difference, pixel));
-      }
-    }
-  }
-};
-static_assert(Combinations<0>().complete && Combinations<1>().complete && Combinations<2>().complete);
-
-// ---- From bytes to planes --------------------------------------------------------------------------
 
 constexpr int kCellsOfLane = 4, kPixelsOfLane = kCell * kCellsOfLane;
 constexpr int kPlaneCells = kCellsOfLane * kWarp;
@@ -153,10 +27,10 @@ inline Access access_of(const Images& images) {
 // floor((a + b) / 2) of four bytes each.
 __device__ inline uint32_t average_bytes(uint32_t a, uint32_t b) { return (a & b) + (((a ^ b) & 0xfefefefeu) >> 1); }
 
-// The two parts of the diagonals of four cells. With the averages x of those pixels that are added and y of those that
-// are subtracted, and z that of x and 255 - y, the diagonal is 4 z - 510, but for what averages cut off.
-constexpr uint32_t kZeroHigh = 0x7f7f7f7fu, kZeroLow = 0x03030303u;  // of cells of zeros
+constexpr uint32_t kZeroHigh = 0x7f7f7f7fu, kZeroLow = 0x03030303u;  // the parts of cells of zeros
 
+// The two parts of the diagonals of four cells. With x the average of the pixels that are added, y that of those that
+// are subtracted, and z that of x and 255 - y, the diagonal is 4 z - 510, but for what the averages cut off.
 struct Diagonals {
   uint32_t high, low;
 
@@ -208,8 +82,10 @@ class LaneCells {
 
   // Copies those pixels for all lanes of the warp, one by one.
   __device__ static void copy(Copied& to, const Images& images, const uint8_t* first, int left, int right) {
-    constexpr int kFirst = 4;                                                 // pixels to the left of the strip: a word
-    const int before = kPixelsOfLane * lane_index() - lane_index() + kFirst;  // of its own is what this lane copies
+    // A lane copies every 32nd pixel; the first of them, from a word to the left of the strip on, is so far before its
+    // own ones.
+    constexpr int kFirst = 4;
+    const int before = kPixelsOfLane * lane_index() - lane_index() + kFirst;
     first -= before * images.stride_w, left -= before, right += before;
 #pragma unroll 1
     for (int line = 0; line < kCell * kChannels; ++line) {
@@ -237,8 +113,8 @@ class LaneCells {
     }
   }
 
-  // Stores the lane's four bytes of each plane, of which `right` are to the right of where the image ends. Outputs that
-  // are not in the image see its last cell to their left, all but which are zero, and so must that be.
+  // Stores the lane's four bytes of each plane; `right` pixels exist from its first one on. The first output beyond the
+  // image has the image's last cell to its left, and is to have zeros around it as all others out there.
   __device__ void store(uint8_t* planes, int right) const {
     const uint32_t in_image = access == Access::bytes && right < kPixelsOfLane ? (1u << (max(right, 0) * 4)) - 1 : ~0u;
     const auto keep = [&](uint32_t word, uint32_t zero) {
@@ -247,15 +123,15 @@ class LaneCells {
     auto* to = reinterpret_cast<uint32_t*>(planes) + lane_index();
 #pragma unroll
     for (int channel = 0; channel < kChannels; ++channel) {
-      uint32_t own[kHigh];
+      uint32_t own[kCellPixels];
 #pragma unroll
-      for (int pixel = 0; pixel < kHigh; ++pixel) own[pixel] = pixels(pixel, channel);
+      for (int pixel = 0; pixel < kCellPixels; ++pixel) own[pixel] = pixels(pixel, channel);
       Diagonals diagonals{}, beside{};  // the latter: to the left, to the right
       if constexpr (Slots<kResidual>::kHaar) {
         diagonals = Diagonals::of(own[0], own[1], own[2], own[3]);
-        uint32_t both[kHigh];
+        uint32_t both[kCellPixels];
 #pragma unroll
-        for (int pixel = 0; pixel < kHigh; ++pixel) {
+        for (int pixel = 0; pixel < kCellPixels; ++pixel) {
           const auto [before, i] = left_of(pixel, channel);
           const auto [after, j] = right_of(pixel, channel);
           both[pixel] = permute_bytes(before, after, i | (4 + j) << 4);
@@ -265,7 +141,7 @@ class LaneCells {
       unrolled<S::kOfChannel>([&](auto i) {
         constexpr Plane kPlane = kPlanes<Slots<kResidual>::kNpr, Slots<kResidual>::kHaar>[i.value];
         uint32_t word;
-        if constexpr (kPlane.part < kHigh) {
+        if constexpr (kPlane.part < kCellPixels) {
           const auto [before, byte] = left_of(kPlane.part, channel);
           word = kPlane.col == 0 ? own[kPlane.part] : keep(permute_bytes(before, own[kPlane.part], 0x6540 | byte), 0);
         } else {
