@@ -17,8 +17,8 @@ ALPHA, CONFIDENCE = 0.01, 0.95
 INTERVAL_CONFIDENCE = 0.99
 """That the whole image's score lies in the interval of one that was read in part, unless another is asked for."""
 
-PRECISIONS = ("float32", "int8")
-"""Of the residual blocks in inference on the CPU."""
+PRECISIONS = ("float32", "bfloat16", "int8")
+"""Of the residual blocks in inference: bfloat16 on CUDA devices alone, int8 on the CPU alone."""
 
 
 def verdict(score: float, threshold: float) -> str:

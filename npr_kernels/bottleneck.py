@@ -121,8 +121,8 @@ class FoldedBottleneck:
 
 
 def _pack(weights: tuple[Tensor, ...], biases: list[Tensor], stride: int) -> tuple[Tensor | None, ...] | None:
-    covered = all(weight.shape[0] % PANEL == 0 for weight in weights) and stride in (1, 2)
-    if not covered or native.unavailable_reason("cpu") is not None:
+    covered = all(weight.shape[0] % PANEL == 0 and weight.device.type == "cpu" for weight in weights)
+    if not covered or stride not in (1, 2) or native.unavailable_reason("cpu") is not None:
         return None
     spatial = winograd_points(weights[1]) if stride == 1 else weights[1].flatten(2)
     panelled = [panels(weights[0].flatten(2))[:, 0], panels(spatial), panels(weights[2].flatten(2))[:, 0]]

@@ -75,6 +75,8 @@ def others(name: str) -> Iterator[Row]:
     for work in works.WORKS:
         if compiles and (work.name == "weight gradient" or work.op == "NPRDetector" or work.residual != "npr"):
             continue
+        if work.name == works.FOLDED:
+            continue
         yield Row("bench", work.op, work.title, name, "channels_last")
         if not compiles and work.op != "NPRDetector" and work.residual == "npr":
             yield Row("bench", work.op, work.title, name, "nchw")

@@ -141,18 +141,20 @@ class Detector(nn.Module):
         return x
 
     def for_inference(self, precision: str | None = None) -> Detector:
-        """The same detector, faster and without gradients: on the CPU, float32, its batch norms folded into fused
-        residual blocks, see :class:`detector.models.folded.FoldedDetector`; elsewhere this model itself.
+        """The same detector, faster and without gradients, its batch norms folded into fused residual blocks: on the
+        CPU see :class:`detector.models.folded.FoldedDetector`, on CUDA devices
+        :class:`detector.models.on_cuda.CudaDetector`; elsewhere, or where it is not float32, this model itself.
 
         It keeps the weights of the moment: call it again after training on.
 
         Args:
-            precision: "float32", or "int8" for blocks that compute on 8-bit integers, whose logits are near, see
-                :mod:`detector.models.quantised`; by default what the detector has.
+            precision: "float32"; or, with logits that are near, "bfloat16" on CUDA devices, and on the CPU "int8" for
+                blocks that compute on 8-bit integers, see :mod:`detector.models.quantised`; by default what the
+                detector has.
 
         Raises:
             ValueError: in training mode, where batch norms depend on the batch and cannot be folded; another precision;
-                int8 elsewhere than on the CPU, or for another dtype.
+                one of another device, or for another dtype than float32.
         """
         from detector.models.folded import fold_detector  # which knows this class
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import threading
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from detector.models.detector import Detector
+from detector.models.on_cuda import CudaDetector
+from detector.models.prepared import PreparedDetector
 from detector.verdicts import PRECISIONS
 from npr_kernels.bottleneck import FoldedBottleneck
 
@@ -32,7 +33,7 @@ class _Maps(threading.local):
         return self._memory[which][:size].view(dtype).view(batch, rows, columns, channels).permute(0, 3, 1, 2)
 
 
-class FoldedDetector(Detector):
+class FoldedDetector(PreparedDetector):
     """A detector whose residual blocks are :class:`npr_kernels.bottleneck.FoldedBottleneck`: the same logits but for
     rounding, without gradients. An image's features do not depend, bit for bit, on those that come with it or on the
     number of threads.
@@ -45,34 +46,9 @@ class FoldedDetector(Detector):
     chunk_pixels = CHUNK_PIXELS
 
     def __init__(self, model: Detector) -> None:
-        super().__init__()
-        self.model = model
-        self.preprocessing, self.pooling = model.preprocessing, model.pooling
-        self.threshold, self.calibration = model.threshold, model.calibration
-        self.recipe, self.ranges = model.recipe, model.ranges
+        super().__init__(model)
         self._blocks = [FoldedBottleneck.of(block) for block in model.blocks]
         self._maps = _Maps()
-        self.eval()
-
-    @property
-    def architecture(self) -> dict[str, Any]:
-        return self.model.architecture
-
-    @property
-    def classifier(self) -> nn.Linear:
-        return self.model.classifier
-
-    @property
-    def feature_stride(self) -> int:
-        return self.model.feature_stride
-
-    @property
-    def feature_reach(self) -> int:
-        return self.model.feature_reach
-
-    @property
-    def tile_alignment(self) -> int:
-        return self.model.tile_alignment
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
@@ -98,18 +74,12 @@ class FoldedDetector(Detector):
             x = block(x, self._maps.take(number % 2, block.shape(x)))
         return x
 
-    def classify(self, mean_features: Tensor) -> Tensor:
-        return self.model.classify(mean_features)
-
-    def whole(self, images: Tensor) -> Tensor | None:
-        return self.model.whole(images)
-
 
 def fold_detector(model: Detector, precision: str | None) -> Detector:
     """See :meth:`Detector.for_inference`."""
     if precision not in (None, *PRECISIONS):
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-    if isinstance(model, FoldedDetector):
+    if isinstance(model, PreparedDetector):
         return model if precision in (None, model.precision) else fold_detector(model.model, precision)
     if precision == "int8":
         from detector.models.quantised import quantise_detector  # which builds on this module
@@ -118,5 +88,12 @@ def fold_detector(model: Detector, precision: str | None) -> Detector:
     if model.training:
         raise ValueError("a model in training mode cannot be folded for inference: call eval() first")
     weight = next(model.parameters())
-    covered = weight.device.type == "cpu" and weight.dtype == torch.float32 and any(True for _ in model.blocks)
-    return FoldedDetector(model) if covered else model
+    covered = weight.dtype == torch.float32 and any(True for _ in model.blocks)
+    if covered and weight.device.type == "cuda":
+        return CudaDetector(model, precision or "float32")
+    if precision == "bfloat16":
+        raise ValueError(
+            "bfloat16 takes a detector with residual blocks in float32 on a CUDA device, got "
+            f"{type(model).__name__} in {str(weight.dtype).removeprefix('torch.')} on {weight.device}"
+        )
+    return FoldedDetector(model) if covered and weight.device.type == "cpu" else model

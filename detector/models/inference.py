@@ -1,8 +1,9 @@
 """Logits of images of any size and number, in bounded memory.
 
-On a GPU, small images of one size go through the model together. On the CPU every image goes by itself, on one thread,
-and several go side by side: convolutions round otherwise in larger batches and on more threads, so this is what makes
-an image's logit the same, bit for bit, whatever comes with it and however many threads there are.
+On a GPU, small images of one size go through the model together, and the next batch is gathered and uploaded meanwhile.
+On the CPU every image goes by itself, on one thread, and several go side by side: convolutions round otherwise in
+larger batches and on more threads, so this is what makes an image's logit the same, bit for bit, whatever comes with it
+and however many threads there are.
 
 A large image goes through in tiles, and gives the same logit as uncut: a feature depends on a bounded neighbourhood, so
 every tile is read with a margin of that width, the features of the margin are dropped, and what is left are the uncut
@@ -26,6 +27,7 @@ from torch import Tensor
 from detector.models.detector import Detector
 from detector.models.passes import Passes
 from detector.models.pooling import mean_of_largest, share_of
+from detector.models.transfers import CudaDevice, Transfers
 
 MAX_PIXELS = 2**20
 """Most pixels that go through the model in one pass. The network needs about 400 bytes for each."""
@@ -103,7 +105,7 @@ def logit_stream(
     Yields:
         (key, what `start` has promised); for other images (key, logit), float64 scalar on the CPU.
     """
-    stream = _one_by_one if _device_of(model).type == "cpu" else _in_batches
+    stream = _in_batches if _device_of(model).type == "cuda" else _one_by_one
     yield from stream(model.for_inference(), views, batch_size, start)
 
 
@@ -128,8 +130,27 @@ def _result(key: Key, promise: Promise[T]) -> tuple[Key, T]:
 def _in_batches(
     model: Detector, views: Iterable[tuple[Key, Tensor]], batch_size: int, start: Start[T]
 ) -> Iterator[tuple[Key, Tensor | T]]:
+    transfers = Transfers(CudaDevice(_device_of(model)), torch.inference_mode()(model))
+    yield from gather(model, views, batch_size, start, transfers)
+
+
+def gather(
+    model: Detector, views: Iterable[tuple[Key, Tensor]], batch_size: int, start: Start[T], transfers: Transfers
+) -> Iterator[tuple[Key, Tensor | T]]:
+    """Images of one size in batches, one of which is on the device while the next one is gathered; as
+    :func:`logit_stream`."""
     waiting: dict[torch.Size, list[tuple[Key, Tensor]]] = {}
     waiting_pixels = 0
+    computing: list[Callable[[], Iterator[tuple[Key, Tensor]]]] = []
+
+    def begin(groups: Iterable[list[tuple[Key, Tensor]]]) -> Iterator[tuple[Key, Tensor]]:
+        """Starts them, and gives what was started before."""
+        for group in groups:
+            keys, images = zip(*group, strict=True)
+            computing.append(partial(_with_keys, keys, transfers.start(images)))
+            if len(computing) > 1:
+                yield from computing.pop(0)()
+
     for key, image in views:
         if _is_large(image):
             with _passes(model) as passes:
@@ -142,20 +163,17 @@ def _in_batches(
         if len(group) >= batch_size or len(group) * pixels >= MAX_PIXELS:
             del waiting[image.shape]
             waiting_pixels -= len(group) * pixels
-            yield from _logits(model, group)
+            yield from begin([group])
         elif waiting_pixels > MAX_WAITING_PIXELS:
             groups, waiting, waiting_pixels = list(waiting.values()), {}, 0
-            for group in groups:
-                yield from _logits(model, group)
-    for group in waiting.values():
-        yield from _logits(model, group)
+            yield from begin(groups)
+    yield from begin(waiting.values())
+    for finish in computing:
+        yield from finish()
 
 
-def _logits(model: Detector, group: list[tuple[Key, Tensor]]) -> Iterator[tuple[Key, Tensor]]:
-    keys, images = zip(*group, strict=True)
-    # Stacked as channels_last, the layout they have.
-    stacked = torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
-    return zip(keys, logits(model, stacked), strict=True)
+def _with_keys(keys: tuple[Key, ...], wait: Callable[[], Tensor]) -> Iterator[tuple[Key, Tensor]]:
+    return zip(keys, wait(), strict=True)
 
 
 def _is_large(image: Tensor) -> bool:

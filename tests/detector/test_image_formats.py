@@ -1,5 +1,6 @@
 """Which formats are decoded and which are refused, by name and unopened; and that codecs keep quiet."""
 
+import contextlib
 import importlib
 import io
 import subprocess
@@ -91,30 +92,17 @@ def test_heif_with_its_plugin(image):
     assert np.abs(got.astype(int) - np.asarray(smooth)).mean() < 6
 
 
-# Decodes a TIFF whose compressed data are damaged, plainly or as we do.
-_NOISY = """
-import io, sys
-from PIL import Image
-from detector.data import ImageError, decode
-file = io.BytesIO()
-Image.effect_noise((40, 40), 50).save(file, "TIFF", compression=sys.argv[2])
-data = bytearray(file.getvalue())
-data[100:130] = bytes(range(30))  # within the samples, which come first
-try:
-    decode(bytes(data)) if sys.argv[1] == "ours" else Image.open(io.BytesIO(data)).load()
-except Exception as error:
-    print(type(error).__name__)
-"""
-
-
 @pytest.mark.parametrize("compression", ["tiff_adobe_deflate", "tiff_lzw"])
-def test_libtiff_is_silenced(compression):
-    def run(way):
-        command = [sys.executable, "-W", "ignore", "-c", _NOISY, way, compression]
-        return subprocess.run(command, capture_output=True, text=True, check=True)
-
-    plain, ours = run("plain"), run("ours")
-    if not plain.stderr:
+def test_libtiff_is_silenced(compression, tmp_path, capfd):
+    file = tmp_path / "damaged.tif"
+    Image.effect_noise((40, 40), 50).save(file, compression=compression)
+    data = bytearray(file.read_bytes())
+    data[100:130] = bytes(range(30))  # within the samples, which come first
+    file.write_bytes(data)
+    plain = f"from PIL import Image\ntry: Image.open({str(file)!r}).load()\nexcept OSError: pass"
+    if not subprocess.run([sys.executable, "-W", "ignore", "-c", plain], capture_output=True, check=True).stderr:
         pytest.skip("this libtiff says nothing of such a file")
-    assert ours.stderr == ""
-    assert ours.stdout in ("", "ImageError\n")
+    capfd.readouterr()
+    with contextlib.suppress(ImageError):
+        decode(bytes(data))
+    assert capfd.readouterr().err == ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -47,18 +49,24 @@ def test_counts_exactly(implementation, rng, shape, layout, residual):
     np.testing.assert_array_equal(moments.numpy(), counted(images, residual))
 
 
-@pytest.mark.parametrize("width", [2, 3, 35, 67])
-def test_largest_differences(implementation, width, residual):
-    """Every cell as far apart as bytes are: sums leave float32's integers at once, and where the image is large enough
-    int32's too. Differences are odd, 255 and -509, since float32 adds up multiples of four beyond 2^24."""
-    height = 64 if implementation.interpreted else 2 * 40_000 // width
+@cache
+def largest_differences(height: int, width: int, residual: str) -> tuple[torch.Tensor, np.ndarray]:
+    """An image whose every cell is as far apart as bytes are, and its moments. Differences are odd, 255 and -509, since
+    float32 adds up multiples of four beyond 2^24."""
     images = torch.full((1, 3, height, width), 255, dtype=torch.uint8)
     images[:, :, ::2, ::2] = 0
     if residual != "npr":
         images[:, :, ::2, ::2] = 1
         images[:, :, 1::2, 1::2] = 0
-    moments = implementation.patch_moments(images, residual=residual)
-    np.testing.assert_array_equal(moments.numpy(), counted(images, residual))
+    return images, counted(images, residual)
+
+
+@pytest.mark.parametrize("width", [2, 3, 35, 67])
+def test_largest_differences(implementation, width, residual):
+    """Sums leave float32's integers at once, and where the image is large enough int32's too."""
+    height = 64 if implementation.interpreted else 2 * 40_000 // width
+    images, expected = largest_differences(height, width, residual)
+    np.testing.assert_array_equal(implementation.patch_moments(images, residual=residual).numpy(), expected)
 
 
 def test_constant_images_have_no_moments(implementation, residual):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ import torch.nn.functional as F
 
 import npr_kernels as nk
 from detector.models import NPRDetector
+from detector.models.inference import score_stream
+from tests.detector.models.original import randomise
 
 pytestmark = pytest.mark.gpu
 
@@ -55,6 +58,37 @@ def test_equal_training_step(images, backend, dtype, tolerance):
             F.binary_cross_entropy_with_logits(model(images), labels.to(dtype)).backward()
     for (name, ours), theirs in zip(fused.named_parameters(), layers.parameters(), strict=True):
         assert (ours.grad - theirs.grad).norm() <= tolerance * theirs.grad.norm(), name
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("residual", ["npr", "npr+haar"])
+def test_folded(images, backend, residual):
+    """cuDNN's fused convolutions are there, the network is captured, and its replays are what it computes."""
+    model = randomise(NPRDetector(residual=residual)).cuda().eval()
+    with nk.backend(backend), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        exact, near = model.for_inference(), model.for_inference("bfloat16")
+        want = model(images)
+        for _ in range(3):  # launched, captured, replayed
+            torch.testing.assert_close(exact(images), want, rtol=1e-4, atol=1e-4)
+        launched = near(images)
+        for _ in range(3):
+            assert torch.equal(near(images), launched)
+        other = images.flip(0)
+        torch.testing.assert_close(near(other), launched.flip(0), rtol=1e-2, atol=1e-2)
+        assert (near.features(images).double() - model.features(images)).norm() < 0.05 * model.features(images).norm()
+
+
+@torch.no_grad()
+def test_scores_of_a_stream(images, seed):
+    """Batches that overlap give each image its own score."""
+    torch.manual_seed(seed)
+    model = randomise(NPRDetector()).cuda().eval()
+    views = [(n, torch.randint(0, 256, (3, 40 + 8 * (n % 3), 56), dtype=torch.uint8)) for n in range(100)]
+    found = dict(score_stream(model, views, 8))
+    assert found.keys() == dict(views).keys()
+    for n, view in views:
+        assert found[n] == pytest.approx(model(view[None].cuda()).double().sigmoid().item(), abs=1e-4)
 
 
 def test_what_runs_by_default(images):

@@ -125,7 +125,7 @@ def test_checkpoints_with_other_ranges_are_refused(tmp_path, wrong):
 
 def test_refuses_what_it_cannot_do():
     model = ranged()
-    with pytest.raises(ValueError, match="precision must be one of float32, int8, got 'int4'"):
+    with pytest.raises(ValueError, match="precision must be one of float32, bfloat16, int8, got 'int4'"):
         model.for_inference("int4")
     with pytest.raises(ValueError, match="training mode cannot be quantised"):
         model.train().for_inference("int8")
