@@ -65,6 +65,7 @@ struct Strips {
   Images images;
   int rows, cols;  // of outputs
   int across, count;
+  bool words;  // of copies
 
   struct Run {
     int image, row, col, rows;
@@ -83,7 +84,7 @@ struct Ring {
   __align__(16) uint8_t bytes[kBytes];
 };
 
-// A warp's, when pixels are copied one by one.
+// A warp's, when pixels are copied.
 template <int kResidual>
 struct RingAndPixels : Ring<kResidual> {
   __align__(8) Copied pixels;
@@ -109,7 +110,7 @@ struct Tables {
 
 template <int kResidual, Access access>
 union Shared {
-  std::conditional_t<access == Access::bytes, RingAndPixels<kResidual>, Ring<kResidual>> rings[kWarps<kResidual>];
+  std::conditional_t<access == Access::copied, RingAndPixels<kResidual>, Ring<kResidual>> rings[kWarps<kResidual>];
   int sums[kWarps<kResidual>][Products<kResidual>::kSums];
 };
 
@@ -220,8 +221,10 @@ __global__ void __launch_bounds__(kWarps<kResidual>* kWarp, kBlocks)
     LaneCells<kResidual, access> cells;
     const auto load = [&](int row) {  // each row in turn
       const int exist = row >= 0 && row < strips.rows ? right : -left;
-      if constexpr (access == Access::bytes) {
-        cells.copy(shared.rings[warp_index()].pixels, images, from, left, exist);
+      if constexpr (access == Access::copied) {
+        auto& pixels = shared.rings[warp_index()].pixels;
+        strips.words ? cells.template copy<uint32_t>(pixels, images, from, left, exist)
+                     : cells.template copy<uint8_t>(pixels, images, from, left, exist);
       } else {
         cells.load(images, from, left, exist);
       }
@@ -234,7 +237,7 @@ __global__ void __launch_bounds__(kWarps<kResidual>* kWarp, kBlocks)
       formed += formed < kLastRow ? kRowBytes : -kLastRow;
 #pragma unroll
       for (SharedAddress& matrix : matrices) matrix += matrix < last_row ? kRowBytes : -kLastRow;
-      if constexpr (access == Access::bytes) {
+      if constexpr (access == Access::copied) {
         __syncwarp();
         cells.load(shared.rings[warp_index()].pixels);
       }
@@ -291,7 +294,7 @@ template <int kResidual>
 Status moments_on_tensor_cores(const Moments& op, Device device, void* workspace, Stream stream) {
   const Tiling tiling = Tiling::of<Row>(op.images);
   if (const Status status = tiling.check(op.images); !status.ok()) return status;
-  const Strips strips{op.images, tiling.rows, tiling.cols, tiling.across, tiling.count};
+  const Strips strips{op.images, tiling.rows, tiling.cols, tiling.across, tiling.count, copied_as_words(op.images)};
   const unsigned blocks = blocks_for<kResidual>(tiling, device);
   auto* partial = static_cast<int64_t*>(workspace);
   const auto sum_up = [&]<Access access>(std::integral_constant<Access, access>) {
@@ -301,7 +304,7 @@ Status moments_on_tensor_cores(const Moments& op, Device device, void* workspace
   const Access access = access_of(op.images);
   const Status status = access == Access::planar        ? sum_up(std::integral_constant<Access, Access::planar>{})
                         : access == Access::interleaved ? sum_up(std::integral_constant<Access, Access::interleaved>{})
-                                                        : sum_up(std::integral_constant<Access, Access::bytes>{});
+                                                        : sum_up(std::integral_constant<Access, Access::copied>{});
   if (!status.ok()) return status;
   constexpr int kCount = kMoments<kResidual>;
   const int64_t outputs = op.images.batch * op.images.rows() * op.images.cols();

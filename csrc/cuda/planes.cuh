@@ -15,13 +15,19 @@ constexpr int kPlaneCells = kCellsOfLane * kWarp;
 // Eight planes that follow one another are in different banks, wherever 16 neighbouring bytes of them are read.
 constexpr int kPlanePitch = kPlaneCells + 16;
 
-// How a lane reads its pixels: 8 bytes at a time, of a channel or of all three, or one by one, at any strides.
-enum class Access { planar, interleaved, bytes };
+// How a lane reads its pixels: 8 bytes at a time, of a channel or of all three; or the warp copies them first.
+enum class Access { planar, interleaved, copied };
 
 inline Access access_of(const Images& images) {
   const ImageSource source = image_source(images, 8);
-  if (source.unit < 8 || images.cols() % kCellsOfLane != 0) return Access::bytes;
+  if (source.unit < 8 || images.cols() % kCellsOfLane != 0) return Access::copied;
   return source.interleaved ? Access::interleaved : Access::planar;
+}
+
+// Whether pixels can be copied four at a time, or one by one, at any strides.
+inline bool copied_as_words(const Images& images) {
+  const ImageSource source = image_source(images);
+  return source.unit >= 4 && !source.interleaved && images.cols() % 2 == 0;
 }
 
 // floor((a + b) / 2) of four bytes each.
@@ -42,8 +48,8 @@ struct Diagonals {
   }
 };
 
-// Pixels of a row of cells that are copied one by one: [row of pixels][channel], eight before the strip's first one.
-constexpr int kPixelsBefore = 8, kPixelPitch = kPixelsBefore + kPixelsOfLane * kWarp + kWarp;
+// Copied pixels of a row of cells: [row of pixels][channel], of which eight are before the strip's first one.
+constexpr int kPixelsBefore = 8, kCopied = kPixelsOfLane * kWarp + 8, kPixelPitch = kPixelsBefore + 3 * 4 * kWarp;
 using Copied = uint8_t[kCell][kChannels][kPixelPitch];
 
 // The pixels of four cells that a lane holds, with as much of the cells to their left and right as is read.
@@ -80,21 +86,23 @@ class LaneCells {
     }
   }
 
-  // Copies those pixels for all lanes of the warp, one by one.
+  // Copies those pixels for all lanes of the warp: four at a time, which exist or not together, or one by one.
+  template <class Unit>
   __device__ static void copy(Copied& to, const Images& images, const uint8_t* first, int left, int right) {
-    // A lane copies every 32nd pixel; the first of them, from a word to the left of the strip on, is so far before its
-    // own ones.
-    constexpr int kFirst = 4;
-    const int before = kPixelsOfLane * lane_index() - lane_index() + kFirst;
-    first -= before * images.stride_w, left -= before, right += before;
+    constexpr int kPixels = sizeof(Unit), kFirst = 4;  // copies begin a word to the left of the strip
+    const int own = kPixelsOfLane * lane_index(), x = kPixels * lane_index() - kFirst;
+    const int exist = left + right;  // of the image's row
+    first += (x - own) * images.stride_w, left += x - own;
 #pragma unroll 1
     for (int line = 0; line < kCell * kChannels; ++line) {
       const int y = line / kChannels, channel = line % kChannels;
       const uint8_t* from = first + y * images.stride_h + channel * images.stride_c;
 #pragma unroll
-      for (int x = 0; x < kPixelPitch - kPixelsBefore; x += kWarp) {
-        const bool exists = -x <= left && x < right;
-        to[y][channel][kPixelsBefore - kFirst + lane_index() + x] = exists ? from[x * images.stride_w] : 0;
+      for (int i = 0; i < kCopied; i += kPixels * kWarp) {
+        const bool exists = unsigned(left + i) < unsigned(exist);
+        *reinterpret_cast<Unit*>(to[y][channel] + kPixelsBefore + x + i) =
+            exists ? *reinterpret_cast<const Unit*>(from) : Unit(0);
+        from += kPixels * kWarp * images.stride_w;
       }
     }
   }
@@ -116,9 +124,9 @@ class LaneCells {
   // Stores the lane's four bytes of each plane; `right` pixels exist from its first one on. The first output beyond the
   // image has the image's last cell to its left, and is to have zeros around it as all others out there.
   __device__ void store(uint8_t* planes, int right) const {
-    const uint32_t in_image = access == Access::bytes && right < kPixelsOfLane ? (1u << (max(right, 0) * 4)) - 1 : ~0u;
+    const uint32_t in_image = access == Access::copied && right < kPixelsOfLane ? (1u << (max(right, 0) * 4)) - 1 : ~0u;
     const auto keep = [&](uint32_t word, uint32_t zero) {
-      return access == Access::bytes ? (word & in_image) | (zero & ~in_image) : word;
+      return access == Access::copied ? (word & in_image) | (zero & ~in_image) : word;
     };
     auto* to = reinterpret_cast<uint32_t*>(planes) + lane_index();
 #pragma unroll

@@ -161,7 +161,7 @@ def test_gradients_of_any_magnitude(kernels, rng, exponent, reference, scale):
     assert_relative(result, truth, 1e-6)
 
 
-@pytest.mark.parametrize("width", [256, 264, 262, 520])
+@pytest.mark.parametrize("width", [256, 264, 260, 262, 520])
 @pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "channels_last"])
 def test_moments_of_strips(kernels, rng, width, channels_last, reference):
     """Strips of 128 outputs of the moments: one, one and a bit, of whole lanes or not, and more of them."""
