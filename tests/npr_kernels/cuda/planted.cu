@@ -176,8 +176,9 @@ const struct {
     {"divergent_multiply", multiply_bytes<false>},
 };
 
-// sums [16][8] = start + left [16][32] right [8][32]^T, fragments as the PTX manual numbers their elements: of a lane, element i
-// of A is of row g + 8 (i / 4 % 2) and k = 4t + i % 4 + 16 (i / 8), of B of column g and k = 4t + i % 4 + 16 (i / 4).
+// sums [16][8] = start + left [16][32] right [8][32]^T, fragments as the PTX manual numbers their elements: of a lane,
+// element i of A is of row g + 8 (i / 4 % 2) and k = 4t + i % 4 + 16 (i / 8), of B of column g and k = 4t + i % 4 + 16
+// (i / 4).
 __global__ void product_of_bytes(const uint8_t* left, const uint8_t* right, const int* start, int* sums) {
   const int g = lane_index() / 4, t = lane_index() % 4;
   FragmentA a{};
