@@ -234,7 +234,8 @@ struct QuantisedBottleneck {
   void* out;      // [N, out_rows, out_cols, outputs]
 
   static constexpr int64_t kPanel = 32, kQuad = 4;
-  static constexpr int64_t kMaxDepth = INT32_MAX / (255 * 128);  // whose sums int32 holds
+  static constexpr int kLargestWeight = 64;                                 // to either side: 16 bits hold two products
+  static constexpr int64_t kMaxDepth = INT32_MAX / (255 * kLargestWeight);  // whose sums int32 holds
 
   int64_t out_rows() const { return (rows + stride - 1) / stride; }
   int64_t out_cols() const { return (cols + stride - 1) / stride; }
