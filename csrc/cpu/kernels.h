@@ -146,9 +146,9 @@ struct TrainedConv {
     const int64_t most = wanted < out_rows() ? wanted : out_rows();
     return winograd() ? (most + Bottleneck::kTile - 1) / Bottleneck::kTile * Bottleneck::kTile : most;
   }
-  // Small maps share a strip, so that weights are read for many positions; but so few that eight threads find work.
+  // Small maps share a strip, so that weights are read for many positions; but so few that four threads find work.
   int64_t strip_images() const {
-    const int64_t fitting = kStripPositions / (out_rows() * out_cols()), shares = (batch + 7) / 8;
+    const int64_t fitting = kStripPositions / (out_rows() * out_cols()), shares = (batch + 3) / 4;
     return fitting < 2 || shares < 2 ? 1 : fitting < shares ? fitting : shares;
   }
   int64_t image_strips() const { return (out_rows() + strip() - 1) / strip(); }

@@ -15,6 +15,8 @@
 //
 // A lane's piece of D is D[g][2t], D[g][2t + 1], D[g + 8][2t], D[g + 8][2t + 1]. A word of A or B is two numbers,
 // neighbours along k, the lower one first. So what ldmatrix reads of 8x8 matrices are words of A and of B alike.
+//
+// mma.m16n8k32 of bytes is the same with k twice as long: a word is four bytes, and k is 4t + i in words 0 and 1.
 #pragma once
 
 #include "cuda/numbers.cuh"
@@ -31,6 +33,10 @@ struct FragmentB {
 
 struct Accumulator {
   float values[4];
+};
+
+struct IntegerAccumulator {
+  int values[4];
 };
 
 __device__ inline int lane_index() { return threadIdx.x % 32; }
@@ -156,29 +162,39 @@ __device__ inline uint32_t min_of_pairs(uint32_t a, uint32_t b, uint32_t c) {
 #endif
 }
 
+// An address in shared memory, which takes one register.
+#if defined(__CUDACC__)
+using SharedAddress = uint32_t;
+__device__ inline SharedAddress shared_address(const void* at) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(at));
+}
+#else
+using SharedAddress = const uint8_t*;
+inline SharedAddress shared_address(const void* at) { return static_cast<const uint8_t*>(at); }
+#endif
+
 // Loads four 8x8 matrices of 16-bit numbers from shared memory. Lane l gives the address of row l % 8
 // (16 bytes) of matrix l / 8, and receives of each matrix M: M[g][2t, 2t+1], or, transposed,
 // M[2t, 2t+1][g].
 template <bool transposed>
-__device__ void load_matrices(uint32_t (&words)[4], const void* row) {
+__device__ void load_matrices_at(uint32_t (&words)[4], SharedAddress row) {
 #if defined(__CUDACC__)
-  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
   if constexpr (transposed) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
-                 : "r"(address)
+                 : "r"(row)
                  : "memory");
   } else {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
-                 : "r"(address)
+                 : "r"(row)
                  : "memory");
   }
 #else
   struct Row {
     uint16_t elements[8];
   };
-  const auto& rows = emulator::gather(*static_cast<const Row*>(row));
+  const auto& rows = emulator::gather(*reinterpret_cast<const Row*>(row));
   const int g = lane_index() / 4, t = lane_index() % 4;
   for (int m = 0; m < 4; ++m) {
     const auto element = [&](int i) -> uint32_t {
@@ -187,6 +203,25 @@ __device__ void load_matrices(uint32_t (&words)[4], const void* row) {
     words[m] = element(0) | element(1) << 16;
   }
 #endif
+}
+
+// Loads two of them, not transposed, whose rows' addresses are those of lanes 0 to 15.
+__device__ inline void load_matrices_at(uint32_t (&words)[2], SharedAddress row) {
+#if defined(__CUDACC__)
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
+               : "=r"(words[0]), "=r"(words[1])
+               : "r"(row)
+               : "memory");
+#else
+  uint32_t four[4];
+  load_matrices_at<false>(four, row);
+  words[0] = four[0], words[1] = four[1];
+#endif
+}
+
+template <bool transposed>
+__device__ void load_matrices(uint32_t (&words)[4], const void* row) {
+  load_matrices_at<transposed>(words, shared_address(row));
 }
 
 // d += a b with float32 sums, for numbers of type T.
@@ -212,6 +247,21 @@ __device__ void multiply_add(Accumulator& sums, const FragmentA& left, const Fra
   for (int i = 0; i < 8; ++i) rows[i] = to_float(T{uint16_t(a[i / 2] >> (16 * (i % 2)))});
   for (int i = 0; i < 4; ++i) columns[i] = to_float(T{uint16_t(b[i / 2] >> (16 * (i % 2)))});
   emulator::multiply_add(d, rows, columns);
+#endif
+}
+
+// d += a b of bytes without sign, with int32 sums.
+__device__ inline void multiply_add_bytes(IntegerAccumulator& sums, const FragmentA& left, const FragmentB& right) {
+  auto& d = sums.values;
+  const auto& a = left.words;
+  const auto& b = right.words;
+#if defined(__CUDACC__)
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.u8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+  emulator::multiply_add(d, a, b);
 #endif
 }
 

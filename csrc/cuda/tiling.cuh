@@ -7,19 +7,19 @@
 
 namespace npr::cuda {
 
-// How the bytes of a batch can be copied.
+// How the bytes of a batch can be read.
 struct ImageSource {
   Images images;
-  int unit;          // bytes at a time: 16 or 4, or 1: one by one, at any strides
+  int unit;          // bytes at a time: 16 or another wide number, or 4, or 1: one by one, at any strides
   bool interleaved;  // channels_last: the bytes of a pixel are neighbours, in shared memory too
 };
 
-inline ImageSource image_source(const Images& images) {
+inline ImageSource image_source(const Images& images, int wide = 16) {
   const bool planar = images.stride_w == 1, interleaved = images.stride_c == 1 && images.stride_w == kChannels;
   uint64_t bits = reinterpret_cast<uintptr_t>(images.data) | uint64_t(images.stride_n) | uint64_t(images.stride_h);
   if (planar) bits |= uint64_t(images.stride_c);
   if ((!planar && !interleaved) || bits % 4) return {images, 1, false};
-  return {images, bits % 16 ? 4 : 16, interleaved};
+  return {images, bits % wide ? 4 : wide, interleaved};
 }
 
 // How tiles of outputs cover a batch: the tile's number counts across, then down, then by image. Tiles

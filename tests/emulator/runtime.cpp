@@ -658,6 +658,27 @@ void multiply_add(float (&d)[4], const float (&a)[8], const float (&b)[4]) {
   }
 }
 
+void multiply_add(int (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  struct Operands {
+    uint32_t a[4], b[2];
+  } mine;
+  static const char kMultiplyAdd = 0;
+  std::copy_n(a, 4, mine.a);
+  std::copy_n(b, 2, mine.b);
+  const auto* all = reinterpret_cast<const Operands*>(meet(&mine, sizeof mine, &kMultiplyAdd));
+  const int lane = runtime().current % kWarp, g = lane / 4, t = lane % 4;
+  for (int i = 0; i < 4; ++i) {
+    const int half_of_rows = i / 2, column = 2 * t + i % 2;
+    uint32_t sum = d[i];
+    for (int k = 0; k < 32; ++k) {
+      const int half_of_k = k / 16, word = k % 16 / 4, shift = k % 4 * 8;
+      const uint32_t row = all[4 * g + word].a[2 * half_of_k + half_of_rows] >> shift & 255;
+      sum += row * (all[4 * column + word].b[half_of_k] >> shift & 255);
+    }
+    d[i] = int(sum);
+  }
+}
+
 }  // namespace emulator
 
 // ---- The sanitizer's hooks -------------------------------------------------------------------------
@@ -670,7 +691,8 @@ void on_access(const void* p, size_t bytes, const void* caller) {
   if (!r.running) return;
   r.access = static_cast<const char*>(caller);
   const size_t alignment = std::min<size_t>(bytes & -bytes, 16);
-  if (reinterpret_cast<uintptr_t>(p) % alignment != 0) {
+  // A thread's variables are registers, and the host's compiler may read two of its words at once.
+  if (reinterpret_cast<uintptr_t>(p) % alignment != 0 && !emulator::on_stack(p)) {
     emulator::fail("misaligned: %s %zu bytes at %p", write ? "writes" : "reads", bytes, p);
     emulator::abandon();
   }

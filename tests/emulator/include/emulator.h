@@ -94,4 +94,7 @@ float half_to_float(uint16_t bits);
 // a time are added to the sum at once, and the sum is cut off, not rounded, to float32.
 void multiply_add(float (&d)[4], const float (&a)[8], const float (&b)[4]);
 
+// mma.m16n8k32 of bytes without sign, four a word; sums wrap around, as without .satfinite.
+void multiply_add(int (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
+
 }  // namespace emulator

@@ -84,6 +84,8 @@ def innermost(instructions: list[tuple[str, str]]) -> list[tuple[int, int, int]]
         begin = places.get(int(branch[1], 16)) if branch else None
         if begin is not None and begin < end:
             found.append((begin, end, sum("MMA." in text for _, text in instructions[begin : end + 1])))
+    # Loops are nested; a branch back into another one comes from code that the compiler put behind it.
+    found = [(begin, end, mma) for begin, end, mma in found if not any(b < begin <= e < end for b, e, _ in found)]
     return sorted(
         (begin, end, mma)
         for begin, end, mma in found
@@ -95,7 +97,7 @@ def readable(name: str) -> str:
     """The kernel's name and template arguments."""
     plain = subprocess.run(["c++filt", name], capture_output=True, text=True).stdout.strip() or name
     plain = plain.replace("npr::cuda::", "").replace("(anonymous namespace)::", "").removeprefix("void ")
-    return plain.split("(", 1)[0] if "(Layout)" not in plain else plain.split(">(", 1)[0] + ">"
+    return plain.split(">(", 1)[0] + ">" if ">(" in plain else plain.split("(", 1)[0]
 
 
 if __name__ == "__main__":

@@ -120,6 +120,14 @@ __global__ void divergent_shuffle(const float* in, float* out) {
   out[first() + threadIdx.x] = number;
 }
 
+// Lanes multiply zeros; those that do not are missed.
+template <bool all>
+__global__ void multiply_bytes(const float* in, float* out) {
+  IntegerAccumulator sums{};
+  if (all || threadIdx.x % 32 < 20) multiply_add_bytes(sums, FragmentA{}, FragmentB{});
+  out[first() + threadIdx.x] = in[first() + mirrored()] + float(sums.values[0]);
+}
+
 __global__ void shuffle(const float* in, float* out) {
   out[first() + threadIdx.x] = __shfl_xor_sync(~0u, in[first() + (threadIdx.x ^ 32)], 31);
 }
@@ -164,9 +172,33 @@ const struct {
     {"asynchronous_copy", asynchronous_copy<true>},
     {"unawaited_copy", asynchronous_copy<false>},
     {"misaligned", misaligned},
+    {"multiply_bytes", multiply_bytes<true>},
+    {"divergent_multiply", multiply_bytes<false>},
 };
 
+// sums [16][8] = start + left [16][32] right [8][32]^T, fragments as the PTX manual numbers their elements: of a lane,
+// element i of A is of row g + 8 (i / 4 % 2) and k = 4t + i % 4 + 16 (i / 8), of B of column g and k = 4t + i % 4 + 16
+// (i / 4).
+__global__ void product_of_bytes(const uint8_t* left, const uint8_t* right, const int* start, int* sums) {
+  const int g = lane_index() / 4, t = lane_index() % 4;
+  FragmentA a{};
+  FragmentB b{};
+  IntegerAccumulator d;
+  for (int i = 0; i < 16; ++i) {
+    const uint32_t byte = left[(g + i / 4 % 2 * 8) * 32 + 4 * t + i % 4 + i / 8 * 16];
+    a.words[i / 4] |= byte << (8 * (i % 4));
+  }
+  for (int i = 0; i < 8; ++i) b.words[i / 4] |= uint32_t{right[g * 32 + 4 * t + i % 4 + i / 4 * 16]} << (8 * (i % 4));
+  for (int i = 0; i < 4; ++i) d.values[i] = start[(g + i / 2 * 8) * 8 + 2 * t + i % 2];
+  multiply_add_bytes(d, a, b);
+  for (int i = 0; i < 4; ++i) sums[(g + i / 2 * 8) * 8 + 2 * t + i % 2] = d.values[i];
+}
+
 }  // namespace
+
+extern "C" const char* run_product(const uint8_t* left, const uint8_t* right, const int* start, int* sums) {
+  return launch("product_of_bytes", product_of_bytes, 1, 32, nullptr, left, right, start, sums).error;
+}
 
 // The error of the named kernel on `blocks` blocks, or null.
 extern "C" const char* run_planted(const char* name, const float* in, float* out, int blocks) {

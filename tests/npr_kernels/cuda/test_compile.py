@@ -121,8 +121,9 @@ def test_nothing_spills_or_lies_in_local_memory(target):
 def test_tensor_cores_multiply(file, target):
     for kernel in TENSOR_CORE_KERNELS[file]:
         for name, instructions in variants(target, kernel).items():
-            # m16n8k16, matrices from shared memory, and asynchronous copies to it.
-            for wanted in ("HMMA.16816.F32", "LDSM.16", "LDGSTS"):
+            # Matrices from shared memory; m16n8k32 of bytes, or m16n8k16 of numbers and asynchronous copies.
+            own = ("IMMA.16832.U8.U8",) if kernel == "moments_kernel" else ("HMMA.16816.F32", "LDGSTS")
+            for wanted in ("LDSM.16", *own):
                 assert any(each.startswith(wanted) for each in instructions), f"{name} has no {wanted}"
 
 

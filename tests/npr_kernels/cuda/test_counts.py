@@ -24,6 +24,8 @@ CODE = [
 def test_innermost_loops_that_multiply():
     assert loops(CODE) == "5/2"
     assert loops(CODE[:5]) == ""
+    # From behind the loop, back into it: what a warp does where its lanes went apart.
+    assert loops([*CODE, ("00a0", "BRA 0x20")]) == "5/2"
 
 
 def test_resources():

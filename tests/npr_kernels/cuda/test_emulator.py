@@ -45,7 +45,7 @@ def run(library: ctypes.CDLL, name: str) -> tuple[np.ndarray, np.ndarray, str | 
     return numbers, out, None if error is None else emulator.locate(error.decode(), library), missing
 
 
-@pytest.mark.parametrize("name", ["sound", "within_a_warp", "shuffle", "asynchronous_copy"])
+@pytest.mark.parametrize("name", ["sound", "within_a_warp", "shuffle", "asynchronous_copy", "multiply_bytes"])
 def test_sound_kernels_pass(library, name):
     numbers, out, error, missing = run(library, name)
     assert error is None
@@ -68,6 +68,7 @@ def test_sound_kernels_pass(library, name):
         ("read_of_output", r"uninitialised: reads byte 0 of a buffer"),
         ("divergent_barrier", r"divergence: 40 of 64 threads wait at a barrier that the others do not reach"),
         ("two_barriers", r"divergence: waits at the barrier of line \d+ while others wait at the one of line \d+"),
+        ("divergent_multiply", r"divergence: 40 of 64 threads wait at a warp-wide operation"),
         ("divergent_shuffle", r"divergence: 40 of 64 threads wait at a warp-wide operation"),
         ("unawaited_copy", r"reads byte \d+ of shared memory before the asynchronous copy to it was waited for"),
         ("misaligned", r"misaligned: reads 16 bytes"),
@@ -77,6 +78,25 @@ def test_planted_faults_are_found(library, name, message):
     _, _, error, _ = run(library, name)
     assert error is not None
     assert re.search(message, error), error
+
+
+def test_products_of_bytes_are_exact(library, rng):
+    """Of any bytes, the largest too, added to any sums, past whose end they wrap around."""
+    left, right = rng.integers(0, 256, (16, 32), dtype=np.uint8), rng.integers(0, 256, (8, 32), dtype=np.uint8)
+    left[3], right[5] = 255, 255
+    start = rng.integers(-(2**31), 2**31, (16, 8), dtype=np.int64).astype(np.int32)
+    start[3, 5] = 2**31 - 1
+    sums = np.zeros_like(start)
+    arrays = left, right, start, sums
+    library.emulator_clear()
+    for array in arrays:
+        library.emulator_add_buffer(
+            ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(array.nbytes), ctypes.c_bool(array is sums)
+        )
+    library.run_product.restype = ctypes.c_char_p
+    assert library.run_product(*[ctypes.c_void_p(array.ctypes.data) for array in arrays]) is None
+    truth = start.astype(np.int64) + left.astype(np.int64) @ right.T.astype(np.int64)
+    np.testing.assert_array_equal(sums, truth.astype(np.int32))
 
 
 def test_a_missing_store_is_found(library):

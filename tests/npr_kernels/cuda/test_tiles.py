@@ -109,11 +109,11 @@ def test_any_number_of_outputs(kernels, rng, outputs, dtype, reference, scale, r
         assert_relative(result, truth, 1e-6)
 
 
-@pytest.mark.parametrize("first", [0, 4, 1], ids=lambda first: f"from byte {first}")
+@pytest.mark.parametrize("first", [0, 8, 4, 1], ids=lambda first: f"from byte {first}")
 @pytest.mark.parametrize("width", [32, 36, 34], ids=lambda width: f"width {width}")
 @pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "channels_last"])
 def test_alignment_of_images(kernels, rng, first, width, channels_last, reference, scale, residual):
-    """Bytes are copied 16, 4 or 1 at a time, by what the address and the strides allow."""
+    """Bytes are copied 16, 4 or 1 at a time, or read 8 at a time, by what the address and the strides allow."""
     n, height = 2, 10
     memory = torch.from_numpy(rng.integers(0, 256, n * 3 * height * width + 32, dtype=np.uint8))
     memory = memory[-memory.data_ptr() % 16 + first :][: n * 3 * height * width]
@@ -121,6 +121,7 @@ def test_alignment_of_images(kernels, rng, first, width, channels_last, referenc
     weight = draw_weight(rng, 8, 3, residual=residual)
     out = kernels.conv2d(images, weight, None, scale, torch.float32, False, False)
     assert_relative(out, reference.conv2d(images, weight, None, scale, torch.float64, False, False), 1e-6)
+    assert torch.equal(kernels.patch_moments(images), reference.patch_moments(images))
 
 
 @pytest.mark.parametrize("columns", [47, 42, 34], ids=lambda columns: f"{columns} of 48 columns")
@@ -160,12 +161,31 @@ def test_gradients_of_any_magnitude(kernels, rng, exponent, reference, scale):
     assert_relative(result, truth, 1e-6)
 
 
+@pytest.mark.parametrize("width", [256, 264, 260, 262, 520])
+@pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "channels_last"])
+def test_moments_of_strips(kernels, rng, width, channels_last, reference):
+    """Strips of 128 outputs of the moments: one, one and a bit, of whole lanes or not, and more of them."""
+    images = draw_images(rng, (2, 3, 10, width), "channels_last" if channels_last else "nchw")
+    assert torch.equal(kernels.patch_moments(images), reference.patch_moments(images))
+
+
 @pytest.mark.parametrize("multiprocessors", [1, 2, 50])
-def test_any_number_of_blocks_gives_the_same_moments(rng, multiprocessors, reference, residual):
-    """Persistent blocks share the tiles out by how many multiprocessors there are."""
-    images = draw_images(rng, (3, 3, 34, 132))
+@pytest.mark.parametrize("width", [132, 136])
+def test_any_number_of_blocks_gives_the_same_moments(rng, multiprocessors, width, reference, residual):
+    """Persistent blocks share the rows out by how many multiprocessors there are."""
+    images = draw_images(rng, (3, 3, 34, width))
     patch_moments = emulator.implementation().patch_moments
     assert torch.equal(patch_moments(images, multiprocessors, residual), reference.patch_moments(images))
+
+
+def test_moments_of_more_outputs_than_int32_counts(reference, residual):
+    """A warp has no more outputs than have products of bytes, 255^2 at most, below 2^31: here it would without care."""
+    image = torch.zeros(1, 3, 20, 256, dtype=torch.uint8)
+    image[:, :, ::2, ::2] = image[:, :, 1::2, 1::2] = 255
+    warps = {"npr": 20, "haar": 12, "npr+haar": 8}[residual]  # of a multiprocessor
+    count = warps * 2**31 // (255**2 * 10 * 128) + 1
+    moments = emulator.implementation().patch_moments(image.expand(count, 3, 20, 256), 1, residual)
+    assert torch.equal(moments, count * reference.patch_moments(image))
 
 
 def test_more_channels_than_the_kernels_take():
