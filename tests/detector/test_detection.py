@@ -13,7 +13,9 @@ from PIL import Image
 from detector.data import Preprocessing
 from detector.detection import MOST_HELD_BACK, Content, Detection, detect, find_files
 from detector.doubt import Reason
-from detector.models import NPRDetector
+from detector.models import NPRDetector, inference
+from detector.models.transfers import Transfers
+from tests.detector.models.played import PlayedDevice
 
 
 @pytest.fixture
@@ -67,9 +69,11 @@ def test_errors_without_an_end_come_as_they_are_found(model, tmp_path, kind):
 
 def test_an_image_that_waits_for_others_of_its_size_holds_back_no_more_than_the_bound(model, pictures, monkeypatch):
     """As on a GPU, where batches are gathered: the first image is alone of its size."""
-    from detector.models import inference
 
-    monkeypatch.setattr(inference, "_one_by_one", inference._in_batches)
+    def in_batches(model, views, batch_size, start):
+        return inference.gather(model, views, batch_size, start, Transfers(PlayedDevice(), model))
+
+    monkeypatch.setattr(inference, "_one_by_one", in_batches)
     files = Endless(lambda i: pictures[0] if i == 0 else pictures[1])
     detections = detect(model, files, batch_size=4, workers=2)
     first = next(detections)

@@ -22,6 +22,7 @@ from detector.models.transfers import Transfers
 from npr_kernels.bottleneck import FoldedBottleneck
 from npr_kernels.cudnn import CudnnBottleneck
 from tests.detector.models.original import Block, randomise
+from tests.detector.models.played import PlayedDevice
 
 MODELS = {
     "npr": NPRDetector,
@@ -226,39 +227,6 @@ def test_threads_share_a_graph(calls):
         thread.join()
     assert not wrong
     assert PlayedGraph.made == 1
-
-
-class Happened:
-    def __init__(self, function):
-        self.function = function
-
-    def synchronize(self):
-        function, self.function = self.function, lambda: None
-        function()
-
-
-class PlayedDevice:
-    """Reads a pinned buffer until somebody has waited for that, and has a result there no sooner than that."""
-
-    def __init__(self):
-        self.uploads, self.downloads = 0, 0
-
-    def pinned(self, shape, dtype):
-        return torch.full(shape, 77, dtype=dtype)
-
-    def upload(self, pinned):
-        uploaded = pinned.clone()
-        self.uploads += 1
-
-        def check():
-            assert torch.equal(pinned, uploaded), "written to while the device read it"
-
-        return uploaded, Happened(check)
-
-    def download(self, tensor):
-        downloaded = torch.full_like(tensor, torch.nan)
-        self.downloads += 1
-        return downloaded, Happened(lambda: downloaded.copy_(tensor))
 
 
 def test_batches_overlap_and_none_is_mixed_up(rng, monkeypatch):
