@@ -1,5 +1,5 @@
-# make demo | test | docs | fuzz | kills | sanitize | scan | page | lint | bench | weights | wheel: each works from
-# nothing; they share the virtual environment .venv.
+# make demo | test | needs | docs | fuzz | kills | sanitize | scan | page | lint | bench | weights | wheel: each works
+# from nothing; they share the virtual environment .venv.
 # make gpu: builds in place and runs with $(PYTHON) as it is, which must have torch and pytest; nothing is downloaded.
 #
 #   PYTHON  the interpreter that makes .venv, that `make install` installs into, that `make gpu` runs   (python3)
@@ -24,20 +24,21 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*.* csrc/*/*.*)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test docs fuzz kills sanitize scan page lint format weights bench wheel gpu gpu-build \
+.PHONY: help install demo test needs docs fuzz kills sanitize scan page lint format weights bench wheel gpu gpu-build \
 	gpu-smoke gpu-kernels gpu-bench gpu-test gpu-sanitize clean
 .NOTPARALLEL:
 
 help:
 	@echo 'make demo      everything from nothing: install, make images, train, evaluate, detect'
 	@echo 'make test      install and run the tests, with SLOW=1 all of them'
+	@echo 'make needs     install what some tests are skipped without, if it is to be had: Ray, and a browser on Debian'
 	@echo 'make docs      make the site in build/docs; warnings are errors'
 	@echo 'make fuzz      feed damaged image files to the decoder for SECONDS=60, and FILES=1000 to npr detect'
 	@echo 'make kills     kill commands with SIGKILL, KILLS=25 times each, and compare what they come to'
 	@echo 'make sanitize  test the CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make scan      test npr scan with Ray, and kill it KILLS=25 times'
 	@echo 'make page      test the page of npr serve in Chromium'
-	@echo 'make lint      ruff, mypy and clang-format, without changing files'
+	@echo 'make lint      ruff, mypy, clang-format and hadolint, without changing files'
 	@echo 'make format    ruff and clang-format, in place'
 	@echo 'make weights   make the detector in the box anew, in weights/: hours of two cores, on Debian'
 	@echo 'make bench     measure speed on this machine, and draw the plots of it in docs/images: up to 45 minutes'
@@ -77,9 +78,22 @@ demo: .venv/installed
 	@echo '  demo/run                   checkpoints, log'
 	@echo '  demo/verdicts.jsonl        a score and a verdict for each image of demo/data/test/nearest'
 
+# Playwright's own browsers are not needed.
+BROWSER = $(or $(NPR_BROWSER),$(shell command -v chromium chromium-browser google-chrome | head -n 1))
 SLOW ?= 0
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(if $(filter 1,$(SLOW)),,-m 'not slow')
+
+# The packages of an extra, without another build. Neither may take long, or fail what comes after.
+REQUIRES := from importlib.metadata import requires; \
+	print(*(r.partition(";")[0] for r in requires("npr-kernels") if r.endswith("\"scan\"")), sep="\n")
+needs: .venv/installed-dev
+	@$(BIN)/python -c '$(REQUIRES)' | xargs -d '\n' timeout 120 $(PIP) install -q \
+		|| echo 'no Ray: the tests of npr scan will be skipped'
+	@[ -n "$(BROWSER)" ] || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+		timeout 120 sh -c 'apt-get -qq update && apt-get -qq install --download-only chromium' && \
+		apt-get -qq install --no-install-recommends chromium; } \
+		|| echo 'no browser: the tests of the page will be skipped'
 
 docs: .venv/installed-dev
 	$(BIN)/python -m sphinx -W --keep-going -q -b html -c docs . build/docs
@@ -98,15 +112,12 @@ kills: .venv/installed-dev
 sanitize: .venv/installed-dev
 	$(BIN)/python -m tests.npr_kernels.sanitize_cpu
 
-# Ray takes 80 MB and, to start, a good part of a minute.
-scan: .venv/installed-dev
-	$(PIP) install --no-build-isolation --editable '.[dev,scan]'
+# Ray takes 80 MB.
+scan: needs
 	$(BIN)/python -m pytest tests/detector/scan
 	$(BIN)/python -m tests.kills.scan --rounds $(KILLS)
 
-# On Debian: apt-get install chromium. Playwright's own browsers are not needed.
-BROWSER ?= $(shell command -v chromium chromium-browser google-chrome | head -n 1)
-page: .venv/installed-dev
+page: needs
 	NPR_BROWSER=$(BROWSER) $(BIN)/python -m pytest tests/detector/serve/test_page.py
 
 lint: .venv/installed-dev
@@ -114,6 +125,7 @@ lint: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(wildcard csrc/*.* csrc/*/*.*)
+	@if [ -x $(BIN)/hadolint ]; then $(BIN)/hadolint docker/Dockerfile; else echo 'no hadolint for this machine'; fi
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .

@@ -33,7 +33,14 @@ const int8_t* panels_of(const Tensor& panels, int64_t depth, int64_t outputs, co
   STD_TORCH_CHECK(contiguous(panels, ScalarType::Char) && panels.dim() == 4 && panels.size(0) * kPanel == outputs &&
                       panels.size(1) * kQuad == depth && panels.size(2) == kPanel && panels.size(3) == kQuad,
                   "npr: ", name, " must be contiguous int8 panels that fit the other weights");
-  return static_cast<const int8_t*>(panels.data_ptr());
+  const auto* weights = static_cast<const int8_t*>(panels.data_ptr());
+  constexpr int kLargest = QuantisedBottleneck::kLargestWeight;
+  bool outside = false;  // a pass over less than 2 MB in all blocks of a network
+  for (int64_t i = 0, count = panels.numel(); i < count; ++i) {
+    outside |= (weights[i] > kLargest) | (weights[i] < -kLargest);
+  }
+  STD_TORCH_CHECK(!outside, "npr: weights of ", name, " must be -", kLargest, " to ", kLargest);
+  return weights;
 }
 
 QuantisedConv conv_of(const Tensor& panels, const Tensor& gain, const Tensor& bias, int64_t depth, int64_t outputs,

@@ -128,8 +128,9 @@ struct Source {
   NPR_HOST_DEVICE constexpr int64_t taps() const { return images.channels * residual.taps; }
 };
 
-// Of a pooled output, the position of its maximum in the window is a number below this one; this one says that ReLU's
-// gate is closed.
+// Of a pooled output, the position of its maximum in the window, the first of equals, is a number below this one; this
+// one says that ReLU's gate is closed. Kernels for results of 16 bits may take values for equal that differ by less
+// than 2^-19 of themselves.
 constexpr uint8_t kClosed = 9;
 
 // Max-pooling 3x3, stride 2, padding 1 of `size` rows or columns.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import glob
 import io
-import os
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -12,11 +10,12 @@ from typing import Any
 
 from torch import Tensor
 
-from detector.data import Admit, ImageError, Preprocessing, decode, iterate_images, read_ahead
+from detector.data import Admit, ImageError, Preprocessing, decode, read_ahead
 from detector.doubt import Limits, Reason, limits_of, reasons_of_image, reasons_of_score
 from detector.evaluation import llr_of, threshold_of
 from detector.facts import read_compression
 from detector.files import sha256_of_stream
+from detector.finding import find_paths
 from detector.models import Detector
 from detector.models.sampling import reading_stream
 from detector.verdicts import INTERVAL_CONFIDENCE, THRESHOLD, UNSURE, verdict
@@ -130,36 +129,13 @@ class Detection:
 
 
 def find_files(arguments: Iterable[str]) -> Iterator[str | Detection]:
-    """The files that a command's arguments mean, in their order.
-
-    Args:
-        arguments: files, of whatever name; folders, in which images are found by their extension, subfolders included;
-            or patterns with `*`, `?`, `[...]` and `**`, for shells that leave them alone.
+    """The files that a command's arguments mean, as :func:`detector.finding.find_paths` finds them.
 
     Yields:
         Paths; for an argument that means no file, a Detection with the error.
     """
-    for argument in arguments:
-        if os.path.isdir(argument):
-            yield from _images_in(argument)
-        elif not os.path.lexists(argument) and glob.has_magic(argument):
-            matches = sorted(glob.glob(argument, recursive=True))
-            yield from find_files(matches) if matches else [Detection(argument, error="matches no file")]
-        else:
-            yield argument
-
-
-def _images_in(folder: str) -> Iterator[str | Detection]:
-    empty = True
-    try:
-        for image in iterate_images(folder):
-            empty = False
-            yield str(image)
-    except OSError as error:
-        yield Detection(folder, error=f"cannot be read ({error.strerror})")
-        return
-    if empty:
-        yield Detection(folder, error="is a folder without images")
+    for path, error in find_paths(arguments):
+        yield path if error is None else Detection(path, error=error)
 
 
 def detect(

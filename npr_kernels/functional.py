@@ -119,7 +119,8 @@ def npr_conv2d(
         patch, anchor, mode: see :func:`npr_residual`; for the residual "npr" alone.
         out_dtype: dtype of the result; by default the weight's, or autocast's where it is on.
         precision: "full" is as accurate as float32 arithmetic on every backend; "fast" lets GPU tensor cores round the
-            weights to one float16 term (about 2e-4 relative).
+            weights to one float16 term (about 2e-4 relative: mostly a thirteenth of what rounding to bfloat16 does,
+            more where sums cancel; docs/gpu.md).
 
     Returns:
         [N, O, OH, OW] in the images' memory format.

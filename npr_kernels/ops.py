@@ -1,7 +1,7 @@
 """The ops ``torch.ops.npr``: fake kernels and autograd of what the extension implements.
 
-``csrc/bindings.cpp``, ``bindings_body.cpp`` and ``bindings_periodicity.cpp`` define the schemas, ``bindings_cpu.cpp``,
-``bindings_cuda.cpp`` and again the latter register the kernels of each device::
+``csrc/bindings.cpp``, ``bindings_body.cpp``, ``bindings_training.cpp`` and ``bindings_periodicity.cpp`` define the
+schemas, ``bindings_cpu.cpp``, ``bindings_cuda.cpp`` and again the latter three register the kernels of each device::
 
     npr::conv2d(Tensor images, Tensor weight, Tensor? bias, float[] channel_scale,
                 ScalarType out_dtype, bool channels_last, bool fast, *, str residual="npr") -> Tensor
@@ -17,6 +17,12 @@
     npr::bottleneck(Tensor x, Tensor reduce, Tensor reduce_bias, Tensor spatial, Tensor spatial_bias, Tensor expand,
                     Tensor expand_bias, Tensor? project, int stride) -> Tensor
     npr::bottleneck_out(... the same, Tensor(a!) out) -> ()
+    npr::trained_bottleneck(Tensor x, Tensor reduce, Tensor spatial, Tensor expand, Tensor? project, Tensor gamma,
+                            Tensor beta, int stride, float eps)
+                            -> (Tensor out, Tensor reduced, Tensor middle, Tensor expanded, Tensor projected,
+                                Tensor mean, Tensor var)
+    npr::trained_bottleneck_backward(Tensor grad, Tensor x, ... what trained_bottleneck gave and took)
+                                     -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)
     npr::coherence(Tensor images) -> Tensor
 
 ``images`` is uint8 [N, C, H, W] of any strides. ``weight`` is [O, Q, 3, 3], Q = C for the residuals "npr" and "haar",
@@ -27,9 +33,13 @@ of that for Haar's. The convolution is linear in its weight, so differentiating 
 ``patch_moments`` counts the patches d, K = 8 C, 9 C or 17 C integers each in the order of the weight's taps, and sums d
 and d d^T: int64 [1 + K + K^2], exact.
 ``stem`` normalises with the statistics that follow from them or, without them, with ``mean`` and ``var``, and returns
-the float64 statistics that it used. If ``save``, it returns one byte for each output, the arg-max position 0..8 or 9
-where ReLU's gate is closed: all that ``stem_backward`` needs beside the images. docs/stem.md has the derivation.
+the float64 statistics that it used. If ``save``, it returns one byte for each output, the arg-max position 0..8, the
+first of equals, or 9 where ReLU's gate is closed: all that ``stem_backward`` needs beside the images. Of
+16-bit results, values that differ by less than 2^-19 of themselves may count as equal. docs/stem.md has the derivation.
 ``bottleneck`` is for inference alone and for the CPU; :mod:`npr_kernels.bottleneck` packs its weights.
+``trained_bottleneck`` is the block in training, for the CPU: :mod:`npr_kernels.trained_bottleneck`. ``gamma`` and
+``beta`` are its batch norms', one after the other, as are the float64 ``mean`` and (biased) ``var`` of the batch; the
+maps that it gives besides are its convolutions' results.
 ``coherence`` is for the CPU, and for images of 3 channels: :mod:`npr_kernels.periodicity`.
 """
 
@@ -178,6 +188,50 @@ def fake_bottleneck(
     return out.to(memory_format=torch.channels_last)
 
 
+def fake_trained_bottleneck(x, reduce, spatial, expand, project, gamma, beta, stride, eps):
+    halved = [(size + stride - 1) // stride for size in x.shape[2:]]
+
+    def channels_last(channels, size):
+        return x.new_empty((x.shape[0], channels, *size)).to(memory_format=torch.channels_last)
+
+    reduced, middle = channels_last(reduce.shape[0], x.shape[2:]), channels_last(spatial.shape[0], halved)
+    expanded, out = channels_last(expand.shape[0], halved), channels_last(expand.shape[0], halved)
+    projected = x.new_empty((0,)) if project is None else torch.empty_like(expanded)
+    mean = gamma.new_empty(gamma.shape, dtype=torch.float64)
+    return out, reduced, middle, expanded, projected, mean, torch.empty_like(mean)
+
+
+def save_for_trained_bottleneck_backward(ctx, inputs, output):
+    x, reduce, spatial, expand, project, gamma, beta, stride, eps = inputs
+    out, *maps, mean, var = output
+    ctx.mark_non_differentiable(*maps, mean, var)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x, out, *maps, reduce, spatial, expand, project, gamma, beta, mean, var)
+    ctx.stride, ctx.eps = stride, eps
+
+
+def trained_bottleneck_backward(ctx, grad, *_):
+    saved = ctx.saved_tensors
+    grad = grad.contiguous(memory_format=torch.channels_last)
+    *grads, project, gamma, beta = torch.ops.npr.trained_bottleneck_backward(grad, *saved, ctx.stride, ctx.eps)
+    return (*grads, None if saved[9] is None else project, gamma, beta, None, None)
+
+
+def refuse_trained_bottleneck_double_backward(ctx, *_):
+    raise NotImplementedError(
+        "a residual block in training cannot be differentiated twice; under npr_kernels.backend('reference') it can"
+    )
+
+
+def fake_trained_bottleneck_backward(
+    grad, x, out, reduced, middle, expanded, projected, reduce, spatial, expand, project, gamma, beta, mean, var,
+    stride, eps,
+):  # fmt: skip
+    weights = [torch.empty_like(weight) for weight in (reduce, spatial, expand)]
+    last = x.new_empty((0,)) if project is None else torch.empty_like(project)
+    return torch.empty_like(x), *weights, last, torch.empty_like(gamma), torch.empty_like(beta)
+
+
 def fake_coherence(images):
     return images.new_empty((images.shape[0], *periodicity.SHAPE), dtype=torch.float32)
 
@@ -203,4 +257,10 @@ if native.extension is not None:
     register()
     torch.library.register_fake("npr::bottleneck", fake_bottleneck)
     torch.library.register_fake("npr::bottleneck_out", lambda *_: None)
+    torch.library.register_fake("npr::trained_bottleneck", fake_trained_bottleneck)
+    torch.library.register_autograd(
+        "npr::trained_bottleneck", trained_bottleneck_backward, setup_context=save_for_trained_bottleneck_backward
+    )
+    torch.library.register_fake("npr::trained_bottleneck_backward", fake_trained_bottleneck_backward)
+    torch.library.register_autograd("npr::trained_bottleneck_backward", refuse_trained_bottleneck_double_backward)
     torch.library.register_fake("npr::coherence", fake_coherence)

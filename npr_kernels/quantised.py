@@ -5,7 +5,7 @@
 
 A map holds numbers of steps, 0 to 255, of values that are not negative: zero is zero, exactly, and so is the padding.
 A channel may have steps of its own, which the weights that read it take up; a weight is a number of steps of its
-output's own, -127 to 127. Products of the two are summed in int32, exactly; a sum
+output's own, -64 to 64. Products of the two are summed in int32, exactly; a sum
 becomes a number of the next map's steps by float arithmetic that is rounded operation by operation. So the op gives the
 same bits on every instruction set, in any batch and on any number of threads, and :meth:`QuantisedBottleneck.reference`
 gives them too.
@@ -32,7 +32,8 @@ QUAD = 4
 LARGEST = 255
 """Steps that a map's value can count."""
 
-_LARGEST_WEIGHT = 127
+LARGEST_WEIGHT = 64
+"""Steps that a weight can count, to either side: 255 * 64 + 255 * 64 fits 16 bits, in which AVX2 adds two products."""
 
 
 class Steps(NamedTuple):
@@ -149,10 +150,23 @@ def quantise(x: Tensor, step: Tensor, out: Tensor | None = None) -> Tensor:
 
 
 def quantise_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights [O, ...] as int8, -127 to 127, and the step of each output, float64 [O]."""
-    steps = weight.double().flatten(1).abs().amax(dim=1) / _LARGEST_WEIGHT
+    """Weights [O, ...] as int8, -LARGEST_WEIGHT to LARGEST_WEIGHT, and the step of each output, float64 [O].
+
+    Each is rounded to nearest but for the few of an output, those nearest to the middle between two numbers, that are
+    rounded the other way so that its errors add up to less than one step: inputs are not negative, so an output would
+    be moved by the sum of its errors times what inputs are on average (as by Nagel et al., "Data-Free Quantization
+    Through Weight Equalization and Bias Correction", ICCV 2019, Section 4.2, for inputs whose means are known).
+    """
+    flat = weight.double().flatten(1)
+    steps = flat.abs().amax(dim=1) / LARGEST_WEIGHT
     steps = torch.where(steps > 0, steps, torch.ones_like(steps))
-    return (weight.double() / steps.view(-1, *[1] * (weight.ndim - 1))).round().to(torch.int8), steps
+    scaled = flat / steps[:, None]
+    rounded = scaled.round()
+    errors = ((rounded - scaled) * 2**32).round().long()  # whose sums are the same in any order, so everywhere
+    surplus = (errors.sum(dim=1, keepdim=True) + 2**31) >> 32
+    rank = errors.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    rounded = rounded - (rank < surplus).double() + (rank >= errors.shape[1] + surplus).double()
+    return rounded.view(weight.shape).to(torch.int8), steps
 
 
 def quads(weight: Tensor) -> Tensor:
@@ -172,11 +186,8 @@ def _pack(
     reduce: _Conv, spatial: _Conv, expand: _Conv, project: Tensor | None, shortcut_gain: Tensor, stride: int
 ) -> tuple[Tensor | None, ...] | None:
     weights = [conv.weight for conv in (reduce, spatial, expand)]
-    covered = all(weight.shape[0] % PANEL == 0 and weight.shape[1] % QUAD == 0 for weight in weights) and stride in (
-        1,
-        2,
-    )
-    if not covered or native.unavailable_reason("cpu") is not None:
+    covered = all(weight.shape[0] % PANEL == 0 and weight.shape[1] % QUAD == 0 for weight in weights)
+    if not covered or stride not in (1, 2) or native.unavailable_reason("cpu") is not None:
         return None
     arguments: list[Tensor | None] = []
     for conv in (reduce, spatial, expand):

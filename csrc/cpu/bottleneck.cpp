@@ -5,28 +5,10 @@
 // same call takes the rows that both need from it.
 //
 // Multiply-adds for a position: inputs * width + 9 width^2 + width * outputs, the middle term by Winograd 2.25 width^2.
-#include <memory>
-
-#include "cpu/panels.h"
-#include "cpu/winograd.h"
+#include "cpu/strip_winograd.h"
 
 namespace npr::cpu::NPR_ISA {
 namespace {
-
-constexpr int kPoints = Bottleneck::kPoints;
-constexpr int64_t kLine = 16;  // floats of a cache line: points lie one line off a power of two, else they share sets
-
-// Memory for so many floats that the thread keeps from call to call: fresh memory costs a page fault every 4 KiB.
-float* workspace(int64_t size) {
-  static thread_local std::unique_ptr<Scratch<float>> kept;
-  static thread_local int64_t kept_size = 0;
-  if (size > kept_size) {
-    kept.reset();
-    kept = std::make_unique<Scratch<float>>(size);
-    kept_size = size;
-  }
-  return kept->get();
-}
 
 // A strip of one image, and the maps in between.
 class Strip {
@@ -34,18 +16,14 @@ class Strip {
   explicit Strip(const Bottleneck& p)
       : p_(p),
         height_(p.strip()),
-        tile_cols_((p.out_cols() + p.kTile - 1) / p.kTile),
-        reduced_cols_(p.winograd ? tile_cols_ * p.kTile + 2 : p.cols + 2),
-        reduced_rows_((height_ - 1) * p.stride + 3),
-        tiles_(height_ / p.kTile * tile_cols_) {
+        winograd_(height_, p.out_cols(), p.width),
+        reduced_cols_(p.winograd ? Winograd::map_cols(p.out_cols()) : p.cols + 2),
+        reduced_rows_((height_ - 1) * p.stride + 3) {
     // Widths are whole panels, so that every map begins at a cache line.
     const int64_t reduced = reduced_rows_ * reduced_cols_ * p.width, middle = height_ * p.out_cols() * p.width;
-    const int64_t points = p.winograd ? kPoints * point_stride() : 0;
-    const int64_t products = p.winograd ? kPoints * product_stride() : 0;
-    reduced_ = workspace(reduced + middle + points + products);
+    reduced_ = workspace<float>(reduced + middle + (p.winograd ? winograd_.floats() : 0));
     middle_ = reduced_ + reduced;
-    points_ = middle_ + middle;
-    products_ = points_ + points;
+    winograd_.use(middle_ + middle);
     std::memset(reduced_, 0, reduced * sizeof(float));
   }
 
@@ -65,8 +43,6 @@ class Strip {
   }
 
  private:
-  int64_t point_stride() const { return tiles_ * p_.width + kLine; }
-  int64_t product_stride() const { return tiles_ * kPanel + kLine; }
   // The reduced map of the strip: row 0 is input row first * stride - 1, column 0 is left of the image.
   float* reduced(int64_t row, int64_t col) { return reduced_ + (row * reduced_cols_ + col) * p_.width; }
   float* middle(int64_t row) { return middle_ + row * p_.out_cols() * p_.width; }
@@ -112,34 +88,11 @@ class Strip {
   }
 
   void spatial_by_winograd() {
-    const int64_t tile_rows = (count_ + p_.kTile - 1) / p_.kTile, tiles = tile_rows * tile_cols_;
-    for (int64_t tile = 0; tile < tiles; ++tile) {
-      const float* from = reduced(tile / tile_cols_ * p_.kTile, tile % tile_cols_ * p_.kTile);
-      float* to = points_ + tile * p_.width;
-      for (int64_t c = 0; c < p_.width; c += kLanes<float>) {
-        winograd_tile_in(from + c, reduced_cols_ * p_.width, p_.width, to + c, point_stride());
-      }
-    }
-    for (int64_t output = 0; output < p_.width; output += kPanel) {
-      for (int point = 0; point < kPoints; ++point) {
-        const Operand operand = {points_ + point * point_stride(), p_.width,
-                                 p_.spatial + (output * kPoints + point * kPanel) * p_.width, 0, p_.width};
-        float* to = products_ + point * product_stride();
-        multiply_panels(tiles, &operand, 1, kPanel, nullptr,
-                        [&](int64_t at, int64_t o, Vec<float> value) { store(to + at * kPanel + o, value); });
-      }
-      for (int64_t tile = 0; tile < tiles; ++tile) {
-        const int64_t row = tile / tile_cols_ * p_.kTile, col = tile % tile_cols_ * p_.kTile;
-        for (int64_t o = 0; o < kPanel; o += kLanes<float>) {
-          const Vec<float> bias = load(p_.spatial_bias + output + o);
-          winograd_tile_out(products_ + tile * kPanel + o, product_stride(), [&](int i, int j, Vec<float> value) {
-            if (row + i < count_ && col + j < p_.out_cols()) {
-              store(middle(row + i) + (col + j) * p_.width + output + o, relu(value + bias));
-            }
-          });
-        }
-      }
-    }
+    winograd_.run(reduced_, reduced_cols_ * p_.width, p_.width, count_, p_.out_cols(), p_.spatial, p_.width,
+                  [&](int64_t row, int64_t col, int64_t output, Vec<float> value) {
+                    const Vec<float> bias = load(p_.spatial_bias + output);
+                    store(middle(row) + col * p_.width + output, relu(value + bias));
+                  });
   }
 
   void expand() {
@@ -162,8 +115,10 @@ class Strip {
   }
 
   const Bottleneck& p_;
-  const int64_t height_, tile_cols_, reduced_cols_, reduced_rows_, tiles_;
-  float *reduced_, *middle_, *points_, *products_;
+  const int64_t height_;
+  Winograd winograd_;
+  const int64_t reduced_cols_, reduced_rows_;
+  float *reduced_, *middle_;
   int64_t first_ = 0, count_ = 0;
   const float* x_ = nullptr;
   float* out_ = nullptr;

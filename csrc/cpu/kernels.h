@@ -125,6 +125,95 @@ struct Bottleneck {
   static constexpr int64_t kStripPositions = 256;
 };
 
+// A convolution of a residual block in training, with the batch norm and the ReLU before it, on maps [N, rows, cols,
+// channels] of float: 1x1, or 3x3 with padding 1. Its work is strips of output rows of an image, or of several whole
+// images; a unit is some strips one after the other, whose sums are one part of the whole.
+struct TrainedConv {
+  int64_t batch, rows, cols;  // of x
+  int64_t inputs, outputs, stride;
+  bool spatial;  // 3x3
+  const float* x;
+  const float *scale, *shift;  // it reads relu(scale * x + shift), a value a channel; null: x itself
+
+  static constexpr int64_t kPanel = Bottleneck::kPanel;
+  int64_t taps() const { return spatial ? npr::kPositions : 1; }
+  bool winograd() const { return spatial && stride == 1; }
+  int64_t out_rows() const { return (rows + stride - 1) / stride; }
+  int64_t out_cols() const { return (cols + stride - 1) / stride; }
+  int64_t out_positions() const { return batch * out_rows() * out_cols(); }
+  int64_t strip() const {
+    const int64_t wanted = (kStripPositions + out_cols() - 1) / out_cols();
+    const int64_t most = wanted < out_rows() ? wanted : out_rows();
+    return winograd() ? (most + Bottleneck::kTile - 1) / Bottleneck::kTile * Bottleneck::kTile : most;
+  }
+  // Small maps share a strip, so that weights are read for many positions; but so few that four threads find work.
+  int64_t strip_images() const {
+    const int64_t fitting = kStripPositions / (out_rows() * out_cols()), shares = (batch + 3) / 4;
+    return fitting < 2 || shares < 2 ? 1 : fitting < shares ? fitting : shares;
+  }
+  int64_t image_strips() const { return (out_rows() + strip() - 1) / strip(); }
+  int64_t strips() const { return (batch + strip_images() - 1) / strip_images() * image_strips(); }
+  // Not more units than whose sums of weights' gradients are small; whatever the number of threads.
+  int64_t unit() const {
+    const int64_t fitting = kPartialFloats / (taps() * inputs * outputs);
+    const int64_t most = fitting < 2 ? 2 : fitting < kMostUnits ? fitting : kMostUnits;
+    return (strips() + most - 1) / most;
+  }
+  int64_t units() const { return (strips() + unit() - 1) / unit(); }
+
+ private:
+  static constexpr int64_t kStripPositions = 512, kMostUnits = 32, kPartialFloats = int64_t(8) << 20;
+};
+
+// y = conv(relu(scale * x + shift)), and the sums that its batch statistics follow from.
+struct TrainedConvForward : TrainedConv {
+  const float* weight;  // panels: [outputs / kPanel][taps, or Winograd's 36 points][inputs][kPanel]
+  float* y;             // [N, out_rows, out_cols, outputs]
+  double* sums;         // [units()][2][outputs]: of y and of y^2
+};
+
+// Its gradients, from those of the batch norm after it: dy = slope * dz + slant * y + offset, a value a channel.
+struct TrainedConvBackward : TrainedConv {
+  const float* grad;  // [N, out_rows, out_cols, outputs]
+  const float* gate;  // likewise, or null: dz is grad where gate > 0, or everywhere
+  const float* y;     // likewise
+  const float *slope, *slant, *offset;
+  const float* weight;  // panels of what takes dy to dx: [inputs / kPanel][taps, or 36 points][outputs][kPanel]
+  // With `scale`, dx is the gradient of scale * x + shift, 0 where ReLU is closed. Else it is that of x plus, at every
+  // `addend_stride`-th row and column, `addend` where `addend_gate` > 0, or everywhere if that is null.
+  // [N, rows, cols, inputs]; of a 1x1 convolution of stride 2 the positions that it reads, [N, out_rows, out_cols,
+  // inputs].
+  float* dx;
+  const float *addend, *addend_gate;  // null: nothing is added
+  int64_t addend_stride;
+  float* weight_grad;  // [units()][taps][outputs][inputs]
+  double* sums;        // [units()][2][inputs]: of dx and of dx * x; with `scale` alone
+};
+
+// What ends a residual block: relu(scale * y + shift + shortcut), the shortcut being x or shortcut_scale * x +
+// shortcut_shift. All maps are [positions, channels].
+struct BlockEnd {
+  int64_t positions, channels;
+  const float *y, *scale, *shift;
+  const float *x, *shortcut_scale, *shortcut_shift;  // both null: x itself
+  float* out;
+
+  static constexpr int64_t kUnit = 512;
+  int64_t units() const { return (positions + kUnit - 1) / kUnit; }
+};
+
+// Sums over positions of dz, dz * y and, where given, dz * shortcut; dz is grad where out > 0.
+struct BlockEndSums {
+  int64_t positions, channels;
+  const float *grad, *out, *y;
+  const float* shortcut;  // or null
+  double* sums;           // [units()][3][channels]
+
+  static constexpr int64_t kMostUnits = 64;
+  int64_t unit() const { return (positions + kMostUnits - 1) / kMostUnits; }
+  int64_t units() const { return positions == 0 ? 0 : (positions + unit() - 1) / unit(); }
+};
+
 // A convolution of 8-bit maps: weights of which four channels lie side by side, and for each output what makes its
 // integer sum a number of the result's steps.
 struct QuantisedConv {
@@ -145,7 +234,8 @@ struct QuantisedBottleneck {
   void* out;      // [N, out_rows, out_cols, outputs]
 
   static constexpr int64_t kPanel = 32, kQuad = 4;
-  static constexpr int64_t kMaxDepth = INT32_MAX / (255 * 128);  // whose sums int32 holds
+  static constexpr int kLargestWeight = 64;                                 // to either side: 16 bits hold two products
+  static constexpr int64_t kMaxDepth = INT32_MAX / (255 * kLargestWeight);  // whose sums int32 holds
 
   int64_t out_rows() const { return (rows + stride - 1) / stride; }
   int64_t out_cols() const { return (cols + stride - 1) / stride; }
@@ -191,6 +281,10 @@ struct Kernels {
   void (*stem_forward)(const StemForward&, int64_t first, int64_t last);
   void (*stem_backward)(const StemBackward&, int64_t first, int64_t last);
   void (*bottleneck)(const Bottleneck&, int64_t first, int64_t last);
+  void (*trained_conv_forward)(const TrainedConvForward&, int64_t first, int64_t last);
+  void (*trained_conv_backward)(const TrainedConvBackward&, int64_t first, int64_t last);
+  void (*block_end)(const BlockEnd&, int64_t first, int64_t last);
+  void (*block_end_sums)(const BlockEndSums&, int64_t first, int64_t last);
   void (*quantised_bottleneck)(const QuantisedBottleneck&, int64_t first, int64_t last);
   void (*quantise)(const Quantise&, int64_t first, int64_t last);
   void (*coherence)(const Coherence&, int64_t first, int64_t last);

@@ -33,16 +33,17 @@ struct Operand {
 template <int P>
 using Tile = Vec<float>[P][kPanelVectors];
 
-// tile[i][j] += sum_k at[i * stride + k] * weight[k][j]
+// tile[i][j] += sum_k at[i * stride + k * step] * weight[k * pitch + j]
 template <int P>
-inline void accumulate(const float* at, int64_t stride, const float* weight, int64_t depth, Tile<P>& tile) {
-  for (int64_t k = 0; k < depth; ++k, weight += kPanel) {
+inline void accumulate(const float* at, int64_t stride, const float* weight, int64_t depth, Tile<P>& tile,
+                       int64_t step = 1, int64_t pitch = kPanel) {
+  for (int64_t k = 0; k < depth; ++k, weight += pitch) {
     Vec<float> w[kPanelVectors];
 #pragma GCC unroll 2
     for (int j = 0; j < kPanelVectors; ++j) w[j] = load(weight + j * kLanes<float>);
 #pragma GCC unroll 16
     for (int i = 0; i < P; ++i) {
-      const Vec<float> a = broadcast(at[i * stride + k]);
+      const Vec<float> a = broadcast(at[i * stride + k * step]);
 #pragma GCC unroll 2
       for (int j = 0; j < kPanelVectors; ++j) tile[i][j] += a * w[j];
     }

@@ -109,7 +109,7 @@ struct StemForward : Reading {
   const double* channel_scale;
   void* out;  // [N, pooled rows, pooled cols, O]
   Type type;
-  uint8_t* code;                 // null, or like out: position of the maximum, 0..8, or 9 where it is not positive
+  uint8_t* code;                 // null, or like out: position of the maximum (npr.h), or 9 where it is not positive
   double *used_mean, *used_var;  // [outputs]
   bool fast;
 };

@@ -128,6 +128,30 @@ __device__ inline uint32_t max_of_pairs(uint32_t a, uint32_t b, uint32_t c) {
 #endif
 }
 
+// (a & mask) | bits, in one instruction, which nvcc does not see where one of them is constant.
+__device__ inline uint32_t merge_bits(uint32_t a, uint32_t mask, uint32_t bits) {
+#if defined(__CUDACC__)
+  uint32_t result;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(result) : "r"(a), "r"(mask), "r"(bits));
+  return result;
+#else
+  return (a & mask) | bits;
+#endif
+}
+
+// a + b, of blocks that are flat: nvcc does not know that blockDim.z is 1. Multiplications have a pipe of their own,
+// where nvcc would make the sum a part of a maximum, on the pipe that maxima wait for.
+__device__ inline int32_t add_by_multiplication(int32_t a, int32_t b) { return a * int32_t(blockDim.z) + b; }
+
+// The largest of three integers: one instruction from sm_90 on, two before.
+__device__ inline int32_t max_of_three(int32_t a, int32_t b, int32_t c) {
+#if defined(__CUDACC__)
+  return __vimax3_s32(a, b, c);
+#else
+  return std::max(a, std::max(b, c));
+#endif
+}
+
 // The smallest of three packed pairs of 16-bit integers without sign.
 __device__ inline uint32_t min_of_pairs(uint32_t a, uint32_t b, uint32_t c) {
 #if defined(__CUDACC__)

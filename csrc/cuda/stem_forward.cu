@@ -6,17 +6,20 @@
 // An MMA's 16 rows are the even and the odd columns of 8 pooled outputs, so that a thread holds both for
 // one of them: it takes the maximum of three rows, then of its two columns and of the odd column to the
 // left, which the thread four before it sends. For the backward pass one byte an output says where the
-// maximum was. Without it, rounding to bfloat16 and ReLU come before the maximum, which they do not
-// change: then half as many registers hold what is compared, three pairs of channels at once.
+// maximum was: of 16-bit results it travels in the last bits of what is compared (pooling.cuh). Without it,
+// rounding to bfloat16 and ReLU come before the maximum, which they do not change: then half as many
+// registers hold what is compared, three pairs of channels at once.
 //
 // Bytes: 48 read and O x size written, and O for the code, per pooled output; 256 images of 256x256 to
 // 64 channels are 50 MB and 134 MB in bfloat16, 67 MB of codes. Instructions of a warp for 8 pooled
 // outputs x 32 channels, of npr in bfloat16 without codes: 24 MMA (16 if fast), 4 ldmatrix, 16 conversions, 12
 // maxima, 4 multiplications and some 40 more, with an eighth of the MMA again for the row that tiles
-// share; 70 to form the patches, once for all channels. They decide: the products alone, 2 x 24 x 64
+// share; 70 to form the patches, once for all channels. With codes 68 more: 32 for the places, 40 maxima of
+// integers in place of 28 maxima and conversions, 10 for the bytes. They decide: the products alone, 2 x 24 x 64
 // multiply-adds an output of the convolution, are 25.8 Gflop for the images above. Two blocks of 8 warps
-// fit a multiprocessor (128 registers a thread, 81 KB of shared memory a block, 98 KB with codes; where
-// it has less than 200 KB, one block with codes). With more octets a patch (slots.cuh) blocks are of 4 warps.
+// fit a multiprocessor (128 registers a thread, 81 KB of shared memory a block, 89 KB with codes, 98 KB in
+// float32; where it has less than 180 KB, one block with codes). With more octets a patch (slots.cuh) blocks are of 4
+// warps.
 //
 // Other than 3 channels, or float64 results, take a plain kernel, one thread per result.
 #include "cuda/plain.cuh"
@@ -93,9 +96,10 @@ struct PatchReader {
   // patch_row() permutes within 32 positions, so rows of the tile are a constant distance apart.
   static_assert(Tile::kCols % 32 == 0);
 
-  // The convolution's outputs in row `y` of the tile.
-  template <bool kPacked>
-  __device__ void convolve(Columns<kPacked>& columns, const GroupWeights<kResidual>& weights, int y, bool fast) const {
+  // The convolution's outputs in row `y` of the tile, which is `row` of the five of two windows.
+  template <class Element>
+  __device__ void convolve(Columns<Element>& columns, const GroupWeights<kResidual>& weights, int y, int row,
+                           bool fast) const {
     FragmentA operands[Operands::kOperands];
 #pragma unroll
     for (int pair = 0; pair < Operands::kPairs; ++pair) {
@@ -120,31 +124,38 @@ struct PatchReader {
       for (int pair = 0; pair < Operands::kPairs; ++pair) {
         multiply_add<Half>(sums, operands[pair], weights.fragments.tile(Operands::kOperands + pair, j));
       }
-      if constexpr (kPacked) {
+      if constexpr (std::is_same_v<Element, Pair>) {
         columns.even[j] = pack_rectified(sums.values[0], sums.values[1]);
         columns.odd[j] = pack_rectified(sums.values[2], sums.values[3]);
       } else {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          columns.even[2 * j + i] = sums.values[i];
-          columns.odd[2 * j + i] = sums.values[2 + i];
+          if constexpr (std::is_same_v<Element, Key>) {
+            columns.even[2 * j + i] = key_of(sums.values[i], row, 1);
+            columns.odd[2 * j + i] = key_of(sums.values[2 + i], row, 2);
+          } else {
+            columns.even[2 * j + i] = sums.values[i];
+            columns.odd[2 * j + i] = sums.values[2 + i];
+          }
         }
       }
     }
   }
 };
 
-// Results that are rounded to bfloat16 can be rounded before the maximum, unless codes tell apart what rounding makes
-// equal.
+// What is compared. Results that are rounded to bfloat16 can be rounded before the maximum, unless codes tell apart
+// what rounding makes equal; codes of 16-bit results are parts of keys.
 template <class T, bool kSave>
-constexpr bool kPacks = std::is_same_v<T, BFloat> && !kSave;
+using Compared = std::conditional_t<sizeof(T) == 2 && kSave, Key,
+                                    std::conditional_t<std::is_same_v<T, BFloat> && !kSave, Pair, float>>;
 
 template <int kResidual, class T, bool kSave>
 struct Shared {
-  static constexpr int kValues = Columns<kPacks<T, kSave>>::kCount / 4;
+  static constexpr int kValues = Columns<Compared<T, kSave>>::kCount / 4;
+  static constexpr bool kCodes = kSave && std::is_same_v<T, float>;
 
   TileOf<kResidual> patches;
-  Exchange<kValues + (kSave ? 1 : 0), kThreads<kResidual>> exchange;
+  Exchange<kValues + kCodes, kThreads<kResidual>> exchange;
 };
 constexpr int kMostShared = 99 << 10;  // what a block may have on sm_86, sm_89 and sm_120
 static_assert(sizeof(Shared<0, float, true>) <= kMostShared && sizeof(Shared<1, float, true>) <= kMostShared &&
@@ -162,10 +173,12 @@ constexpr int kResident = kBlocks<kResidual>;
 template <int kResidual, class T, bool kSave>
 __global__ void __launch_bounds__(kThreads<kResidual>, kResident<kResidual>)
     stem_forward_kernel(Problem<kResidual, T> p, T* out) {
-  constexpr bool kPacked = kPacks<T, kSave>;
+  using Element = Compared<T, kSave>;
+  constexpr bool kKeys = std::is_same_v<Element, Key>;
+  constexpr bool kStartsAnew = !std::is_same_v<T, BFloat>;  // registers are short
   constexpr int kRun = kVector<T>;
   constexpr int kTiles = kGroupTiles;
-  using Values = Columns<kPacked>;
+  using Values = Columns<Element>;
   auto& shared = dynamic_shared<Shared<kResidual, T, kSave>>();
   const int lane = lane_index(), warp = warp_index(), g = lane / 4, t = lane % 4;
   const int rows = p.tiling.rows, cols = p.tiling.cols;
@@ -200,27 +213,29 @@ __global__ void __launch_bounds__(kThreads<kResidual>, kResident<kResidual>)
       Values shared_rows[2], maxima;  // the rows of the convolution that two pooled ones share, in turn above and below
       Codes codes;
       if (first_row > 0) {
-        patches.convolve(shared_rows[0], weights, 0, p.fast);
+        patches.convolve(shared_rows[0], weights, 0, 4, p.fast);  // the fifth row of the two windows above
       } else {
         shared_rows[0].clear();
       }
 
 #pragma unroll 2
       for (int y = 0; y < kPooledRows; ++y, at += pooled_cols * p.outputs) {
+        const int window = y % 2;  // of two
         constexpr int kValues = Shared<kResidual, T, kSave>::kValues;
         // Convolve two rows more, and take the maxima of three.
         if (any) {
           const Values& above = shared_rows[y % 2];
           Values& below = shared_rows[1 - y % 2];
-          if (!kPacked) weights.load_start(p.weights, group);  // registers are short
-          patches.convolve(maxima, weights, 2 * y + 1, p.fast);
-          if (!kPacked) weights.load_start(p.weights, group);
-          patches.convolve(below, weights, min(2 * y + 2, last_row), p.fast);  // if not there, the one above again
-          if constexpr (kSave) {
+          const int last = min(2 * y + 2, last_row);  // if not there, the one above again
+          if (kStartsAnew) weights.load_start(p.weights, group);
+          patches.convolve(maxima, weights, 2 * y + 1, 2 * window + 1, p.fast);
+          if (kStartsAnew) weights.load_start(p.weights, group);
+          patches.convolve(below, weights, last, 2 * window + 2, p.fast);
+          if constexpr (kSave && !kKeys) {
             find_largest(maxima, codes, above, below);
             shared.exchange.put(y % 2, kValues, codes.odd);
           } else {
-            find_largest(maxima, above, below);
+            find_largest(maxima, above, below, window);
           }
           shared.exchange.put(y % 2, 0, maxima.odd);
         }
@@ -228,19 +243,20 @@ __global__ void __launch_bounds__(kThreads<kResidual>, kResident<kResidual>)
         __syncthreads();
         if (!any) continue;
 
-        typename Values::Element left[Values::kCount], largest[Values::kCount];
+        Element left[Values::kCount], largest[Values::kCount];
         shared.exchange.get(y % 2, 0, left);
-#pragma unroll
-        for (int i = 0; i < Values::kCount; ++i) largest[i] = largest_of(left[i], maxima.even[i], maxima.odd[i]);
+        find_largest(largest, left, maxima, window);
         // Store.
         const bool stores = emits && y < pooled_rows - first_row;
         uint32_t words[kTiles];
         if constexpr (std::is_same_v<T, BFloat>) round(words, largest, unscale_pairs);
-        uint32_t first_codes[kTiles];
-        if constexpr (kSave) {
+        uint32_t bytes[8 / kRun][kRun / 4];
+        if constexpr (kKeys) {
+          find_codes(bytes, largest, window);
+        } else if constexpr (kSave) {
           uint32_t left_codes[kTiles];
           shared.exchange.get(y % 2, kValues, left_codes);
-          find_codes(first_codes, codes, left_codes, largest, maxima, left);
+          find_codes(bytes, codes, left_codes, largest, maxima, left);
         }
 #pragma unroll
         for (int run = 0; run < 8 / kRun; ++run) {
@@ -253,18 +269,13 @@ __global__ void __launch_bounds__(kThreads<kResidual>, kResident<kResidual>)
             float values[kRun], unscale[kRun];
             load_floats(unscale, unscale_from + run * 4 * kRun);
 #pragma unroll
-            for (int v = 0; v < kRun; ++v) values[v] = max_or_nan(largest[run * kRun + v] * unscale[v], 0);
+            for (int v = 0; v < kRun; ++v) {
+              const float value = value_of(largest[run * kRun + v]) * unscale[v];
+              values[v] = kKeys ? value : max_or_nan(value, 0);  // keys of ReLU's zero are the least
+            }
             store_vector<T>(out + offset, values, count, p.aligned);
           }
-          if constexpr (kSave) {
-            uint32_t bytes[kRun / 4];
-#pragma unroll
-            for (int i = 0; i < kRun / 4; ++i) {
-              const int j = run * kRun / 2 + 2 * i;
-              bytes[i] = permute_bytes(first_codes[j], first_codes[j + 1], 0x6420);
-            }
-            store_codes(p.code + offset, bytes, count, p.aligned);
-          }
+          if constexpr (kSave) store_codes(p.code + offset, bytes[run], count, p.aligned);
         }
       }
     }

@@ -179,17 +179,29 @@ __device__ void store_weights(const PlainWeights<T>& to, const Folding& folding,
 }
 
 // A lane has every 32nd slot. Slots without a tap, and channels beyond the last, are zero.
+//
+// In the stem a sum must be a finite number, since keys (pooling.cuh) are made of its bits: a channel whose shift or
+// one of whose weights is not finite sums up to one or minus one throughout, and is NaN or infinite by its unscale. So
+// one infinite weight makes all of its channel NaN, as it does in training, where the variance is NaN.
 template <int kResidual, int kRun>
 __device__ void store_weights(const PackedWeights<kResidual, kRun>& to, const Folding& folding,
                               const ChannelScale& scale, int64_t output, double factor, double shift, bool fast) {
   using Octets = Slots<kResidual>;
   constexpr int kCount = int(ceil_div(Octets::kSlots, kWarp));
-  double weight[kCount], largest = 0;
+  double weight[kCount], largest = 0, zero = 0;
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
     const int slot = lane_index() + i * kWarp, k = slot < Octets::kSlots ? Octets::tap(slot) : -1;
     const bool exists = output < folding.outputs && k >= 0;
     weight[i] = exists ? load_weight(folding.weight, scale, folding.source, output, k) * factor : 0.0;
+    zero += 0 * weight[i];
+  }
+  const double beside = warp_sum(zero) + shift;  // the shift, or NaN
+  const bool replaced = folding.batch_norm && !isfinite(beside);
+  if (replaced) shift = beside < 0 ? -1 : 1;
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    if (replaced) weight[i] = 0;
     largest = fmax(largest, fabs(weight[i]));
   }
   for (int distance = kWarp / 2; distance > 0; distance /= 2) {
@@ -212,7 +224,7 @@ __device__ void store_weights(const PackedWeights<kResidual, kRun>& to, const Fo
     halves[to.index(output % kGroup, slot, Term::high)] = high;
   }
   if (lane_index() == 0) {
-    to.unscale[output] = float(ldexp(1.0, -exponent));
+    to.unscale[output] = float(replaced && !(beside < 0) ? beside : ldexp(1.0, -exponent));
     to.shift[output] = float(shift);
     to.store_start(output, float(ldexp(shift, exponent)));
   }

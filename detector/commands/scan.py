@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from detector.scan.listing import Sources
 
 _DESCRIPTION = """\
-Say of many images what `npr detect` says of each, with Ray Data: on the cores of this machine, or on a cluster.
+Say of many images what `npr detect` says of each, with Ray: on the cores of this machine, or on a cluster.
 
 PATHs are files, folders (with subfolders), patterns, manifests (.parquet or .csv, with a column of paths) and URIs of
 object stores. Results go to Parquet files in the folder --out, a row for each path, as they are there: path, sha256,
@@ -45,7 +45,7 @@ examples:
   npr scan archive/ --out verdicts
   npr scan images.parquet --column file --carry label,source --out verdicts
   npr scan s3://bucket/images --out /shared/verdicts --address 10.0.0.1:6379
-  python -c "import pandas; print(pandas.read_parquet('verdicts').verdict.value_counts())"
+  python -c "import pyarrow.parquet as pq; print(pq.read_table('verdicts')['verdict'].value_counts())"
 """
 
 

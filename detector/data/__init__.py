@@ -16,7 +16,6 @@ from detector.data.decoder import Decoder, DecoderWarning, check_decoder, find_d
 from detector.data.delivery import Delivery
 from detector.data.layouts import (
     FAKE,
-    IMAGE_SUFFIXES,
     REAL,
     SPLITS,
     Collection,
@@ -24,12 +23,11 @@ from detector.data.layouts import (
     Sample,
     find_images,
     has_split,
-    iterate_images,
     label_of,
-    list_images,
 )
 from detector.data.preprocessing import Preprocessing
 from detector.data.reading import read_ahead
+from detector.finding import IMAGE_SUFFIXES, iterate_images, list_images
 
 __all__ = [
     "FAKE",

@@ -19,25 +19,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-IMAGE_SUFFIXES = frozenset(
-    {
-        ".avif",
-        ".bmp",
-        ".gif",
-        ".heic",
-        ".heif",
-        ".jpeg",
-        ".jpg",
-        ".pbm",
-        ".pgm",
-        ".png",
-        ".pnm",
-        ".ppm",
-        ".tif",
-        ".tiff",
-        ".webp",
-    }
-)
+from detector.finding import is_hidden, list_images
+
 SPLITS = ("train", "val", "test")
 
 REAL, FAKE = 0, 1
@@ -195,64 +178,6 @@ def label_of(folder: str) -> int | None:
     return None if label is None else label[0]
 
 
-def list_images(folder: str | os.PathLike[str]) -> tuple[list[Path], int]:
-    """Image files below a folder, as :func:`iterate_images` gives them, and the number of other files."""
-    images, others = [], 0
-    for path in _files(Path(folder), set()):
-        if _is_image(path):
-            images.append(path)
-        else:
-            others += 1
-    return images, others
-
-
-def iterate_images(folder: str | os.PathLike[str]) -> Iterator[Path]:
-    """Image files below a folder, told by their extension in any case, in sorted order.
-
-    Found as they are drawn, with no more in memory than the names in one folder and in those above it. Links are
-    followed, each folder once; hidden files and folders do not count, nor do subfolders that cannot be read.
-
-    Raises:
-        OSError: the folder itself cannot be read.
-    """
-    return filter(_is_image, _files(Path(folder), set()))
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES
-
-
-def _files(folder: Path, visited: set[str]) -> Iterator[Path]:
-    """All files below a folder but those hidden, sorted as paths are, part by part."""
-    real = os.path.realpath(folder)
-    if real in visited:
-        return
-    visited.add(real)
-    names, folders = [], set()
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if _is_hidden(entry.name):
-                continue
-            names.append(entry.name)
-            if _is_folder(entry):
-                folders.add(entry.name)
-    for name in sorted(names):
-        if name not in folders:
-            yield folder / name
-            continue
-        try:
-            yield from _files(folder / name, visited)
-        except OSError:
-            continue
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link in a circle, for one
-        return False
-
-
 @dataclass(frozen=True)
 class _LabelledFolder:
     path: Path
@@ -317,12 +242,8 @@ def _walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
             folders.clear()
             continue
         visited.add(real)
-        folders[:] = sorted(name for name in folders if not _is_hidden(name))
-        yield Path(directory), folders, sorted(name for name in files if not _is_hidden(name))
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        yield Path(directory), folders, sorted(name for name in files if not is_hidden(name))
 
 
 def _check_split(split: str | None) -> None:
@@ -344,6 +265,6 @@ def _nothing_found(root: Path, split: str | None, folders: list[_LabelledFolder]
     if folders:
         splits = sorted({folder.split for folder in folders if folder.split}) or ["no split folders"]
         return f"no {split} split in {root}; there are {', '.join(splits)}"
-    here = sorted(entry.name + "/" * entry.is_dir() for entry in root.iterdir() if not _is_hidden(entry.name))
+    here = sorted(entry.name + "/" * entry.is_dir() for entry in root.iterdir() if not is_hidden(entry.name))
     listing = ", ".join(here[:8]) + (", ..." if len(here) > 8 else "")
     return f"no folders of real and fake images in {root}; looked for {_EXPECTED}; there are {listing or 'no files'}"

@@ -1,5 +1,5 @@
 """Scanning millions of files: what is meant (listing), what becomes of it (scoring), and where it is kept (output), and
-between them Ray Data (engine), the one module that knows of Ray.
+between them Ray (engine), known to that module alone.
 
 The unit is a block: some hundred files that are listed, scored by one actor and written as one Parquet file. Nothing
 but its paths travels between processes: an actor opens the files itself and decodes them on threads, as `npr detect`

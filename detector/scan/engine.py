@@ -1,10 +1,8 @@
-"""A scan on Ray Data: one task lists blocks, actors score them and write their files, and the leader hears of counts.
+"""A scan on Ray: actors score blocks and write their files; this process lists the blocks, and hears of counts.
 
-Ray Data starts as many actors as are asked for, wherever the cluster has room, gives each the next block as soon as it
-is free, lists no more than a bounded number of blocks ahead, and does the block of an actor that died again on another.
-Its own checkpoints (ray.data.checkpoint, 2.60) are not used: they keep paths in a second folder beside the results,
-which must be trusted to agree; a data file is there under its name before it is whole; nothing ties them to a model;
-and every filtering actor holds all paths as Python strings. :mod:`detector.scan.output` has what is here instead.
+Ray starts as many actors as are asked for, wherever the cluster has room, and another one for each that died; here each
+gets the next block as soon as it is free, and the block of one that died goes to whichever is free next. Ray Data would
+do that too, with four more processes and a loop that together cost more than all the rest, see docs/scale.md.
 """
 
 from __future__ import annotations
@@ -15,36 +13,43 @@ import signal
 import socket
 import sys
 import threading
-import warnings
-from collections import Counter
-from collections.abc import Generator, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
-# Before ray is imported: nothing is reported to its makers, and errors come as exceptions, not as text of its core.
+# Before ray is imported: nothing is reported to its makers; errors come as exceptions, not as text of its core; and no
+# process is started for each core that then finds nothing to do.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
 
 import pyarrow as pa
 import ray
-from ray.data.block import BlockMetadata
-from ray.data.datasource import Datasource, ReadTask
 
+from detector.importing import nothing_to_collect
 from detector.memory import keep_freed_memory
 from detector.scan.listing import Sources, blocks_of
 from detector.scan.output import counts_of, paths_done, write_part
-from detector.scan.scoring import Judging, Scorer
 from detector.scan.seen import Seen
+from detector.signals import held_back
+
+if TYPE_CHECKING:
+    from detector.scan.scoring import Judging
 
 _SECONDS_TO_REACH = 5.0
 _OBJECT_STORE = 80 * 2**20
 """Bytes, near the least that Ray takes: only paths and counts go through it."""
 
 _TRIES = 3
-"""That a block whose actor died gets beside the first."""
+"""That a block whose actor died gets beside the first, and so does an actor that died before it was ready."""
+
+_PLACES = 2
+"""Blocks that an actor has: one to score, and the next."""
 
 
 @dataclass(frozen=True)
@@ -75,19 +80,8 @@ def running(address: str | None, cores: int) -> Iterator[None]:
         return
     if address is not None:
         _check_reachable(address)
-    local: dict[str, Any] = {"num_cpus": cores, "include_dashboard": False, "object_store_memory": _OBJECT_STORE}
     try:
-        with _silent(), _same_signals():
-            ray.init(
-                address="local" if address is None else address,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-                **(local if address is None else {}),
-            )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        where = "Ray does not start here" if address is None else f"--address {address}: no Ray cluster answers there"
-        raise OSError(f"{where} ({str(error).strip().splitlines()[0]})") from error
-    try:
+        _start(address, cores)
         yield
     finally:
         ray.shutdown()
@@ -133,70 +127,123 @@ def scan(
         Of each block that is written, files by verdict.
 
     Raises:
-        ValueError, OSError: what an actor or the listing raised. RuntimeError: an actor dies, however often.
+        ValueError, OSError: what an actor or the listing raised; or actors died, however often.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Ray's, of its own deprecated settings
-        context = ray.data.DataContext.get_current()
-        context.target_max_block_size = context.target_min_block_size = 1  # a row each, which is a block of ours
-        context.enable_progress_bars = False
-        context.print_on_execution_start = False
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-        listed = ray.data.read_datasource(_Listing(sources, folder, run, block), override_num_blocks=1, num_cpus=0)
-        done = listed.map_batches(
-            _Actor,
-            fn_constructor_args=(replace(judging, cores=crew.cores), folder, run),
-            batch_size=1,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=crew.actors),
-            num_cpus=crew.cores,
-            num_gpus=crew.gpus,
-            max_restarts=_TRIES,
-            max_task_retries=_TRIES,
-        )
+    kind = ray.remote(num_cpus=crew.cores, num_gpus=crew.gpus)(_Actor)
+    work = _Work(lambda: kind.remote(replace(judging, cores=crew.cores), folder, run))
     try:
-        for counts in done.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
-            for row in counts.to_pylist():
-                yield Counter(dict(zip(row["verdicts"], row["files"], strict=True)))
+        work.start(crew.actors)
+        seen = Seen()
+        for paths in paths_done(folder, run):
+            seen.add(paths)
+        yield from work.done(map(_packed, blocks_of(sources, block, seen)))
     except ray.exceptions.RayError as error:
         raise _cause(error) from error
+    finally:
+        work.end()
 
 
-class _Listing(Datasource):
-    """Rows of one column, `block`: what :func:`detector.scan.listing.blocks_of` gives, as Arrow's stream."""
+class _Task(NamedTuple):
+    """What an actor was asked for: to score a block, or to be ready for one; and how often actors died of it before."""
 
-    def __init__(self, sources: Sources, folder: Path, run: str, block: int) -> None:
-        self._all = sources, folder, run, block, os.getcwd()
+    actor: Any
+    block: bytes | None
+    deaths: int
 
-    def estimate_inmemory_data_size(self) -> int | None:
-        return None
 
-    def get_read_tasks(self, *_: Any, **__: Any) -> list[ReadTask]:
-        sources, folder, run, block, start = self._all
+class _Work:
+    """Which actor has which block.
 
-        def read() -> Iterator[pa.Table]:
-            os.chdir(start)
-            seen = Seen()
-            for paths in paths_done(folder, run):
-                seen.add(paths)
-            for rows in blocks_of(sources, block, seen):
-                yield pa.table({"block": pa.array([_packed(rows)], pa.large_binary())})
+    An actor has two places for blocks, so that it need not wait for the next one. They are free once it is ready, so
+    nothing waits for an actor that the cluster has no room for. One that died is replaced, and its blocks begin again.
 
-        nothing_known = BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None, input_files=None)
-        return [ReadTask(read, nothing_known)]
+    Args:
+        actor: makes an actor, with the methods of :class:`_Actor`.
+    """
+
+    def __init__(self, actor: Callable[[], Any]) -> None:
+        self._actor = actor
+        self._actors: list[Any] = []
+        self._free: deque[Any] = deque()
+        self._begun: dict[Any, _Task] = {}
+        self._again: deque[tuple[bytes, int]] = deque()
+
+    def start(self, actors: int, deaths: int = 0) -> None:
+        for _ in range(actors):
+            actor = self._actor()
+            self._actors.append(actor)
+            self._begun |= {actor.ready.remote(): _Task(actor, None, deaths) for _ in range(_PLACES)}
+
+    def end(self) -> None:
+        """Whatever the actors are doing."""
+        while self._actors:
+            ray.kill(self._actors.pop())
+
+    def done(self, blocks: Iterable[bytes]) -> Iterator[Counter[str]]:
+        """The counts of the blocks, as they are there; no more are drawn than there are places.
+
+        Raises:
+            RayActorError: actors died, one after the other, over one block or before they were ready.
+        """
+        for block in blocks:
+            while not self._free:
+                yield from self._next()
+            self._begin(block, 0)
+        while self._again or any(task.block is not None for task in self._begun.values()):
+            yield from self._next()
+
+    def _begin(self, block: bytes, deaths: int) -> None:
+        actor = self._free.popleft()
+        self._begun[actor.score.remote(block)] = _Task(actor, block, deaths)
+
+    def _next(self) -> Iterator[Counter[str]]:
+        """Waits until a block is done, or an actor is ready or has died."""
+        (ended,), _ = ray.wait(list(self._begun))
+        task = self._begun.pop(ended)
+        try:
+            counts = ray.get(ended)
+        except ray.exceptions.RayActorError:
+            if task.deaths == _TRIES:
+                raise
+            self._replace(task)
+        else:
+            self._free.append(task.actor)
+            if task.block is not None:
+                yield counts
+        while self._again and self._free:
+            self._begin(*self._again.popleft())
+
+    def _replace(self, task: _Task) -> None:
+        if task.block is not None:
+            self._again.append((task.block, task.deaths + 1))
+        if task.actor in self._actors:  # or what was in its other place told of it
+            self._actors.remove(task.actor)
+            ray.kill(task.actor)  # which may be out of reach alone
+            self._free = deque(actor for actor in self._free if actor != task.actor)
+            self.start(1, task.deaths + 1 if task.block is None else 0)
 
 
 class _Actor:
     def __init__(self, judging: Judging, folder: Path, run: str) -> None:
-        keep_freed_memory()
-        self._score = Scorer(judging)
-        self._folder, self._run = folder, run
+        self._judging, self._folder, self._run = judging, folder, run
 
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        results = self._score(_unpacked(rows["block"][0].as_buffer()))
+    def ready(self) -> None:
+        """Returns when it can score, or raises why it cannot."""
+        _ = self._score
+
+    def score(self, block: bytes) -> Counter[str]:
+        """Writes the block's results; returns its files by verdict."""
+        results = self._score(_unpacked(block))
         write_part(self._folder, self._run, results)
-        counts = counts_of(results)
-        return pa.table({"verdicts": [list(counts)], "files": [list(counts.values())]})
+        return counts_of(results)
+
+    @cached_property
+    def _score(self) -> Callable[[pa.Table], pa.Table]:
+        with nothing_to_collect():
+            from detector.scan.scoring import Scorer
+
+        keep_freed_memory()
+        return Scorer(self._judging)
 
 
 def _packed(table: pa.Table) -> bytes:
@@ -209,6 +256,22 @@ def _packed(table: pa.Table) -> bytes:
 def _unpacked(data: pa.Buffer) -> pa.Table:
     with pa.ipc.open_stream(data) as reader:
         return reader.read_all()
+
+
+def _start(address: str | None, cores: int) -> None:
+    local: dict[str, Any] = {"num_cpus": cores, "include_dashboard": False, "object_store_memory": _OBJECT_STORE}
+    try:
+        # A start that is interrupted leaves processes that shutdown knows nothing of.
+        with held_back(), _silent(), _same_signals():
+            ray.init(
+                address="local" if address is None else address,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                **(local if address is None else {}),
+            )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        where = "Ray does not start here" if address is None else f"--address {address}: no Ray cluster answers there"
+        raise OSError(f"{where} ({str(error).strip().splitlines()[0]})") from error
 
 
 @contextmanager
@@ -261,6 +324,8 @@ def _cause(error: BaseException) -> Exception:
         if isinstance(seen, (ValueError, OSError)) and not isinstance(seen, ray.exceptions.RayError):
             return seen
         seen = inner if inner is not seen else None
-    if isinstance(error, ray.exceptions.ActorDiedError | ray.exceptions.WorkerCrashedError):
-        return OSError(f"an actor died {_TRIES + 1} times at the same block, of want of memory or of a damaged codec")
+    if isinstance(error, ray.exceptions.RayActorError):
+        return OSError(
+            f"{_TRIES + 1} actors died over the same files or as they started, of want of memory or a codec's fault"
+        )
     return RuntimeError(str(error))

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from detector.data import IMAGE_SUFFIXES
-from detector.detection import Detection, find_files
+from detector.finding import IMAGE_SUFFIXES, find_paths
 from detector.printable import printable
 from detector.scan.locations import UnreachableError, files_below, is_uri
 from detector.scan.manifests import is_manifest, read_manifest, schema_of
@@ -24,7 +23,7 @@ class Sources:
     """What is to be scanned.
 
     Attributes:
-        arguments: files, folders and patterns, as :func:`detector.detection.find_files` takes them; manifests; URIs.
+        arguments: files, folders and patterns, as :func:`detector.finding.find_paths` takes them; manifests; URIs.
         column: of the manifests, with the paths.
         carried: other columns of theirs, that results have too; null for files of no manifest.
     """
@@ -49,7 +48,7 @@ def find_sources(arguments: Iterable[str], column: str, carried: Iterable[str]) 
     arguments, carried = tuple(arguments), tuple(carried)
     schema, first = None, ""
     for path in _named(arguments):
-        if not isinstance(path, str) or not is_manifest(path):
+        if not is_manifest(path):
             continue
         found = schema_of(path, [column, *carried])
         kind = found.field(0).type
@@ -86,13 +85,13 @@ def blocks_of(sources: Sources, size: int, seen: Seen) -> Iterator[pa.Table]:
         yield pa.concat_tables(waiting).combine_chunks()
 
 
-def _named(arguments: Iterable[str]) -> Iterator[str | Detection]:
+def _named(arguments: Iterable[str]) -> Iterator[str]:
     """What the arguments name, but for folders, which are not looked into."""
     for argument in arguments:
         if is_uri(argument) or os.path.isdir(argument):
             yield argument
         else:
-            yield from find_files([argument])
+            yield from (path for path, error in find_paths([argument]) if error is None)
 
 
 def _pieces(sources: Sources) -> Iterator[pa.Table]:
@@ -117,8 +116,7 @@ def _found(arguments: Iterable[str]) -> Iterator[tuple[str, str | None]]:
         if is_uri(argument):
             yield from _of_store(argument)
             continue
-        for file in find_files([argument]):
-            path, error = (file.path, file.error) if isinstance(file, Detection) else (file, None)
+        for path, error in find_paths([argument]):
             try:
                 path.encode()
             except UnicodeEncodeError:

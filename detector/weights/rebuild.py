@@ -9,7 +9,8 @@ Every step leaves its result in the folder and is passed over where it is there,
     run/          the training of the network, see `npr train`
     default.safetensors   the network, and what the whole image says, see :mod:`detector.training.periodicity`
 
-The same packages, versions and machine give the same weights; other machines round otherwise, and come close.
+The same packages, versions and machine give the same weights; others round otherwise, and come close. Those in the box
+were trained before residual blocks trained as one op.
 """
 
 from __future__ import annotations

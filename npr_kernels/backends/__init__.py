@@ -93,6 +93,11 @@ class backend:
         _requested = self._outer
 
 
+def requested() -> str | None:
+    """The backend that ``with backend(...)`` asks for; None where nothing does."""
+    return _requested
+
+
 def choose(op: str, device: torch.device, residual: str, uncovered: str | None) -> str:
     """The backend for a call of ``op`` on ``device``; ``uncovered`` says why no fused kernel covers it, or is None."""
     if _requested is not None:

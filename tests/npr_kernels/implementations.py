@@ -65,6 +65,11 @@ class Implementation:
         """Adds up the gradients of the stem in double, whatever the dtypes: no cancellation takes their precision."""
         return self._on_the_cpu
 
+    def tie(self, out_dtype: torch.dtype, channels: int) -> float:
+        """What the stem may lose of a maximum, relative to it, where it also says of which position that is."""
+        keys = "triton" in self.name or ("cuda" in self.name and channels == 3)
+        return 2.0**-19 if keys and out_dtype.itemsize == 2 else 0.0
+
     @property
     def _on_the_cpu(self) -> bool:
         return self.name == "reference" or self.name.startswith("cpu-")

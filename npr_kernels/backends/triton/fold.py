@@ -88,6 +88,7 @@ def _fold(
     SCALES: tl.constexpr,
     EPS: tl.constexpr,
     STEM: tl.constexpr,
+    FINITE: tl.constexpr,
     TERMS: tl.constexpr,
     ROWS: tl.constexpr,
     OP: tl.constexpr,
@@ -122,6 +123,12 @@ def _fold(
         w = tl.where(exists[:, None] & (k >= 0)[None, :], w * slope[:, None], 0.0)
         offset = tl.where(exists, offset - centre * slope, 0.0)
 
+    beside = offset
+    if FINITE:
+        beside += tl.sum(0.0 * w, axis=1)  # NaN beside a weight that is not finite
+        w = tl.where((tl.abs(beside) < float("inf"))[:, None], w, 0.0)
+        offset = tl.where(tl.abs(beside) < float("inf"), offset, tl.where(beside < 0.0, -1.0, 1.0))
+
     target = terms + row[None, :] * OP + o[:, None]
     mask = (row < ROWS)[None, :] & (o < OP)[:, None]
     scale = tl.full([BLOCK_O], 1.0, tl.float64)
@@ -129,11 +136,16 @@ def _fold(
         tl.store(target, w, mask=mask)
     else:
         # The exponent of the largest finite weight, read from its float64 bits. Infinities stay what they are.
-        magnitude = tl.where(tl.abs(w) < float("inf"), tl.abs(w), 0.0)
-        exponent = ((tl.max(magnitude, axis=1).to(tl.int64, bitcast=True) >> 52) - 1023).to(tl.int32)
+        magnitude = tl.max(tl.where(tl.abs(w) < float("inf"), tl.abs(w), 0.0), axis=1)
+        if FINITE:
+            magnitude = tl.maximum(magnitude, tl.abs(offset) * 2.0**-100)
+        exponent = ((magnitude.to(tl.int64, bitcast=True) >> 52) - 1023).to(tl.int32)
         power = tl.minimum(tl.maximum(14 - exponent, -126), 126).to(tl.int64)
         w *= ((1023 + power) << 52).to(tl.float64, bitcast=True)[:, None]
         scale = ((1023 - power) << 52).to(tl.float64, bitcast=True)
+        if FINITE:
+            offset *= ((1023 + power) << 52).to(tl.float64, bitcast=True)
+            scale = tl.where((tl.abs(beside) < float("inf")) | (beside < 0.0), scale, beside)
         high = rounded(w, tl.float16)
         tl.store(target, high, mask=mask)
         if TERMS == 2:
@@ -169,8 +181,13 @@ def fold(
     out_dtype: torch.dtype,
     fast: bool,
     batch_norm: tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, float] | None = None,
+    finite: bool = False,
 ) -> Folded:
-    """Folds a weight; ``batch_norm`` is (gamma, moments, mean, var, eps) for the stem, with ``bias`` as its beta."""
+    """Folds a weight; ``batch_norm`` is (gamma, moments, mean, var, eps) for the stem, with ``bias`` as its beta.
+
+    With ``finite``, ``out = factor (terms^T d + shift)``, and terms and shift are finite. A channel of which a weight
+    or the shift is not has no terms then, and is NaN or infinite by its factor; one of minus infinity is negative.
+    """
     outputs, channels = weight.shape[0], weight.shape[1] // layout.maps(residual)
     rows = layout.groups(residual, channels) * layout.width(residual, channels)
     block = block_of_outputs(outputs, out_dtype)
@@ -188,8 +205,8 @@ def fold(
     block_o = compat.OUTPUTS_PER_PROGRAM
     _fold[(triton.cdiv(padded, block_o),)](
         weight, *weight.stride(), *vectors, terms, factor, shift, mean_out, var_out, outputs,
-        RESIDUAL=residual, SCALES=tuple(channel_scale), EPS=eps, STEM=batch_norm is not None, TERMS=n_terms, ROWS=rows,
-        OP=padded, KP=triton.next_power_of_2(rows), BLOCK_O=block_o,
+        RESIDUAL=residual, SCALES=tuple(channel_scale), EPS=eps, STEM=batch_norm is not None, FINITE=finite,
+        TERMS=n_terms, ROWS=rows, OP=padded, KP=triton.next_power_of_2(rows), BLOCK_O=block_o,
         num_warps=1, **compat.OPTIONS,
     )  # fmt: skip
     return Folded(terms, factor, shift, mean_out, var_out)

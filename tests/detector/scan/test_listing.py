@@ -9,8 +9,8 @@ import pytest
 from detector.scan.seen import Seen
 from tests.detector.scan.packages import needed
 
-pa, pq, _, listing, locations = needed(
-    "pyarrow", "pyarrow.parquet", "fsspec", "detector.scan.listing", "detector.scan.locations"
+pa, pq, _, _, listing, locations = needed(
+    "pyarrow", "pyarrow.parquet", "pyarrow.csv", "fsspec", "detector.scan.listing", "detector.scan.locations"
 )
 
 
@@ -57,7 +57,7 @@ def test_manifests(kind, tmp_path, rng):
         table = pa.table({"key": keys[rows], "file": paths[rows], "other": keys[rows]})
         name = tmp_path / f"{number}.{kind}"
         if kind == "csv":
-            table.to_pandas().to_csv(name, index=False)
+            pa.csv.write_csv(table, name)
         else:
             pq.write_table(table, name, row_group_size=100)
     wanted = {}

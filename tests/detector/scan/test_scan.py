@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import signal
 import sys
+from contextlib import contextmanager
 
 import pytest
 
 from detector.cli import main
+from detector.console import Meter
 from tests.detector.scan.packages import needed
 from tests.detector.scan.rows import as_line, rows_of, told
 from tests.kills.scan import start, wait_for_parts
 
-pa, pq, _ = needed("pyarrow", "pyarrow.parquet", "ray.data")
+pa, pq, _ = needed("pyarrow", "pyarrow.parquet", "ray")
 
 pytestmark = pytest.mark.xdist_group("ray")
 
@@ -52,6 +54,7 @@ def test_manifests_and_what_they_carry(pictures, tmp_path, scan, detect):
     assert (status, summary["error"]) == (1, 1)
 
 
+@pytest.mark.slow
 def test_terminated_killed_and_finished(pictures, tmp_path, weights, scan, detect):
     """SIGTERM and SIGKILL, each after a part more was written, unless the scan ended meanwhile; and then the rest."""
     out = tmp_path / "out"
@@ -75,6 +78,44 @@ def test_terminated_killed_and_finished(pictures, tmp_path, weights, scan, detec
     assert {row["path"]: as_line(row) for row in rows} == {path: told(line) for path, line in wanted.items()}
     assert summary["new"] <= len(wanted) - len(before)
     assert list(out.glob(".*")) == []
+
+
+def test_interrupted_and_begun_again_in_one_process(pictures, tmp_path, scan, weights, monkeypatch, capsys):
+    """The first one's actors have all cores, so without their end there would be none for the second one's."""
+    arguments = [pictures, "--out", tmp_path / "out", "--block-size", 4]
+    advance = Meter.advance
+
+    def interrupted(meter, count):
+        advance(meter, count)
+        raise KeyboardInterrupt
+
+    with within(seconds=600):
+        for _ in range(2):
+            monkeypatch.setattr(Meter, "advance", interrupted)
+            assert main(["scan", *map(str, arguments), "--weights", str(weights)]) == 130
+            assert capsys.readouterr().err == "npr: interrupted\n"
+        monkeypatch.setattr(Meter, "advance", advance)
+        _, summary = scan(*arguments)
+    assert summary["files"] == 13
+    assert summary["new"] <= 5  # two blocks at least are there
+    paths = [row["path"] for row in rows_of(tmp_path / "out")]
+    assert sorted(paths) == sorted(str(path) for path in pictures.rglob("*.*"))
+
+
+@contextmanager
+def within(seconds):
+    """Fails where the block takes longer, as what waits for ever would."""
+
+    def fail(number, frame):
+        pytest.fail(f"no end in {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_an_error_of_a_worker_is_one_line(pictures, tmp_path, ray_here, no_progress, weights, capsys):

@@ -50,12 +50,18 @@ def compiled(file: str, target: str, target_file: Path) -> tuple[str, dict[str, 
     source = ROOT / "csrc" / "cuda" / f"{file}.cu"
     said = run([nvcc, "-std=c++20", "-O3", code, f"-I{ROOT / 'csrc'}", "-Xptxas", "-v", "-c", str(source),
                 "-o", str(target_file)])  # fmt: skip
+    return said, kernels_of(target_file, target)
+
+
+def kernels_of(binary: Path, target: str) -> dict[str, list[tuple[str, str]]]:
+    """The instructions of a binary's kernels with MMAs for one target, as above."""
     kernels = {}
-    for section in run([disassembler(), "--dump-sass", str(target_file)]).split("Function : ")[1:]:
+    said = run([disassembler(), "--dump-sass", "-arch", f"sm_{target}", str(binary)])
+    for section in said.split("Function : ")[1:]:
         instructions = re.findall(r"^\s+/\*([0-9a-f]{4,5})\*/\s+(.*?);", section, re.MULTILINE)
         if any("MMA." in text for _, text in instructions):
             kernels[section.split()[0]] = instructions
-    return said, kernels
+    return kernels
 
 
 def resources(said: str) -> tuple[int, int, int]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from tests.npr_kernels.cuda.counts import loops, resources
+import pytest
+
+from tests.npr_kernels.cuda.counts import innermost, kernels_of, loops, resources
+from tests.npr_kernels.cuda.test_compile import binaries
 
 CODE = [
     ("0000", "MOV R1, R2"),
@@ -32,3 +35,15 @@ def test_resources():
     ptxas info : Used 126 registers, used 1 barriers, 33216 bytes smem"""
     assert resources(said) == (126, 33216, 16)
     assert resources("Used 40 registers, used 0 barriers") == (40, 0, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("nvcc")
+@pytest.mark.parametrize("dtype", ["BFloat", "Half"])
+def test_the_stem_with_codes_takes_few_instructions(dtype):
+    """Its row loop, of npr on sm_90: 696 before keys, in which a sum and its place are one integer."""
+    kernels = {name: code for binary in binaries() for name, code in kernels_of(binary, "90").items()}
+    (code,) = (code for name, code in kernels.items() if "stem_forward_kernelILi0E" in name and f"{dtype}ELb1E" in name)
+    ((begin, end, products),) = innermost(code)
+    assert products == 48
+    assert end + 1 - begin <= 520
