@@ -69,7 +69,8 @@ __global__ void __launch_bounds__(Blocks<kResidual, T>::kThreads, Blocks<kResidu
       if (tile.row + y >= p.tiling.rows || tile.col + x >= p.tiling.cols) continue;
 
       PatchFragments<kResidual, Operand> fragments;
-      fragments.load(shared.patches, y * Tile::kCols + x + position_in_item);
+      const int position = y * Tile::kCols + x + position_in_item;
+      fragments.template load<Tile::kStride>(shared_address(shared.patches.patch(lane_index() / 16, position)));
 #pragma unroll
       for (int m = 0; m < 2; ++m) {
 #pragma unroll

@@ -91,7 +91,7 @@ struct GradientBlock {
       } else {
         uint32_t numbers[4];
 #pragma unroll
-        for (int v = 0; v < 4; ++v) numbers[v] = exists && o + v < outputs ? bits(four[v * grad.stride_o]) : 0;
+        for (int v = 0; v < 4; ++v) numbers[v] = exists && v < outputs - o ? bits(four[v * grad.stride_o]) : 0;
 #pragma unroll
         for (int word = 0; word < kWords; ++word) {
           words[i][word] = sizeof(T) == 4 ? numbers[word] : numbers[2 * word] | numbers[2 * word + 1] << 16;
@@ -161,15 +161,19 @@ struct PatchFragments {
   static constexpr int kStored = Octets::template kStored<T>;
   FragmentB octets[kStored];
 
-  template <class Tile>
-  __device__ void load(const Tile& patches, int position) {
+  // `first` is the row of octet lane / 16 that this lane gives to ldmatrix, kStride rows before that of the next octet.
+  template <int kStride>
+  __device__ void load(SharedAddress first) {
 #pragma unroll
     for (int octet = 0; octet < kStored; octet += 2) {
-      uint32_t words[4];
-      const bool two = octet + 1 < kStored;
-      load_matrices<true>(words, patches.patch(two ? octet + lane_index() / 16 : octet, position));
-      octets[octet] = {words[0], words[1]};
-      if (two) octets[octet + 1] = {words[2], words[3]};
+      const SharedAddress row = first + octet * kStride * sizeof(uint4);
+      if (octet + 1 < kStored) {
+        uint32_t words[4];
+        load_matrices_at<true>(words, row);
+        octets[octet] = {words[0], words[1]}, octets[octet + 1] = {words[2], words[3]};
+      } else {
+        load_matrices_at<true>(octets[octet].words, row);
+      }
     }
   }
 

@@ -124,7 +124,7 @@ __device__ void add_products(IntegerAccumulator (&sums)[Products<kResidual>::kCo
   for (int m = 0; m < P::kSquares; ++m) {
     if (P::of_one_octet(m)) {
       uint32_t halves[2];
-      load_matrices_at(halves, matrices[m] + first);
+      load_matrices_at<false>(halves, matrices[m] + first);
       squares[m] = {halves[0], halves[0], halves[1], halves[1]};
     } else {
       load_matrices_at<false>(squares[m].words, matrices[m] + first);

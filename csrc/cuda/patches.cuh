@@ -37,8 +37,9 @@ NPR_HOST_DEVICE constexpr int spread(int tile, int index) {
 template <int kResidual>
 constexpr int kTileCols = Slots<kResidual>::kOctets > kChannels ? 32 : 64;
 
-// Patches of kRows x kCols outputs, of number type T (Half or BFloat). Tiles begin at even columns.
-template <int kResidual, class T, int kRows_, int kCols_>
+// Patches of kRows x kCols outputs, of number type T (Half or BFloat). Tiles begin at even columns. Where every other
+// column is read, those of a row may be parted: the even ones, then the odd ones. Rows of a matrix are neighbours then.
+template <int kResidual, class T, int kRows_, int kCols_, bool parted = false>
 struct PatchTile {
   using Octets = Slots<kResidual>;
   static constexpr int kRows = kRows_, kCols = kCols_, kPositions = kRows * kCols;
@@ -58,6 +59,12 @@ struct PatchTile {
   uint8_t bytes[kChannels * kPixelRows * kPitch];
 
   __device__ const uint4* patch(int octet, int position) const { return &patches[octet][patch_row(position)]; }
+
+  // The same by row and column.
+  NPR_HOST_DEVICE static constexpr int parted_row(int row, int col) {
+    return row * kCols + col % 2 * (kCols / 2) + col / 2;
+  }
+  __device__ static int place(int row, int col) { return parted ? parted_row(row, col) : patch_row(row * kCols + col); }
 
   // First byte, in its row, of what is staged for a tile that begins at output column `col`.
   __device__ static int first_byte(int col, int pixel_bytes) { return (2 * col - 2) * pixel_bytes & ~15; }
@@ -253,7 +260,7 @@ struct PatchTile {
       for (int channel = 0; channel < kChannels; ++channel) {
 #pragma unroll
         for (int k = 0; k < 2; ++k) {
-          patches[channel][patch_row((row + y) * kCols + x + k)] = {
+          patches[channel][place(row + y, x + k)] = {
               permute_bytes(upper[channel][k], upper[channel][k + 1], 0x5432),         // corner, below
               permute_bytes(upper[channel][k + 1], right[channel][k], 0x7632),         // corner, right
               permute_bytes(right[channel][k + 1], below_corner[channel][k], 0x7632),  // right, corner
@@ -277,7 +284,7 @@ struct PatchTile {
       load_diagonals<interleaved>(rows[2], row + y + 2, offset);
 #pragma unroll
       for (int k = 0; k < 2; ++k) {
-        const int at = patch_row((row + y) * kCols + x + k);
+        const int at = place(row + y, x + k);
         const auto& last = rows[2];
 #pragma unroll
         for (int channel = 0; channel < kChannels; ++channel) {

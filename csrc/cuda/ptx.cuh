@@ -173,13 +173,22 @@ using SharedAddress = const uint8_t*;
 inline SharedAddress shared_address(const void* at) { return static_cast<const uint8_t*>(at); }
 #endif
 
-// Loads four 8x8 matrices of 16-bit numbers from shared memory. Lane l gives the address of row l % 8
-// (16 bytes) of matrix l / 8, and receives of each matrix M: M[g][2t, 2t+1], or, transposed,
-// M[2t, 2t+1][g].
-template <bool transposed>
-__device__ void load_matrices_at(uint32_t (&words)[4], SharedAddress row) {
+// Loads four or two 8x8 matrices of 16-bit numbers from shared memory. Lane l, of two l < 16, gives the address of row
+// l % 8 (16 bytes) of matrix l / 8, and receives of each matrix M: M[g][2t, 2t+1], or, transposed, M[2t, 2t+1][g].
+template <bool transposed, int kCount>
+__device__ void load_matrices_at(uint32_t (&words)[kCount], SharedAddress row) {
 #if defined(__CUDACC__)
-  if constexpr (transposed) {
+  if constexpr (kCount == 2 && transposed) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
+                 : "=r"(words[0]), "=r"(words[1])
+                 : "r"(row)
+                 : "memory");
+  } else if constexpr (kCount == 2) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
+                 : "=r"(words[0]), "=r"(words[1])
+                 : "r"(row)
+                 : "memory");
+  } else if constexpr (transposed) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
                  : "r"(row)
@@ -194,28 +203,14 @@ __device__ void load_matrices_at(uint32_t (&words)[4], SharedAddress row) {
   struct Row {
     uint16_t elements[8];
   };
-  const auto& rows = emulator::gather(*reinterpret_cast<const Row*>(row));
+  const auto& rows = emulator::gather(lane_index() < 8 * kCount ? *reinterpret_cast<const Row*>(row) : Row{});
   const int g = lane_index() / 4, t = lane_index() % 4;
-  for (int m = 0; m < 4; ++m) {
+  for (int m = 0; m < kCount; ++m) {
     const auto element = [&](int i) -> uint32_t {
       return transposed ? rows[8 * m + 2 * t + i].elements[g] : rows[8 * m + g].elements[2 * t + i];
     };
     words[m] = element(0) | element(1) << 16;
   }
-#endif
-}
-
-// Loads two of them, not transposed, whose rows' addresses are those of lanes 0 to 15.
-__device__ inline void load_matrices_at(uint32_t (&words)[2], SharedAddress row) {
-#if defined(__CUDACC__)
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
-               : "=r"(words[0]), "=r"(words[1])
-               : "r"(row)
-               : "memory");
-#else
-  uint32_t four[4];
-  load_matrices_at<false>(four, row);
-  words[0] = four[0], words[1] = four[1];
 #endif
 }
 

@@ -34,7 +34,18 @@ constexpr int kSegments = kPooledCols<kResidual> / kGradientOutputs;
 template <int kResidual>
 constexpr int kItems = kPooledRows * kSegments<kResidual>;
 template <int kResidual, class T>
-using TileOf = PatchTile<kResidual, T, 2 * kPooledRows + 1, 2 * kPooledCols<kResidual> + 2>;
+using TileOf = PatchTile<kResidual, T, 2 * kPooledRows + 1, 2 * kPooledCols<kResidual> + 2, true>;
+
+constexpr int kWindow = 3;  // of the maximum
+static_assert(kWindow * kWindow == kClosed);
+constexpr uint32_t kEachByte = 0x01010101u;
+
+// Positions of a window that are multiplied without a branch between; on sm_80 three would spill a few registers.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr int kUnrolled = 1;
+#else
+constexpr int kUnrolled = kWindow;
+#endif
 
 template <int kResidual, class T>
 union Shared {
@@ -67,7 +78,7 @@ __device__ void load_codes(uint32_t (&codes)[4], const Problem& p, int64_t image
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const int away = i % 2 + i / 2 * 8;
-    codes[i] = kClosed * 0x01010101u;
+    codes[i] = kClosed * kEachByte;
     if (row >= rows || col + away >= cols || channel >= p.outputs) continue;
     const uint8_t* from = first + away * p.outputs;
     if (p.aligned) {
@@ -95,7 +106,6 @@ __global__ void __launch_bounds__(Blocks<kResidual, T>::kThreads, Blocks<kResidu
   const int half = warp_index() % 2, first_item = warp_index() / 2;
   const int64_t channel = int64_t(blockIdx.y) * kSumChannels + half * kGradientChannels;
   const int pooled_rows = int(pooled(p.tiling.rows)), pooled_cols = int(pooled(p.tiling.cols));
-  const FragmentB ones = ones_beside<Operand>();
   WarpSums<kResidual> sums = {};
 
   GradientBlock<T, layout> gradients;
@@ -111,7 +121,9 @@ __global__ void __launch_bounds__(Blocks<kResidual, T>::kThreads, Blocks<kResidu
 #pragma unroll 1
     for (int item = first_item; item < kItems<kResidual>; item += kWarps / 2) {
       if (item > first_item) load(tile, item);
-      const int y = 2 * (item / kSegments), x = 2 * (item % kSegments * kGradientOutputs + lane_index() % 16) + 1;
+      // The patch at position 0 of this lane's window; the others are a constant away.
+      const int y = 2 * (item / kSegments), x = 2 * (item % kSegments * kGradientOutputs + lane_index() % 16);
+      const SharedAddress window = shared_address(&shared.patches.patches[lane_index() / 16][Tile::place(y, x)]);
 #pragma unroll
       for (int first = 0; first < 2; first += kTogether) {
         FragmentA terms[kTogether][kTerms<T>];
@@ -137,18 +149,23 @@ __global__ void __launch_bounds__(Blocks<kResidual, T>::kThreads, Blocks<kResidu
           }
         };
 #pragma unroll 1
-        for (int code = 0; code < kClosed; ++code) {
-          PatchFragments<kResidual, Operand> fragments;
-          fragments.load(shared.patches, (y + code / 3) * Tile::kCols + x + code % 3);
+        for (int y = 0; y < kWindow; ++y) {
+#pragma unroll kUnrolled
+          for (int x = 0; x < kWindow; ++x) {
+            PatchFragments<kResidual, Operand> fragments;
+            fragments.template load<Tile::kStride>(window +
+                                                   (y * Tile::kCols + Tile::parted_row(0, 1 + x)) * sizeof(uint4));
+            const uint32_t code = (kWindow * y + x) * kEachByte;
 #pragma unroll
-          for (int m = 0; m < kTogether; ++m) {
-            uint32_t masks[4];
+            for (int m = 0; m < kTogether; ++m) {
+              uint32_t masks[4];
 #pragma unroll
-            for (int word = 0; word < 4; ++word) masks[word] = equal_halves(codes[m][word], code * 0x01010101u);
-            FragmentA left[kTerms<T>];
-            masked(left, m, masks);
+              for (int word = 0; word < 4; ++word) masks[word] = equal_halves(codes[m][word], code);
+              FragmentA left[kTerms<T>];
+              masked(left, m, masks);
 #pragma unroll
-            for (int c = 0; c < Octets::kOctets; ++c) fragments.multiply(products[m][c], left, c);
+              for (int c = 0; c < Octets::kOctets; ++c) fragments.multiply(products[m][c], left, c);
+            }
           }
         }
 #pragma unroll
@@ -156,12 +173,12 @@ __global__ void __launch_bounds__(Blocks<kResidual, T>::kThreads, Blocks<kResidu
           if constexpr (Octets::kOnesBeside) {
             uint32_t masks[4];
 #pragma unroll
-            for (int word = 0; word < 4; ++word) masks[word] = ~equal_halves(codes[m][word], kClosed * 0x01010101u);
+            for (int word = 0; word < 4; ++word) masks[word] = ~equal_halves(codes[m][word], kClosed * kEachByte);
             FragmentA left[kTerms<T>];
             masked(left, m, masks);
 #pragma unroll
             for (int term = kTerms<T> - 1; term >= 0; --term) {
-              multiply_add<Operand>(products[m][kColumns - 1], left[term], ones);
+              multiply_add<Operand>(products[m][kColumns - 1], left[term], ones_beside<Operand>());
             }
           }
 #pragma unroll
