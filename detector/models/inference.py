@@ -130,7 +130,11 @@ def _result(key: Key, promise: Promise[T]) -> tuple[Key, T]:
 def _in_batches(
     model: Detector, views: Iterable[tuple[Key, Tensor]], batch_size: int, start: Start[T]
 ) -> Iterator[tuple[Key, Tensor | T]]:
-    transfers = Transfers(CudaDevice(_device_of(model)), torch.inference_mode()(model))
+    @torch.inference_mode()
+    def compute(images: Tensor) -> Tensor:
+        return model(images)
+
+    transfers = Transfers(CudaDevice(_device_of(model)), compute)
     yield from gather(model, views, batch_size, start, transfers)
 
 
