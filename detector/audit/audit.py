@@ -7,8 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from detector.audit.bias import Bias
 from detector.audit.duplicates import Duplicates, find_duplicates
 from detector.audit.leaks import LEAK, Column, Finding, columns, find_leaks
@@ -16,7 +14,7 @@ from detector.audit.reading import read_records
 from detector.data import BadImage, Collection
 from detector.data.layouts import SPLITS, find_images, has_split
 from detector.evaluation.provenance import simulation_note
-from npr_kernels import __version__
+from detector.versions import find_versions
 
 KIND = "audit"
 
@@ -160,7 +158,7 @@ def audit(
         bad=bad,
         simulated=simulation_note(collection),
         command=command,
-        versions={"npr-kernels": __version__, "torch": torch.__version__},
+        versions=find_versions(),
     )
 
 

@@ -26,16 +26,14 @@ def identity_of(
         confidence: of large images' scores; None where all of them is read.
         precision: of the detector.
     """
-    import torch
-
     from detector.data import find_decoder
     from detector.files import sha256_of
-    from npr_kernels import __version__
+    from detector.versions import find_versions
 
     return {
         "model": sha256_of(weights),
         "decoder": str(find_decoder()),
-        "versions": {"npr-kernels": __version__, "torch": torch.__version__},
+        "versions": find_versions(),
         **({} if policy is None else {"policy": policy}),
         **({} if confidence is None else {"confidence": confidence}),
         **({} if precision == PRECISIONS[0] else {"precision": precision}),

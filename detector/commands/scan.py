@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     begun = time.monotonic()
     try:
         with nothing_to_collect():
-            from detector.scan import engine
+            from detector.scan import cluster, engine
             from detector.scan.listing import find_sources
             from detector.scan.output import Output
             from detector.scan.scoring import RESULTS, Judging
@@ -122,13 +122,14 @@ def run(args: argparse.Namespace) -> int:
         output = stack.enter_context(Output(args.out, _settings(identity, threshold, not args.no_unsure, args.carry)))
         nowhere = stack.enter_context(open(os.devnull, "w"))
         stack.enter_context(redirect_stdout(nowhere))  # where Ray tells of mishaps that it mends itself
-        stack.enter_context(engine.running(args.address, count_cores()))
-        device = args.device or ("cuda" if engine.has_gpu() else "cpu")
-        crew = engine.find_crew(args.actors, args.cores, device == "cuda")
+        stack.enter_context(cluster.running(args.address, count_cores()))
+        device = args.device or ("cuda" if cluster.has_gpu() else "cpu")
+        crew = cluster.find_crew(args.actors, args.cores, device == "cuda")
         judging = Judging(
             weights=weights,
             model=identity["model"],
             decoder=identity["decoder"],
+            versions=identity["versions"],
             folder=os.getcwd(),
             device=device,
             precision=args.precision,

@@ -13,7 +13,7 @@ from torch import nn
 
 from detector.data import Collection, Preprocessing
 from detector.models import Detector
-from npr_kernels import __version__
+from detector.versions import find_versions
 
 _MANIFEST = "synth.json"
 
@@ -92,7 +92,7 @@ def provenance(
         simulated=simulation_note(collection),
         kinds=_generator_kinds(collection),
         command=command,
-        versions={"npr-kernels": __version__, "torch": torch.__version__},
+        versions=find_versions(),
     )
 
 

@@ -7,109 +7,36 @@ do that too, with four more processes and a loop that together cost more than al
 
 from __future__ import annotations
 
-import logging
-import os
-import signal
-import socket
-import sys
-import threading
+import platform
+import re
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlsplit
 
-# Before ray is imported: nothing is reported to its makers; errors come as exceptions, not as text of its core; and no
-# process is started for each core that then finds nothing to do.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
+# Before ray is imported, for it sets what ray then reads.
+from detector.scan.cluster import SECONDS_BETWEEN_LOOKS, Crew, Watch
 
+# isort: split
 import pyarrow as pa
 import ray
 
 from detector.importing import nothing_to_collect
 from detector.memory import keep_freed_memory
 from detector.scan.listing import Sources, blocks_of
-from detector.scan.output import counts_of, paths_done, write_part
+from detector.scan.output import check_shared, counts_of, paths_done, write_part
 from detector.scan.seen import Seen
-from detector.signals import held_back
 
 if TYPE_CHECKING:
     from detector.scan.scoring import Judging
-
-_SECONDS_TO_REACH = 5.0
-_OBJECT_STORE = 80 * 2**20
-"""Bytes, near the least that Ray takes: only paths and counts go through it."""
 
 _TRIES = 3
 """That a block whose actor died gets beside the first, and so does an actor that died before it was ready."""
 
 _PLACES = 2
 """Blocks that an actor has: one to score, and the next."""
-
-
-@dataclass(frozen=True)
-class Crew:
-    """The actors.
-
-    Attributes:
-        actors: how many.
-        cores: of each.
-        gpus: of each.
-    """
-
-    actors: int
-    cores: int
-    gpus: int
-
-
-@contextmanager
-def running(address: str | None, cores: int) -> Iterator[None]:
-    """Ray, in the block: a local one with so many cores, or the cluster at the address. One that runs in this process
-    already is used as it is. What the process does on signals stays the same; Ray would end it.
-
-    Raises:
-        OSError: there is no cluster.
-    """
-    if ray.is_initialized():
-        yield
-        return
-    if address is not None:
-        _check_reachable(address)
-    try:
-        _start(address, cores)
-        yield
-    finally:
-        ray.shutdown()
-
-
-def find_crew(actors: int | None, cores: int | None, gpu: bool) -> Crew:
-    """As asked for; else an actor for each GPU, or for each 8 cores, of the machines that Ray runs on.
-
-    Raises:
-        ValueError: there is not so much of it.
-    """
-    there = ray.cluster_resources()
-    all_cores, all_gpus = int(there.get("CPU", 0)), int(there.get("GPU", 0))
-    if gpu and not all_gpus:
-        raise ValueError("--device cuda: Ray knows of no GPU")
-    most = max((int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=0)
-    if cores is None:
-        cores = max(1, min(8, most, all_cores // all_gpus if gpu else most))
-    if cores > most:
-        raise ValueError(f"--cores {cores}: no machine has more than {most}")
-    room = min(all_gpus, all_cores // cores) if gpu else all_cores // cores
-    if actors is not None and actors > room:
-        raise ValueError(f"--actors {actors}: there is room for {room} of {cores} cores each")
-    return Crew(room if actors is None else actors, cores, int(gpu))
-
-
-def has_gpu() -> bool:
-    return ray.cluster_resources().get("GPU", 0) >= 1
 
 
 def scan(
@@ -130,7 +57,7 @@ def scan(
         ValueError, OSError: what an actor or the listing raised; or actors died, however often.
     """
     kind = ray.remote(num_cpus=crew.cores, num_gpus=crew.gpus)(_Actor)
-    work = _Work(lambda: kind.remote(replace(judging, cores=crew.cores), folder, run))
+    work = _Work(lambda: kind.remote(replace(judging, cores=crew.cores), folder, run), Watch(crew).look)
     try:
         work.start(crew.actors)
         seen = Seen()
@@ -159,10 +86,11 @@ class _Work:
 
     Args:
         actor: makes an actor, with the methods of :class:`_Actor`.
+        look: called again and again while actors are waited for; raises what ends the work.
     """
 
-    def __init__(self, actor: Callable[[], Any]) -> None:
-        self._actor = actor
+    def __init__(self, actor: Callable[[], Any], look: Callable[[], None]) -> None:
+        self._actor, self._look = actor, look
         self._actors: list[Any] = []
         self._free: deque[Any] = deque()
         self._begun: dict[Any, _Task] = {}
@@ -183,7 +111,8 @@ class _Work:
         """The counts of the blocks, as they are there; no more are drawn than there are places.
 
         Raises:
-            RayActorError: actors died, one after the other, over one block or before they were ready.
+            RayError: what an actor raised; or actors died, one after the other, over one block or before they were
+                ready.
         """
         for block in blocks:
             while not self._free:
@@ -198,12 +127,17 @@ class _Work:
 
     def _next(self) -> Iterator[Counter[str]]:
         """Waits until a block is done, or an actor is ready or has died."""
-        (ended,), _ = ray.wait(list(self._begun))
-        task = self._begun.pop(ended)
+        ended: list[Any] = []
+        while not ended:
+            ended, _ = ray.wait(list(self._begun), timeout=SECONDS_BETWEEN_LOOKS)
+            self._look()
+        task = self._begun.pop(ended[0])
         try:
-            counts = ray.get(ended)
-        except ray.exceptions.RayActorError:
-            if task.deaths == _TRIES:
+            counts = ray.get(ended[0])
+        except ray.exceptions.RayTaskError:
+            raise
+        except ray.exceptions.RayError as error:  # a death, by whatever name
+            if task.deaths == _TRIES or _never_began(error):
                 raise
             self._replace(task)
         else:
@@ -229,7 +163,12 @@ class _Actor:
 
     def ready(self) -> None:
         """Returns when it can score, or raises why it cannot."""
-        _ = self._score
+        try:
+            _ = self._score
+            check_shared(self._folder, self._run)
+        except OSError as error:
+            what = f"{error.filename}: {error.strerror}" if error.filename else error
+            raise OSError(f"{platform.node()}: {what}") from error
 
     def score(self, block: bytes) -> Counter[str]:
         """Writes the block's results; returns its files by verdict."""
@@ -258,62 +197,9 @@ def _unpacked(data: pa.Buffer) -> pa.Table:
         return reader.read_all()
 
 
-def _start(address: str | None, cores: int) -> None:
-    local: dict[str, Any] = {"num_cpus": cores, "include_dashboard": False, "object_store_memory": _OBJECT_STORE}
-    try:
-        # A start that is interrupted leaves processes that shutdown knows nothing of.
-        with held_back(), _silent(), _same_signals():
-            ray.init(
-                address="local" if address is None else address,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-                **(local if address is None else {}),
-            )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        where = "Ray does not start here" if address is None else f"--address {address}: no Ray cluster answers there"
-        raise OSError(f"{where} ({str(error).strip().splitlines()[0]})") from error
-
-
-@contextmanager
-def _same_signals() -> Iterator[None]:
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Keeps what Ray's core says on standard error, past Python, from the user: that its log level was set, first."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    os.close(nowhere)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
-def _check_reachable(address: str) -> None:
-    """Ray itself would try for a minute, and end the process."""
-    parts = urlsplit(address if "://" in address else f"//{address}")
-    try:
-        place = parts.hostname, parts.port
-    except ValueError:
-        place = None, None
-    if None in place:
-        if address == "auto":
-            return
-        raise ValueError(f"--address must be HOST:PORT or auto, got {address!r}")
-    try:
-        socket.create_connection((place[0] or "", place[1] or 0), _SECONDS_TO_REACH).close()
-    except OSError as error:
-        raise OSError(f"--address {address}: no Ray cluster answers there ({error.strerror or error})") from error
+def _never_began(error: BaseException) -> bool:
+    """Whether a worker could not make the actor: what it is made of is not there, which no other try will mend."""
+    return isinstance(error, ray.exceptions.RayActorError) and error.actor_init_failed
 
 
 def _cause(error: BaseException) -> Exception:
@@ -324,7 +210,14 @@ def _cause(error: BaseException) -> Exception:
         if isinstance(seen, (ValueError, OSError)) and not isinstance(seen, ray.exceptions.RayError):
             return seen
         seen = inner if inner is not seen else None
-    if isinstance(error, ray.exceptions.RayActorError):
+    if _never_began(error):
+        said = str(error).strip()
+        where = re.search(r"\bip=([^,)\s]+)", said)
+        return OSError(
+            f"{where[1] if where else 'a machine'}: no actor starts there ({said.splitlines()[-1].strip()}); "
+            "each machine of the cluster needs npr-kernels[scan]"
+        )
+    if isinstance(error, ray.exceptions.RayError) and not isinstance(error, ray.exceptions.RayTaskError):
         return OSError(
             f"{_TRIES + 1} actors died over the same files or as they started, of want of memory or a codec's fault"
         )

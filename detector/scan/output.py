@@ -98,6 +98,20 @@ class Output:
             path.unlink(missing_ok=True)
 
 
+def check_shared(folder: Path, run: str) -> None:
+    """For a process of the scan with that number, maybe of another machine.
+
+    Raises:
+        OSError: the folder is not the scan's there.
+    """
+    try:
+        if (folder / RUN).read_text(encoding="utf-8") == run:
+            return
+    except FileNotFoundError:
+        pass
+    raise OSError(f"{folder} is another folder there, or none: --out must be shared by all machines")
+
+
 def write_part(folder: Path, run: str, table: pa.Table) -> None:
     """Writes a block's results, from any process of the scan with that number; again is the same as once.
 

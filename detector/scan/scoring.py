@@ -21,6 +21,7 @@ from detector.facts import Facts, read_facts
 from detector.files import sha256_of
 from detector.models import load_checkpoint
 from detector.scan.locations import UnreachableError, is_uri, read_uri
+from detector.versions import find_versions
 
 RESULTS = pa.schema(
     [
@@ -50,7 +51,8 @@ class Judging:
 
     Attributes:
         weights: the checkpoint, at the same path on each machine.
-        model, decoder: its SHA-256, and the decoder's identity, which each machine must have.
+        model, decoder, versions: its SHA-256, the decoder's identity, and what :func:`detector.versions.find_versions`
+            gives, which each machine must have.
         folder: that relative paths start from.
         device, precision: of the model.
         preprocessing, threshold, unsure, exact, confidence, batch_size: as of :func:`detector.detection.detect`.
@@ -60,6 +62,7 @@ class Judging:
     weights: Path
     model: str
     decoder: str
+    versions: dict[str, str]
     folder: str
     device: str
     precision: str
@@ -76,19 +79,17 @@ class Scorer:
     """Scores blocks, one after the other.
 
     Raises:
-        ValueError: the checkpoint or the decoder is another one here. OSError: the checkpoint cannot be read.
+        ValueError: versions, checkpoint or decoder are others here. OSError: the checkpoint cannot be read.
     """
 
     def __init__(self, judging: Judging) -> None:
         self._judging = judging
+        here = {**find_versions(), "the decoder": str(find_decoder()), "the model": sha256_of(judging.weights)}
+        for what, wanted in {**judging.versions, "the decoder": judging.decoder, "the model": judging.model}.items():
+            if here[what] != wanted:
+                raise ValueError(f"{platform.node()}: {what} is {here[what]} there, and not {wanted}")
         os.chdir(judging.folder)
         torch.set_num_threads(judging.cores)
-        for what, found, wanted in (
-            ("the model", sha256_of(judging.weights), judging.model),
-            ("the decoder", str(find_decoder()), judging.decoder),
-        ):
-            if found != wanted:
-                raise ValueError(f"{platform.node()}: {what} is {found} there, and not {wanted}")
         model = load_checkpoint(judging.weights, torch.device(judging.device)).eval()
         self._model = model.for_inference(judging.precision)
 

@@ -29,9 +29,9 @@ def pictures(tmp_path, rng):
 @pytest.fixture(scope="session")
 def ray_here():
     """Ray, started once: scans of this process use it."""
-    from detector.scan import engine
+    from detector.scan import cluster
 
-    with engine.running(None, 2):
+    with cluster.running(None, 2):
         yield
 
 

@@ -44,7 +44,9 @@ def working(tmp_path):
 
     def make(actors, *cores, kind=Actor):
         left = list(cores)
-        work = engine._Work(lambda: ray.remote(num_cpus=left.pop(0) if left else 1)(kind).remote(tmp_path))
+        work = engine._Work(
+            lambda: ray.remote(num_cpus=left.pop(0) if left else 1)(kind).remote(tmp_path), look=lambda: None
+        )
         begun.append(work)
         work.start(actors)
         return work
@@ -81,6 +83,40 @@ def test_actors_that_die_as_they_start_are_an_error(working, tmp_path, monkeypat
     with pytest.raises(ray.exceptions.RayActorError):
         list(working(1, kind=Stillborn).done([b"0 0"]))
     assert len(list(tmp_path.iterdir())) == engine._TRIES + 1
+
+
+def test_an_actor_that_ray_kills_for_its_memory_has_died(working, tmp_path, monkeypatch):
+    """Of which Ray tells by another name; here it does of an actor that is well."""
+    get, told = ray.get, []
+
+    def killed(reference):
+        value = get(reference)
+        if isinstance(value, Counter) and not told:
+            told.append(value)
+            raise ray.exceptions.OutOfMemoryError("no memory")
+        return value
+
+    monkeypatch.setattr(ray, "get", killed)
+    counts = sum(working(2).done(f"{number} 0".encode() for number in range(5)), Counter())
+    assert counts == {str(number): 1 for number in range(5)}
+    (name,) = told[0]
+    assert (tmp_path / name).stat().st_size == 2
+
+
+def test_what_the_machines_lack_is_said_at_once(working, tmp_path, monkeypatch):
+    """Workers import the actor; its module is here and not in their paths."""
+    (tmp_path / "only_here.py").write_text(
+        "class Actor:\n    def __init__(self, folder): ...\n    def ready(self): ..."
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(engine, "_TRIES", 10**9)
+    from only_here import Actor as Elsewhere
+
+    with pytest.raises(ray.exceptions.RayActorError) as raised:
+        list(working(1, kind=Elsewhere).done([b"0 0"]))
+    said = str(engine._cause(raised.value))
+    assert "no actor starts there (ModuleNotFoundError: No module named 'only_here')" in said
+    assert said.endswith("each machine of the cluster needs npr-kernels[scan]")
 
 
 def test_nothing_waits_for_an_actor_without_room(working):

@@ -59,6 +59,16 @@ def test_what_a_killed_scan_left_behind_writes_nothing_more(tmp_path):
     assert len(output.parts_of(tmp_path)) == 1
 
 
+def test_a_folder_that_is_not_shared(tmp_path):
+    """It is missing on another machine, or another scan's."""
+    with output.Output(tmp_path / "a", SETTINGS) as scan, output.Output(tmp_path / "b", SETTINGS):
+        output.check_shared(tmp_path / "a", scan.run)
+        for folder in (tmp_path / "b", tmp_path, tmp_path / "none"):
+            with pytest.raises(OSError, match="--out must be shared by all machines"):
+                output.check_shared(folder, scan.run)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "error"),
     [

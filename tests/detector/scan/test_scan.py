@@ -14,7 +14,7 @@ from tests.detector.scan.packages import needed
 from tests.detector.scan.rows import as_line, rows_of, told
 from tests.kills.scan import start, wait_for_parts
 
-pa, pq, _ = needed("pyarrow", "pyarrow.parquet", "ray")
+pa, pq, ray = needed("pyarrow", "pyarrow.parquet", "ray")
 
 pytestmark = pytest.mark.xdist_group("ray")
 
@@ -146,7 +146,7 @@ def test_an_error_of_a_worker_is_one_line(pictures, tmp_path, ray_here, no_progr
 )
 def test_what_cannot_be_is_said_in_one_line_before_ray_starts(arguments, error, tmp_path, weights, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("detector.scan.engine.running", None)
+    monkeypatch.setattr("detector.scan.cluster.running", None)
     pq.write_table(pa.table({"file": ["a"], "label": [1]}), "m.parquet")
     (tmp_path / "m.csv").write_text("name\na\n")
     (tmp_path / "text.parquet").write_text("no Parquet")
@@ -160,17 +160,10 @@ def test_what_cannot_be_is_said_in_one_line_before_ray_starts(arguments, error, 
     assert not (tmp_path / "out").exists()
 
 
-def test_a_cluster_that_is_not_there(tmp_path, weights, capsys):
-    from detector.scan import engine
-
-    for address, error in (("127.0.0.1:1", "no Ray cluster answers there"), ("nowhere", "must be HOST:PORT or auto")):
-        with pytest.raises((OSError, ValueError), match=error):
-            engine._check_reachable(address)
-
-
 def test_without_ray_the_extra_is_named(tmp_path, weights, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "detector.scan.engine", raising=False)
-    monkeypatch.delattr("detector.scan.engine", raising=False)
+    for module in ("cluster", "engine"):
+        monkeypatch.delitem(sys.modules, f"detector.scan.{module}", raising=False)
+        monkeypatch.delattr(f"detector.scan.{module}", raising=False)
     assert main(["scan", str(tmp_path), "--weights", str(weights), "--out", str(tmp_path / "out")]) == 1
     assert capsys.readouterr().err == "npr: error: npr scan needs ray: pip install 'npr-kernels[scan]'\n"

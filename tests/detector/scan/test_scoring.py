@@ -9,6 +9,7 @@ import torch
 from detector.data import find_decoder
 from detector.files import sha256_of
 from detector.models import load_checkpoint
+from detector.versions import find_versions
 from tests.detector.scan.packages import needed
 
 pa, scoring = needed("pyarrow", "detector.scan.scoring")
@@ -21,6 +22,7 @@ def judging(weights, tmp_path, monkeypatch):
         weights=weights,
         model=sha256_of(weights),
         decoder=str(find_decoder()),
+        versions=find_versions(),
         folder=str(tmp_path),
         device="cpu",
         precision="float32",
@@ -52,7 +54,15 @@ def test_by_uri_and_by_path(judging, pictures):
     assert none[at].startswith("cannot be read (")
 
 
-@pytest.mark.parametrize(("name", "what"), [("model", "the model"), ("decoder", "the decoder")])
-def test_a_machine_that_would_score_otherwise_is_refused(judging, name, what):
+@pytest.mark.parametrize(
+    ("what", "other"),
+    [
+        ("the model", {"model": "another"}),
+        ("the decoder", {"decoder": "another"}),
+        ("npr-kernels", {"versions": find_versions() | {"npr-kernels": "another"}}),
+        ("torch", {"versions": find_versions() | {"torch": "another"}}),
+    ],
+)
+def test_a_machine_that_would_score_otherwise_is_refused(judging, what, other):
     with pytest.raises(ValueError, match=f": {what} is .* there, and not another"):
-        scoring.Scorer(replace(judging, **{name: "another"}))
+        scoring.Scorer(replace(judging, **other))
