@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from detector.finding import IMAGE_SUFFIXES, find_paths
 from detector.printable import printable
-from detector.scan.locations import UnreachableError, files_below, is_uri
+from detector.scan.locations import UnreachableError, files_below, is_uri, suffix_of
 from detector.scan.manifests import is_manifest, read_manifest, schema_of
 from detector.scan.seen import Seen
 
@@ -128,7 +128,7 @@ def _of_store(uri: str) -> Iterator[tuple[str, str | None]]:
     try:
         empty = True
         for found in files_below(uri):
-            if found == uri or os.path.splitext(found)[1].lower() in IMAGE_SUFFIXES:
+            if found == uri or suffix_of(found) in IMAGE_SUFFIXES:
                 empty = False
                 yield found, None
         if empty:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from detector.scan.locations import UnreachableError, opened
+from detector.scan.locations import UnreachableError, opened, suffix_of
 
 SUFFIXES = (".parquet", ".csv")
 
@@ -17,7 +17,7 @@ _ROWS = 2**14
 
 
 def is_manifest(path: str) -> bool:
-    return path.lower().endswith(SUFFIXES)
+    return suffix_of(path) in SUFFIXES
 
 
 def read_manifest(path: str, columns: Sequence[str]) -> Iterator[pa.Table]:
@@ -28,7 +28,7 @@ def read_manifest(path: str, columns: Sequence[str]) -> Iterator[pa.Table]:
     """
     try:
         with opened(path) as source:
-            if path.lower().endswith(".csv"):
+            if suffix_of(path) == ".csv":
                 with _open_csv(path, source, columns) as reader:
                     yield from (pa.table(batch) for batch in reader)
                 return
@@ -48,7 +48,7 @@ def schema_of(path: str, columns: Sequence[str]) -> pa.Schema:
     Raises:
         ValueError, OSError: as :func:`read_manifest`.
     """
-    if path.lower().endswith(".csv"):
+    if suffix_of(path) == ".csv":
         for _ in read_manifest(path, columns):
             break
         return pa.schema([(name, pa.string()) for name in columns])

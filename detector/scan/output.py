@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from detector.files import whole_file, write_text
+from detector.scan.locations import is_uri
 
 SETTINGS, RUN, LOCK = "_scan.json", "_scan.run", "_scan.lock"
 """Names that readers of Parquet folders pass over, for their underscore."""
@@ -50,11 +51,13 @@ class Output:
         counts: files by verdict, "error" for those without one, of this scan and those before it.
 
     Raises:
-        ValueError: it holds something else, or results of other settings; nothing of it is changed then.
+        ValueError: it is a URI, or holds something else, or results of other settings; nothing of it is changed then.
         OSError: it cannot be written, or another scan does.
     """
 
     def __init__(self, folder: str | os.PathLike[str], settings: Mapping[str, str]) -> None:
+        if is_uri(os.fspath(folder)):
+            raise ValueError(f"{folder}: results go to a folder that all machines share, not to a store")
         self.folder = Path(folder)
         self.run = secrets.token_hex(8)
         self.counts: Counter[str] = Counter()
