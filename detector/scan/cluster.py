@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -34,6 +35,10 @@ _SECONDS_TO_REACH = 5.0
 _PATIENCE = 30.0
 """Seconds without a cluster's head, or without any machine for actors, after which a scan ends. Without the head Ray
 would end the process after 60 s, and say nothing; without a machine it would wait for ever."""
+
+_PACKAGES = Path(__file__).parents[2]
+"""The folder that this package is in. Ray has its workers look for modules in the one that it is started in, before all
+others, and there a folder that is scanned may have a numpy.py."""
 
 _OBJECT_STORE = 80 * 2**20
 """Bytes, near the least that Ray takes: only paths and counts go through it."""
@@ -144,7 +149,7 @@ def _start(address: str | None, cores: int) -> None:
     local: dict[str, Any] = {"num_cpus": cores, "include_dashboard": False, "object_store_memory": _OBJECT_STORE}
     try:
         # A start that is interrupted leaves processes that shutdown knows nothing of.
-        with held_back(), _silent(), _same_signals():
+        with held_back(), _silent(), _same_signals(), _in_folder(_PACKAGES):
             ray.init(
                 address="local" if address is None else address,
                 logging_level=logging.ERROR,
@@ -154,6 +159,16 @@ def _start(address: str | None, cores: int) -> None:
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         where = "Ray does not start here" if address is None else f"--address {address}: that cluster cannot be joined"
         raise OSError(f"{where} ({_why(error)})") from error
+
+
+@contextmanager
+def _in_folder(folder: Path) -> Iterator[None]:
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -27,12 +29,19 @@ def pictures(tmp_path, rng):
 
 
 @pytest.fixture(scope="session")
-def ray_here():
-    """Ray, started once: scans of this process use it."""
+def ray_here(tmp_path_factory):
+    """Ray, started once: scans of this process use it. Gives the folder that it was started in."""
     from detector.scan import cluster
 
-    with cluster.running(None, 2):
-        yield
+    before, folder = os.getcwd(), tmp_path_factory.mktemp("started")
+    os.chdir(folder)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(cluster.running(None, 2))
+            assert os.getcwd() == str(folder)
+        finally:
+            os.chdir(before)
+        yield folder
 
 
 @pytest.fixture

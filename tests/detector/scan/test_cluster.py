@@ -1,5 +1,6 @@
 """Joining Ray, and seeing that it is still there."""
 
+import importlib.util
 import socket
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -7,11 +8,22 @@ from types import SimpleNamespace
 
 import pytest
 
+import detector
 from tests.detector.scan.packages import needed
 
 ray, cluster = needed("ray", "detector.scan.cluster")
 
 pytestmark = pytest.mark.xdist_group("ray")
+
+
+def test_workers_import_nothing_from_the_folder_that_ray_starts_in(ray_here):
+    (ray_here / "only_started_here.py").touch()
+
+    @ray.remote(num_cpus=0)
+    def found():
+        return importlib.util.find_spec("only_started_here"), importlib.util.find_spec("detector").origin
+
+    assert ray.get(found.remote()) == (None, detector.__file__)
 
 
 def test_a_cluster_that_is_not_there(monkeypatch):
