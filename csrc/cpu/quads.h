@@ -2,12 +2,13 @@
 //
 // The unit is a quad: four channels of a position, or of an output's weights, that lie in one 32-bit lane. A panel is
 // [quads][kPanel][4], as an instruction for such dot products reads it, where there is one (AVX-512 VNNI). AVX2 and
-// AVX-512 without it multiply bytes and add pairs of products in 16 bits, which saturates beyond 32767: weights are -64
-// to 64 (kLargestWeight), and 255 * 64 + 255 * 64 is 32640. Two such pairs are then added in 32 bits. Elsewhere the
-// bytes are widened to 16 bits in place, even and odd ones apart, and multiplied in pairs. Sums of integers are the
-// same in any order, so every path gives the same bits.
+// AVX-512 without it multiply bytes and add products in 16 bits, which overflow beyond 32767. Of two quads, four
+// products come together in such a sum; the weights among them that have one sign add up to kLargestSum at most, and
+// 255 * 128 is 32640. Pairs of such sums are then added in 32 bits. Elsewhere the bytes are widened to 16 bits in
+// place, even and odd ones apart, and multiplied in pairs. Sums of integers are the same in any order, so every path
+// gives the same bits.
 //
-// For 64 multiply-adds AVX2 takes 6 instructions and a load, 4 of them in the two pipes that multiply; float32 takes 8
+// For 64 multiply-adds AVX2 takes 5 instructions and a load, 3 of them in the two pipes that multiply; float32 takes 8
 // there.
 #pragma once
 
@@ -20,6 +21,13 @@ constexpr int64_t kPanel = QuantisedBottleneck::kPanel, kQuad = QuantisedBottlen
 constexpr int kPanelVectors = 2;  // of a register tile
 constexpr int kLanes32 = kLanes<int32_t>;
 constexpr int64_t kTileOutputs = kPanelVectors * kLanes32;
+
+// Whether the products of two quads are added before they are widened.
+#if (defined(__AVX2__) || defined(__AVX512BW__)) && !defined(__AVX512VNNI__)
+#define NPR_QUADS_IN_PAIRS 1
+#else
+#define NPR_QUADS_IN_PAIRS 0
+#endif
 
 // Positions of a register tile: the accumulators, a tile's weights and one position's quad fill the registers.
 #if defined(__AVX512VNNI__)
@@ -48,17 +56,32 @@ struct Quads {
 };
 inline Weights weights_of(Integers bytes) { return {bytes}; }
 inline Quads quads_of(Integers bytes) { return {bytes}; }
-inline Integers dot(Integers sum, Quads x, Weights w) {
 #if defined(__AVX512VNNI__)
+inline Integers dot(Integers sum, Quads x, Weights w) {
   return (Integers)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)x.bytes, (__m512i)w.bytes);
-#elif defined(__AVX512BW__)
-  const __m512i pairs = _mm512_maddubs_epi16((__m512i)x.bytes, (__m512i)w.bytes);
-  return sum + (Integers)_mm512_madd_epi16(pairs, _mm512_set1_epi16(1));
+}
 #else
-  const __m256i pairs = _mm256_maddubs_epi16((__m256i)x.bytes, (__m256i)w.bytes);
-  return sum + (Integers)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+// Sums of two products each, in 16 bits.
+typedef int16_t Halves __attribute__((vector_size(NPR_VECTOR_BYTES)));
+inline Halves products(Quads x, Weights w) {
+#if defined(__AVX512BW__)
+  return (Halves)_mm512_maddubs_epi16((__m512i)x.bytes, (__m512i)w.bytes);
+#else
+  return (Halves)_mm256_maddubs_epi16((__m256i)x.bytes, (__m256i)w.bytes);
 #endif
 }
+inline Integers widened(Halves pairs) {
+#if defined(__AVX512BW__)
+  return (Integers)_mm512_madd_epi16((__m512i)pairs, _mm512_set1_epi16(1));
+#else
+  return (Integers)_mm256_madd_epi16((__m256i)pairs, _mm256_set1_epi16(1));
+#endif
+}
+inline Integers dot(Integers sum, Quads x, Weights w) { return sum + widened(products(x, w)); }
+inline Integers dot(Integers sum, Quads x, Weights w, Quads next_x, Weights next_w) {
+  return sum + widened(products(x, w) + products(next_x, next_w));
+}
+#endif
 #else
 typedef int16_t Halves __attribute__((vector_size(NPR_VECTOR_BYTES)));
 typedef uint16_t UnsignedHalves __attribute__((vector_size(NPR_VECTOR_BYTES)));
@@ -93,20 +116,39 @@ struct QuadOperand {
 template <int P>
 using QuadTile = Integers[P][kPanelVectors];
 
+inline Weights weights_at(const int8_t* weight, int j) {
+  return weights_of(load(reinterpret_cast<const int32_t*>(weight) + j * kLanes32));
+}
+
+inline Quads quads_at(const uint8_t* at) {
+  int32_t quad;
+  std::memcpy(&quad, at, kQuad);
+  return quads_of(broadcast(quad));
+}
+
 // tile[i][j] += sum over quads k of at[i * stride + k] . weight[k][j]
 template <int P>
 inline void accumulate(const uint8_t* at, int64_t stride, const int8_t* weight, int64_t quads, QuadTile<P>& tile) {
-  for (int64_t k = 0; k < quads; ++k, at += kQuad, weight += kPanel * kQuad) {
-    Weights w[kPanelVectors];
-#pragma GCC unroll 2
-    for (int j = 0; j < kPanelVectors; ++j) {
-      w[j] = weights_of(load(reinterpret_cast<const int32_t*>(weight) + j * kLanes32));
-    }
+  int64_t k = 0;
+#if NPR_QUADS_IN_PAIRS
+  for (; k + 2 <= quads; k += 2, at += 2 * kQuad, weight += 2 * kPanel * kQuad) {
 #pragma GCC unroll 16
     for (int i = 0; i < P; ++i) {
-      int32_t quad;
-      std::memcpy(&quad, at + i * stride, kQuad);
-      const Quads x = quads_of(broadcast(quad));
+      const Quads x = quads_at(at + i * stride), next = quads_at(at + i * stride + kQuad);
+#pragma GCC unroll 2
+      for (int j = 0; j < kPanelVectors; ++j) {
+        tile[i][j] = dot(tile[i][j], x, weights_at(weight, j), next, weights_at(weight + kPanel * kQuad, j));
+      }
+    }
+  }
+#endif
+  for (; k < quads; ++k, at += kQuad, weight += kPanel * kQuad) {
+    Weights w[kPanelVectors];
+#pragma GCC unroll 2
+    for (int j = 0; j < kPanelVectors; ++j) w[j] = weights_at(weight, j);
+#pragma GCC unroll 16
+    for (int i = 0; i < P; ++i) {
+      const Quads x = quads_at(at + i * stride);
 #pragma GCC unroll 2
       for (int j = 0; j < kPanelVectors; ++j) tile[i][j] = dot(tile[i][j], x, w[j]);
     }

@@ -86,9 +86,9 @@ def _luma(pixels: NDArray[np.uint8]) -> NDArray[np.int16]:
 
 
 def _profile(luma: NDArray[np.int16]) -> NDArray[np.float64]:
-    """[H, W] -> [W - 2]: how large the second differences along the rows are, in each column, as the mean of log(1 + d).
+    """[H, W] -> [W - 2]: how large the second differences along the rows are, in each column.
 
-    Logarithms, so that an edge does not outweigh the many small differences that show the period.
+    As the mean of log(1 + d), so that an edge does not outweigh the many small differences that show the period.
     """
     luma = np.ascontiguousarray(luma)  # in another layout, products would round otherwise
     second = luma[:, :-2] + luma[:, 2:] - 2 * luma[:, 1:-1]
