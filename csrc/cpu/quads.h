@@ -185,18 +185,47 @@ inline void for_tiles(int64_t positions, int64_t outputs, F f) {
 }
 
 inline Floats to_floats(Integers value) { return __builtin_convertvector(value, Floats); }
+
+// Between 32-bit lanes and bytes by the instructions for it: compilers take conversions of vectors apart.
 inline Floats to_floats(const uint8_t* bytes) {
+#if defined(__AVX512F__)
+  return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes))));
+#elif defined(__AVX2__)
+  return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes))));
+#elif defined(__SSE2__)
+  int32_t value;
+  std::memcpy(&value, bytes, sizeof value);
+  const __m128i zero = _mm_setzero_si128(), words = _mm_unpacklo_epi8(_mm_cvtsi32_si128(value), zero);
+  return _mm_cvtepi32_ps(_mm_unpacklo_epi16(words, zero));
+#else
   Bytes value;
   std::memcpy(&value, bytes, sizeof value);
   return to_floats(__builtin_convertvector(value, Integers));
+#endif
 }
 
-// To nearest, ties to even, and 0 or 255 beyond; NaN becomes 0. A float between 2^23 and 2^24 has no fraction: adding
-// 1.5 * 2^23 rounds, and leaves the integer in the low bits.
+// To nearest, ties to even, and 0 or 255 beyond; NaN becomes 0.
 inline void store_rounded(uint8_t* to, Floats value) {
-  const Floats bounded = minimum(maximum(value, Floats{}), broadcast(255.f));
+  const Floats positive = maximum(value, Floats{});
+#if defined(__AVX512F__)
+  // Beyond int32, what is converted has its highest bit alone: a large number without sign, so 255.
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(positive)));
+#else
+  const Floats bounded = minimum(positive, broadcast(255.f));
+#if defined(__AVX2__)
+  const __m256i whole = _mm256_cvtps_epi32(bounded);
+  const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_packus_epi16(words, words));
+#elif defined(__SSE2__)
+  const __m128i whole = _mm_cvtps_epi32(bounded), words = _mm_packs_epi32(whole, whole);
+  const int32_t bytes = _mm_cvtsi128_si32(_mm_packus_epi16(words, words));
+  std::memcpy(to, &bytes, sizeof bytes);
+#else
+  // A float between 2^23 and 2^24 has no fraction: adding 1.5 * 2^23 rounds, and leaves the integer in the low bits.
   const Bytes bytes = __builtin_convertvector((Integers)(bounded + broadcast(0x1.8p23f)) & 255, Bytes);
   std::memcpy(to, &bytes, sizeof bytes);
+#endif
+#endif
 }
 
 }  // namespace
