@@ -46,8 +46,10 @@ using Floats = Vec<float>;
 // Bytes that become a vector of 32-bit lanes.
 typedef uint8_t Bytes __attribute__((vector_size(NPR_VECTOR_BYTES / 4)));
 
+typedef int16_t Halves __attribute__((vector_size(NPR_VECTOR_BYTES)));
+
 // A vector of weights as dot() wants it, and a position's quad in every lane.
-#if defined(__AVX512VNNI__) || defined(__AVX512BW__) || defined(__AVX2__)
+#if defined(__AVX512VNNI__) || NPR_QUADS_IN_PAIRS
 struct Weights {
   Integers bytes;
 };
@@ -56,34 +58,26 @@ struct Quads {
 };
 inline Weights weights_of(Integers bytes) { return {bytes}; }
 inline Quads quads_of(Integers bytes) { return {bytes}; }
+#endif
+
 #if defined(__AVX512VNNI__)
 inline Integers dot(Integers sum, Quads x, Weights w) {
   return (Integers)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)x.bytes, (__m512i)w.bytes);
 }
-#else
-// Sums of two products each, in 16 bits.
-typedef int16_t Halves __attribute__((vector_size(NPR_VECTOR_BYTES)));
-inline Halves products(Quads x, Weights w) {
+#elif NPR_QUADS_IN_PAIRS
+// Sums of two products each, in 16 bits; and pairs of these, in 32.
 #if defined(__AVX512BW__)
-  return (Halves)_mm512_maddubs_epi16((__m512i)x.bytes, (__m512i)w.bytes);
+inline Halves products(Quads x, Weights w) { return (Halves)_mm512_maddubs_epi16((__m512i)x.bytes, (__m512i)w.bytes); }
+inline Integers widened(Halves sums) { return (Integers)_mm512_madd_epi16((__m512i)sums, _mm512_set1_epi16(1)); }
 #else
-  return (Halves)_mm256_maddubs_epi16((__m256i)x.bytes, (__m256i)w.bytes);
+inline Halves products(Quads x, Weights w) { return (Halves)_mm256_maddubs_epi16((__m256i)x.bytes, (__m256i)w.bytes); }
+inline Integers widened(Halves sums) { return (Integers)_mm256_madd_epi16((__m256i)sums, _mm256_set1_epi16(1)); }
 #endif
-}
-inline Integers widened(Halves pairs) {
-#if defined(__AVX512BW__)
-  return (Integers)_mm512_madd_epi16((__m512i)pairs, _mm512_set1_epi16(1));
-#else
-  return (Integers)_mm256_madd_epi16((__m256i)pairs, _mm256_set1_epi16(1));
-#endif
-}
 inline Integers dot(Integers sum, Quads x, Weights w) { return sum + widened(products(x, w)); }
 inline Integers dot(Integers sum, Quads x, Weights w, Quads next_x, Weights next_w) {
   return sum + widened(products(x, w) + products(next_x, next_w));
 }
-#endif
 #else
-typedef int16_t Halves __attribute__((vector_size(NPR_VECTOR_BYTES)));
 typedef uint16_t UnsignedHalves __attribute__((vector_size(NPR_VECTOR_BYTES)));
 struct Weights {
   Halves even, odd;
