@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <optional>
 
 #include "cpu/kernels.h"
@@ -28,10 +29,28 @@ const float* outputs_of(const Tensor& values, int64_t outputs, const char* name,
   return floats(values);
 }
 
-// Panels [outputs / kPanel, depth / kQuad, kPanel, kQuad].
-const int8_t* panels_of(const Tensor& panels, int64_t depth, int64_t outputs, const char* name) {
+// Whether no four weights that are added in 16 bits exceed kLargestSum: those of two quads, a half of each.
+bool sums_fit(const int8_t* quad, const int8_t* next) {
+  int16_t largest = 0;  // which vectors find, as they find the largest weight
+  for (int64_t i = 0; i < kPanel * kQuad; i += 2) {
+    int16_t above = 0, below = 0;
+    for (const int8_t* pair : {quad + i, next + i}) {
+      for (int j = 0; j < 2; ++j) {
+        above += pair[j] > 0 ? pair[j] : 0;
+        below -= pair[j] < 0 ? pair[j] : 0;
+      }
+    }
+    largest = std::max({largest, above, below});
+  }
+  return largest <= QuantisedBottleneck::kLargestSum;
+}
+
+// Panels [outputs / kPanel, taps * channels / kQuad, kPanel, kQuad].
+const int8_t* panels_of(const Tensor& panels, int64_t channels, int64_t taps, int64_t outputs, const char* name) {
+  const int64_t quads = channels / kQuad;
   STD_TORCH_CHECK(contiguous(panels, ScalarType::Char) && panels.dim() == 4 && panels.size(0) * kPanel == outputs &&
-                      panels.size(1) * kQuad == depth && panels.size(2) == kPanel && panels.size(3) == kQuad,
+                      channels % kQuad == 0 && panels.size(1) == taps * quads && panels.size(2) == kPanel &&
+                      panels.size(3) == kQuad,
                   "npr: ", name, " must be contiguous int8 panels that fit the other weights");
   const auto* weights = static_cast<const int8_t*>(panels.data_ptr());
   constexpr int kLargest = QuantisedBottleneck::kLargestWeight;
@@ -41,12 +60,21 @@ const int8_t* panels_of(const Tensor& panels, int64_t depth, int64_t outputs, co
     largest = above > largest ? above : largest;
   }
   STD_TORCH_CHECK(largest <= 2 * kLargest, "npr: weights of ", name, " must be -", kLargest, " to ", kLargest);
+  bool fit = true;
+  for (int64_t tap = 0, count = panels.size(0) * taps; tap < count; ++tap) {
+    const int8_t* quad = weights + tap * quads * kPanel * kQuad;
+    for (int64_t k = 0; k + 2 <= quads; k += 2, quad += 2 * kPanel * kQuad) {
+      fit = sums_fit(quad, quad + kPanel * kQuad) && fit;
+    }
+  }
+  STD_TORCH_CHECK(fit, "npr: among weights of ", name, " for channels 0, 1, 4, 5 or 2, 3, 6, 7 of eight, those of one ",
+                  "sign must not add up to more than ", QuantisedBottleneck::kLargestSum);
   return weights;
 }
 
-QuantisedConv conv_of(const Tensor& panels, const Tensor& gain, const Tensor& bias, int64_t depth, int64_t outputs,
-                      const char* name) {
-  return {panels_of(panels, depth, outputs, name), outputs_of(gain, outputs, name, "gain"),
+QuantisedConv conv_of(const Tensor& panels, const Tensor& gain, const Tensor& bias, int64_t channels, int64_t taps,
+                      int64_t outputs, const char* name) {
+  return {panels_of(panels, channels, taps, outputs, name), outputs_of(gain, outputs, name, "gain"),
           outputs_of(bias, outputs, name, "bias")};
 }
 
@@ -72,12 +100,12 @@ void quantised_bottleneck_cpu(const Tensor& x, const Tensor& reduce, const Tenso
   STD_TORCH_CHECK(p.inputs <= p.kMaxDepth && npr::kPositions * p.width <= p.kMaxDepth, "npr: sums over more than ",
                   p.kMaxDepth, " products may not fit 32 bits");
   p.x = static_cast<const uint8_t*>(x.data_ptr());
-  p.reduce = conv_of(reduce, reduce_gain, reduce_bias, p.inputs, p.width, "reduce");
-  p.spatial = conv_of(spatial, spatial_gain, spatial_bias, npr::kPositions * p.width, p.width, "spatial");
-  p.expand = conv_of(expand, expand_gain, expand_bias, p.width, p.outputs, "expand");
+  p.reduce = conv_of(reduce, reduce_gain, reduce_bias, p.inputs, 1, p.width, "reduce");
+  p.spatial = conv_of(spatial, spatial_gain, spatial_bias, p.width, npr::kPositions, p.width, "spatial");
+  p.expand = conv_of(expand, expand_gain, expand_bias, p.width, 1, p.outputs, "expand");
   p.shortcut.gain = outputs_of(shortcut_gain, p.outputs, "the shortcut", "gain");
   if (project) {
-    p.shortcut.weight = panels_of(*project, p.inputs, p.outputs, "project");
+    p.shortcut.weight = panels_of(*project, p.inputs, 1, p.outputs, "project");
   } else {
     STD_TORCH_CHECK(stride == 1 && p.inputs == p.outputs, "npr: a block that changes shape must have project");
   }

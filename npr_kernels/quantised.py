@@ -5,10 +5,10 @@
 
 A map holds numbers of steps, 0 to 255, of values that are not negative: zero is zero, exactly, and so is the padding.
 A channel may have steps of its own, which the weights that read it take up; a weight is a number of steps of its
-output's own, -64 to 64. Products of the two are summed in int32, exactly; a sum
-becomes a number of the next map's steps by float arithmetic that is rounded operation by operation. So the op gives the
-same bits on every instruction set, in any batch and on any number of threads, and :meth:`QuantisedBottleneck.reference`
-gives them too.
+output's own, -64 to 64, so large that four products fit 16 bits. Products of the two are summed in int32, exactly; a
+sum becomes a number of the next map's steps by float arithmetic that is rounded operation by operation. So the op gives
+the same bits on every instruction set, in any batch and on any number of threads, and
+:meth:`QuantisedBottleneck.reference` gives them too.
 
 Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
 CVPR 2018 (arXiv 1712.05877), Section 2, here with steps of each channel and no zero points.
@@ -33,7 +33,11 @@ LARGEST = 255
 """Steps that a map's value can count."""
 
 LARGEST_WEIGHT = 64
-"""Steps that a weight can count, to either side: 255 * 64 + 255 * 64 fits 16 bits, in which AVX2 adds two products."""
+"""Steps that a weight can count, to either side."""
+
+LARGEST_SUM = 128
+"""What weights of one sign add up to at most among the four of an output whose products AVX2 adds in 16 bits, those for
+channels 0, 1, 4, 5 and 2, 3, 6, 7 of each eight in each place of a convolution: 255 * 128 is 32640."""
 
 
 class Steps(NamedTuple):
@@ -150,7 +154,7 @@ def quantise(x: Tensor, step: Tensor, out: Tensor | None = None) -> Tensor:
 
 
 def quantise_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights [O, ...] as int8, -LARGEST_WEIGHT to LARGEST_WEIGHT, and the step of each output, float64 [O].
+    """Weights [O, C, KH, KW] as int8 within LARGEST_WEIGHT and LARGEST_SUM, and the step of each output, float64 [O].
 
     Each is rounded to nearest but for the few of an output, those nearest to the middle between two numbers, that are
     rounded the other way so that its errors add up to less than one step: inputs are not negative, so an output would
@@ -158,7 +162,8 @@ def quantise_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     Through Weight Equalization and Bias Correction", ICCV 2019, Section 4.2, for inputs whose means are known).
     """
     flat = weight.double().flatten(1)
-    steps = flat.abs().amax(dim=1) / LARGEST_WEIGHT
+    # Of a sum's four weights each may be rounded up by less than a step.
+    steps = torch.maximum(flat.abs().amax(dim=1) / LARGEST_WEIGHT, largest_sums(weight.double()) / (LARGEST_SUM - 4))
     steps = torch.where(steps > 0, steps, torch.ones_like(steps))
     scaled = flat / steps[:, None]
     rounded = scaled.round()
@@ -167,6 +172,13 @@ def quantise_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     rank = errors.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     rounded = rounded - (rank < surplus).double() + (rank >= errors.shape[1] + surplus).double()
     return rounded.view(weight.shape).to(torch.int8), steps
+
+
+def largest_sums(weight: Tensor) -> Tensor:
+    """What weights [O, C, KH, KW] of one sign add up to at most among four that LARGEST_SUM is of: [O]."""
+    channels = F.pad(weight.flatten(2), (0, 0, 0, -weight.shape[1] % (2 * QUAD)))
+    fours = channels.unflatten(1, (-1, 2, QUAD // 2, 2))  # [O, C / 8, quad, half, channel, KH * KW]
+    return torch.stack([(sign * fours).clamp(min=0).sum(dim=(2, 4)) for sign in (1, -1)]).flatten(2).amax(dim=(0, 2))
 
 
 def quads(weight: Tensor) -> Tensor:

@@ -234,7 +234,10 @@ struct QuantisedBottleneck {
   void* out;      // [N, out_rows, out_cols, outputs]
 
   static constexpr int64_t kPanel = 32, kQuad = 4;
-  static constexpr int kLargestWeight = 64;                                 // to either side: 16 bits hold two products
+  static constexpr int kLargestWeight = 64;  // to either side
+  // Of the weights of one sign among four that 16 bits add: channels 0, 1, 4, 5 and 2, 3, 6, 7 of each eight of an
+  // output, in each of the spatial convolution's places.
+  static constexpr int kLargestSum = 128;
   static constexpr int64_t kMaxDepth = INT32_MAX / (255 * kLargestWeight);  // whose sums int32 holds
 
   int64_t out_rows() const { return (rows + stride - 1) / stride; }

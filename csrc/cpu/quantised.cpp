@@ -52,12 +52,13 @@ class Strip {
       constexpr int P = decltype(size)::value;
       QuadTile<P> tile;
       multiply_tile<P>(first, output, operands, count, tile);
+      const int64_t width = p_.width;  // not read again after each store of bytes, which may be anything's
 #pragma GCC unroll 2
       for (int j = 0; j < kPanelVectors; ++j) {
         const int64_t o = output + j * kLanes32;
         const Floats gain = load(conv.gain + o), bias = load(conv.bias + o);
 #pragma GCC unroll 16
-        for (int i = 0; i < P; ++i) store_rounded(to + (first + i) * p_.width + o, to_floats(tile[i][j]) * gain + bias);
+        for (int i = 0; i < P; ++i) store_rounded(to + (first + i) * width + o, to_floats(tile[i][j]) * gain + bias);
       }
     });
   }
@@ -106,6 +107,10 @@ class Strip {
         QuadTile<P> tile, projected;
         if (project) multiply_tile<P>(first, output, &shortcut, 1, projected);
         multiply_tile<P>(first, output, &from, 1, tile);
+        const int64_t inputs = p_.inputs, outputs = p_.outputs;
+        const bool as_float = p_.as_float;
+        float* const floats = static_cast<float*>(p_.out) + to;
+        uint8_t* const bytes = static_cast<uint8_t*>(p_.out) + to;
 #pragma GCC unroll 2
         for (int j = 0; j < kPanelVectors; ++j) {
           const int64_t o = output + j * kLanes32;
@@ -113,19 +118,17 @@ class Strip {
           const Floats shortcut_gain = load(p_.shortcut.gain + o);
 #pragma GCC unroll 16
           for (int i = 0; i < P; ++i) {
-            const Floats other = project ? to_floats(projected[i][j]) : to_floats(x + (first + i) * p_.inputs + o);
-            store_out(to + (first + i) * p_.outputs + o, to_floats(tile[i][j]) * gain + bias + other * shortcut_gain);
+            const Floats other = project ? to_floats(projected[i][j]) : to_floats(x + (first + i) * inputs + o);
+            const Floats value = to_floats(tile[i][j]) * gain + bias + other * shortcut_gain;
+            const int64_t at = (first + i) * outputs + o;
+            if (as_float) {
+              store(floats + at, maximum(value, Floats{}));
+            } else {
+              store_rounded(bytes + at, value);
+            }
           }
         }
       });
-    }
-  }
-
-  void store_out(int64_t at, Floats value) {
-    if (p_.as_float) {
-      store(static_cast<float*>(p_.out) + at, maximum(value, Floats{}));
-    } else {
-      store_rounded(static_cast<uint8_t*>(p_.out) + at, value);
     }
   }
 

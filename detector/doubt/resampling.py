@@ -41,8 +41,8 @@ _AROUND = 10
 # Of the power, far below that of any image's, so that one of a single colour has no peaks.
 _LEAST = 1e-9
 
-# Logarithms, so that an edge does not outweigh the many small differences that show the period.
-_LOG = np.log1p(np.arange(4 * 255 + 1, dtype=np.float32))
+# Differences whose product, of as many factors of at most 1 + 4 * 255, a float64 holds: one logarithm for all.
+_FACTORS = 64
 
 
 class Peak(NamedTuple):
@@ -85,14 +85,19 @@ def _luma(pixels: NDArray[np.uint8]) -> NDArray[np.int16]:
     return ((77 * red + 150 * green + 29 * blue) >> 8).astype(np.int16)
 
 
-def _profile(luma: NDArray[np.int16]) -> NDArray[np.float32]:
-    """[H, W] -> [W - 2]: how large the second differences along the rows are, in each column."""
-    luma = np.ascontiguousarray(luma)  # in another layout, means would round otherwise
+def _profile(luma: NDArray[np.int16]) -> NDArray[np.float64]:
+    """[H, W] -> [W - 2]: how large the second differences along the rows are, in each column.
+
+    As the mean of log(1 + d), so that an edge does not outweigh the many small differences that show the period.
+    """
+    luma = np.ascontiguousarray(luma)  # in another layout, products would round otherwise
     second = luma[:, :-2] + luma[:, 2:] - 2 * luma[:, 1:-1]
-    return _LOG[np.abs(second)].mean(axis=0)
+    factors = np.abs(second) + 1.0
+    products = np.multiply.reduceat(factors, np.arange(0, len(factors), _FACTORS), axis=0)
+    return np.log(products).sum(axis=0) / len(factors)
 
 
-def _peak(profile: NDArray[np.float32]) -> Peak:
+def _peak(profile: NDArray[np.float64]) -> Peak:
     number = len(profile)
     power = np.abs(np.fft.rfft((profile - profile.mean()) * np.hanning(number))) ** 2 + _LEAST
     frequency = np.arange(len(power)) / number

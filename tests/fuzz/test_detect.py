@@ -8,6 +8,7 @@ from tests.fuzz import detect as target
 from tests.fuzz.corpus import corpus, mutations
 
 
+@pytest.mark.slow
 def test_every_file_gets_its_line(tmp_path, capsys, seed):
     assert target.run(60, seed, tmp_path, files=30) == 0
     last = capsys.readouterr().out.splitlines()[-1]

@@ -9,7 +9,17 @@ from torch import Tensor
 
 from npr_kernels.backends import native
 from npr_kernels.bottleneck import PANEL, FoldedBottleneck
-from npr_kernels.quantised import QUAD, QuantisedBottleneck, Steps, quads, quantise, quantise_weight
+from npr_kernels.quantised import (
+    LARGEST_SUM,
+    LARGEST_WEIGHT,
+    QUAD,
+    QuantisedBottleneck,
+    Steps,
+    largest_sums,
+    quads,
+    quantise,
+    quantise_weight,
+)
 from tests.npr_kernels import implementations
 from tests.npr_kernels.implementations import CPU_INSTRUCTION_SETS
 from tests.npr_kernels.test_bottleneck import random_block, random_input
@@ -108,13 +118,28 @@ def test_equals_sums_of_int64(block, size, instruction_set):
     assert len(y.unique()) > 20  # or steps that say nothing would have passed
 
 
-def extreme(inputs: int, width: int, reduced: int, spatial: int, expanded: int) -> QuantisedBottleneck:
-    """A block all of whose weights of a convolution are one number, and whose gains show its sums at full width."""
+# Weights for eight channels, of which each four that 16 bits add are as large as they may be.
+EIGHTS = {
+    "all": [32, 32, 32, 32, 32, 32, 32, 32],
+    "one quad": [64, 64, 64, 64, 0, 0, 0, 0],
+    "both quads": [64, 0, 0, 64, 0, 64, 64, 0],
+    "both signs": [64, -64, 64, 64, 64, -64, -64, -64],
+}
+
+
+def extreme(inputs: int, width: int, eights: list[list[int]], sums: list[int]) -> QuantisedBottleneck:
+    """A block whose convolutions repeat weights, for eight channels each, and whose gains show its sums at full width:
+    255 in reduce's result and spatial's.
+
+    Args:
+        sums: of the weights of an output of the three convolutions.
+    """
     block = QuantisedBottleneck.of(FoldedBottleneck.of(random_block(inputs, width, 1)), Steps(*torch.ones(3), None))
     packed = list(block.packed or ())
-    for place, number, depth in ((0, reduced, inputs), (3, spatial, 9 * width), (6, expanded, width)):
-        packed[place].fill_(number)
-        packed[place + 1].fill_(255 / (255 * number * depth))
+    for place, eight, total in zip((0, 3, 6), eights, sums, strict=True):
+        pairs = packed[place].unflatten(1, (-1, 2))  # [panels, taps * eights, 2, PANEL, QUAD]
+        pairs[:] = torch.tensor(eight, dtype=torch.int8).view(2, 1, QUAD)
+        packed[place + 1].fill_(1 / total)
         packed[place + 2].zero_()
     packed[7].fill_(1)
     packed[10].zero_()  # the shortcut's gain
@@ -123,20 +148,28 @@ def extreme(inputs: int, width: int, reduced: int, spatial: int, expanded: int) 
 
 
 @needs_extension
-@pytest.mark.parametrize("number", [64, -64])
-def test_the_largest_products_do_not_saturate(number, instruction_set):
-    """255 times 64 or -64 everywhere: the sums of the 1x1 and of the 3x3 give 255 again where the map has no border,
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("eight", EIGHTS.values(), ids=EIGHTS)
+def test_the_largest_products_do_not_saturate(eight, sign, instruction_set):
+    """255 times such weights everywhere: the sums of the 1x1 and of the 3x3 give 255 again where the map has no border,
     and those of expand are seen as they are, up to ReLU."""
     inputs, width = 512, 128
-    x = torch.full((1, inputs, 5, 5), 255, dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
-    y = extreme(inputs, width, number, number, 64)(x)
-    assert (y[:, :, 1:4, 1:4] == 255 * 64 * width).all()
-    # Corners see four of nine taps.
-    assert (y[:, :, 0, 0] == round(255 * 4 / 9) * 64 * width).all()
-    # The negative sum, made visible by its bias.
-    block = extreme(inputs, width, number, number, -64)
-    block.packed[8].fill_(255 * 64 * width + 1)
-    assert (block(x)[:, :, 1:4, 1:4] == 1).all()
+    eight = [sign * number for number in eight]
+    if sum(eight) == 0:  # of channels whose products meet in 16 bits, the positive ones alone
+        x = torch.tensor([255 * (number > 0) for number in eight], dtype=torch.uint8).repeat(inputs // 8)
+        x = x[None, :, None, None].expand(1, inputs, 5, 5).contiguous(memory_format=torch.channels_last)
+        y = extreme(inputs, width, [eight, EIGHTS["all"], EIGHTS["all"]], [256 // 8 * inputs, 9 * 32 * width, 1])(x)
+    else:
+        x = torch.full((1, inputs, 5, 5), 255, dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
+        y = extreme(inputs, width, [eight, eight, EIGHTS["all"]], [sign * 32 * inputs, sign * 9 * 32 * width, 1])(x)
+        # Corners see four of nine taps.
+        assert (y[:, :, 0, 0] == round(255 * 4 / 9) * 32 * width).all()
+        # The negative sum, made visible by its bias.
+        below = [-abs(number) for number in EIGHTS["all"]]
+        block = extreme(inputs, width, [eight, eight, below], [sign * 32 * inputs, sign * 9 * 32 * width, 1])
+        block.packed[8].fill_(255 * 32 * width + 1)
+        assert (block(x)[:, :, 1:4, 1:4] == 1).all()
+    assert (y[:, :, 1:4, 1:4] == 255 * 32 * width).all()
 
 
 def test_an_image_alone_in_a_batch_and_on_more_threads(block, instruction_set):
@@ -230,20 +263,49 @@ def test_quantise_rounds_ties_to_even_and_bounds(instruction_set):
         assert torch.equal(quantise(x, torch.ones(())).flatten(), expected.repeat(repeat))
 
 
-def test_weights_are_rounded_to_steps_of_their_output():
-    weight = torch.randn(6, 5, 3, 3, dtype=torch.float64)
+def of_one_sign(weight: Tensor) -> Tensor:
+    """[O]: by loops, what LARGEST_SUM bounds."""
+    outputs, inputs, *taps = weight.shape
+    found = torch.zeros(outputs, dtype=weight.dtype)
+    for output in range(outputs):
+        for first in range(0, inputs, 8):
+            for half in (0, 2):
+                fours = [first + half + k for k in (0, 1, 4, 5) if first + half + k < inputs]
+                for place in np.ndindex(*taps):
+                    numbers = [weight[(output, channel, *place)].item() for channel in fours]
+                    for sign in (1, -1):
+                        found[output] = max(
+                            found[output], sum(sign * number for number in numbers if sign * number > 0)
+                        )
+    return found
+
+
+@pytest.mark.parametrize("heavy", [False, True])
+def test_weights_are_rounded_to_steps_of_their_output(heavy):
+    weight = torch.randn(6, 14, 3, 3, dtype=torch.float64)
+    if heavy:  # few that are large, so that a single one is what a step is made of
+        weight = weight**5
     weight[2] = 0
     whole, step = quantise_weight(weight)
     assert whole.dtype == torch.int8
     error = whole - weight / step.view(-1, 1, 1, 1)
     assert (error.abs() < 1).all()
-    largest = whole.abs().flatten(1).amax(dim=1)
-    assert largest.tolist() == [64, 64, 0, 64, 64, 64]
+    largest, most = whole.abs().flatten(1).amax(dim=1), of_one_sign(whole.int())
+    assert (largest <= LARGEST_WEIGHT).all()
+    assert (most <= LARGEST_SUM).all()
+    # No coarser than it takes: one of the two bounds is met, but for what rounding may add.
+    met = (largest == LARGEST_WEIGHT) | (most > LARGEST_SUM - 8)
+    assert met.tolist() == [True, True, False, True, True, True]
     # The errors of an output add up to half a step at most, and no more weights than that takes are not the nearest.
     assert (error.flatten(1).sum(dim=1).abs() <= 0.5 + 1e-6).all()
     moved = (whole - (weight / step.view(-1, 1, 1, 1)).round()).flatten(1)
     assert torch.equal(moved.abs().sum(dim=1), moved.sum(dim=1).abs())
     assert torch.equal(moved.abs().amax(dim=1), (moved != 0).any(dim=1).double())
+
+
+def test_sums_of_the_largest_weights():
+    weight = torch.randint(-64, 65, (3, 20, 2, 1), dtype=torch.int32)
+    assert torch.equal(largest_sums(weight), of_one_sign(weight))
 
 
 def test_quads():
@@ -274,6 +336,8 @@ def test_refuses_what_does_not_fit():
         ("x", x[:, :32].contiguous(memory_format=torch.channels_last), "reduce must be"),
         ("reduce", right["reduce"].float(), "reduce must be contiguous int8 panels"),
         ("spatial", right["spatial"].clone().fill_(65), "weights of spatial must be -64 to 64"),
+        ("spatial", right["spatial"].clone().fill_(33), "weights of spatial for channels .* more than 128"),
+        ("expand", right["expand"].clone().fill_(-33), "weights of expand for channels .* more than 128"),
         ("project", right["project"].clone().fill_(-65), "weights of project must be -64 to 64"),
         ("reduce_gain", right["reduce_gain"][:16], "the gain of reduce"),
         ("reduce_bias", right["reduce_bias"][:0], "must have outputs"),

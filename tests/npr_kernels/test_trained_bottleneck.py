@@ -281,6 +281,7 @@ def test_twice_is_refused(block):
         grad.sum().backward()
 
 
+@pytest.mark.slow
 def test_opcheck(block):
     arguments = [
         a.requires_grad_() if isinstance(a, Tensor) else a

@@ -30,7 +30,7 @@ def thread_counts():
     torch.set_num_threads(before)
 
 
-@pytest.fixture(params=MODELS)
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name == "CNNDetection")) for name in MODELS])
 def model(request, seed):
     torch.manual_seed(seed)
     return randomise(MODELS[request.param]()).eval()

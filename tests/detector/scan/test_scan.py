@@ -80,6 +80,7 @@ def test_terminated_killed_and_finished(pictures, tmp_path, weights, scan, detec
     assert list(out.glob(".*")) == []
 
 
+@pytest.mark.slow
 def test_interrupted_and_begun_again_in_one_process(pictures, tmp_path, scan, weights, monkeypatch, capsys):
     """The first one's actors have all cores, so without their end there would be none for the second one's."""
     arguments = [pictures, "--out", tmp_path / "out", "--block-size", 4]

@@ -60,6 +60,8 @@ def page_of(browser):
         page = contexts[-1].new_page()
         page.set_default_timeout(MILLISECONDS)
         page.on("pageerror", lambda error: faults.append(str(error)))
+        # Who listens only when a key is to open the chooser, listens too late on a busy machine.
+        page.on("filechooser", lambda chooser: None)
         page.on("console", lambda message: faults.append(message.text) if "Policy" in message.text else None)
         page.goto(address)
         return page

@@ -16,6 +16,7 @@ needed()
 httpx = pytest.importorskip("httpx")
 
 
+@pytest.mark.slow
 def test_sigterm_ends_what_was_begun(weights, file_of):
     """The first file of a batch waits for others, longer than the test, until the signal says that none will come."""
     data = file_of()
@@ -41,6 +42,7 @@ def test_sigterm_ends_what_was_begun(weights, file_of):
             httpx.get(f"{address}/livez")
 
 
+@pytest.mark.slow
 def test_a_client_that_goes_away_is_no_longer_waited_for(weights, file_of):
     with running(weights, "--delay", "3600") as (process, address):
         with pytest.raises(httpx.ReadTimeout):

@@ -143,6 +143,7 @@ def test_nothing_to_test_on(config, tmp_path):
         diversity(replace(config, data=str(tmp_path)), (1,), verbose=False)
 
 
+@pytest.mark.slow
 def test_ablation(config, tmp_path):
     result = ablation(config, verbose=False)
     assert [outcome.name for outcome in result.outcomes] == list(RESIDUALS)

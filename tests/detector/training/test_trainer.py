@@ -70,6 +70,7 @@ def test_a_run(config, tmp_path, capfd):
     assert "validation on 12 images: the val split" in said
 
 
+@pytest.mark.slow
 def test_validations_every_so_many_epochs_and_at_the_end(config, tmp_path):
     config = replace(config, recipe=RECIPE.changed(epochs=5), validate_every=2)
     best = train(config)
@@ -292,6 +293,7 @@ PLATEAUS = RECIPE.changed(
 )
 
 
+@pytest.mark.slow
 def test_learning_rate_falls_on_plateaus_until_the_training_ends(config, tmp_path, monkeypatch):
     config = replace(config, recipe=PLATEAUS, log_every=2)
     train(config, verbose=False)
@@ -322,6 +324,7 @@ def test_augmented_ablation(straight, config, tmp_path):
     assert_same_run(tmp_path / "run", tmp_path / "workers")
 
 
+@pytest.mark.slow
 def test_deliveries_interrupted_or_with_workers(config, tmp_path, monkeypatch):
     recipe = RECIPE.changed(jpeg_encoders=("pillow",), **AUGMENTATIONS["delivery"])
     config = replace(config, recipe=recipe)
@@ -347,6 +350,7 @@ def test_deliveries_interrupted_or_with_workers(config, tmp_path, monkeypatch):
     assert not torch.equal(a["conv1.weight"], b["conv1.weight"])
 
 
+@pytest.mark.slow
 def test_cnndetection_from_imagenet_weights(data, tmp_path):
     weights = tmp_path / "resnet50.pth"
     state = CNNDetector().state_dict()

@@ -187,6 +187,7 @@ def unpacked(tmp_path, rng, monkeypatch):
     return pictures
 
 
+@pytest.mark.slow
 def test_reals_have_their_histories_and_repeat(unpacked, tmp_path):
     for out in ("first", "second"):
         photographs.write_reals(unpacked, tmp_path / out, seed=3)
