@@ -32,9 +32,10 @@ def dot_product_bound(
 
 
 def assert_within(result: Tensor, truth: Tensor, bound: Tensor) -> None:
-    """Elementwise |result - truth| <= bound; NaN anywhere fails."""
+    """Elementwise |result - truth| <= bound, or an infinity where the dtype's range may end; NaN anywhere fails."""
     error = (result.double() - truth).abs()
-    bad = ~(error <= bound)
+    beyond = result.isinf() & (result.sign() == truth.sign()) & (truth.abs() + bound > torch.finfo(result.dtype).max)
+    bad = ~((error <= bound) | beyond)
     if bad.any():
         where = tuple(torch.nonzero(bad)[0].tolist())
         raise AssertionError(
@@ -43,10 +44,15 @@ def assert_within(result: Tensor, truth: Tensor, bound: Tensor) -> None:
         )
 
 
-def assert_relative(result: Tensor, truth: Tensor, tolerance: float) -> None:
-    """Largest error, relative to the largest magnitude of the truth."""
+def assert_relative(result: Tensor, truth: Tensor, tolerance: float, usual: Tensor | None = None) -> None:
+    """Largest error, relative to the largest magnitude of the truth.
+
+    Args:
+        usual: what magnitudes are like that are not small by chance; so few truths may all be. Of sums, the root of
+            their terms' squares.
+    """
     truth = truth.double()
     error = (result.double() - truth).abs().max().item() if truth.numel() else 0.0
-    scale = truth.abs().max().item() if truth.numel() else 0.0
+    scale = max((t.abs().max().item() for t in (truth, usual) if t is not None and t.numel()), default=0.0)
     assert result.shape == truth.shape
     assert error <= tolerance * scale, f"relative error {error / max(scale, 1e-300):.3g}, allowed {tolerance:.3g}"
