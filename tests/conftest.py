@@ -9,6 +9,11 @@ import os
 import secrets
 import signal
 
+# Tests that pytest-xdist runs side by side share the processors: numpy, which is told before its import, does not
+# divide its products among threads that then wait for each other.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 import torch
