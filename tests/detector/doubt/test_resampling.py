@@ -44,12 +44,13 @@ def test_photographs_have_none(rng):
 
 @pytest.mark.parametrize("filter", [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS])
 def test_enlarged_photographs_have_their_factors_period(filter, rng):
-    """The period is the factor, or the other one that its frequency is aliased to."""
+    """The period is the factor, or the other one that its frequency is aliased to; or the mosaic's of two pixels,
+    enlarged."""
     pixels = photograph(rng)
     for new in rng.choice([440, 450, 470, 540, 600, 640], 3, replace=False):
         peak = find_period(resized(pixels, 320, int(new), filter))
         frequency = 360 / new
-        harmonics = [abs(k * frequency - round(k * frequency)) for k in (1, 2, 3)]
+        harmonics = [abs(k * frequency - round(k * frequency)) for k in (0.5, 1, 1.5, 2, 3)]
         assert peak.strength > STRENGTH
         assert min(abs(1 / peak.period - harmonic) for harmonic in harmonics) < 2 / min(new, SIDE)
 
