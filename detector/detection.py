@@ -262,7 +262,6 @@ def _read(file: str | Content, admit: Admit, limits: Limits | None) -> tuple[Ten
             image = decode(stream, admit=admit)
             if limits is None:
                 return image, digest, None
-            pixels = image.permute(1, 2, 0).numpy()
-            return image, digest, reasons_of_image(pixels, read_compression(stream), limits)
+            return image, digest, reasons_of_image(image, read_compression(stream), limits)
     except OSError as error:
         raise ImageError(_name_of(file), f"cannot be read ({error.strerror or error})") from error

@@ -1,7 +1,8 @@
 """The ops ``torch.ops.npr``: fake kernels and autograd of what the extension implements.
 
-``csrc/bindings.cpp``, ``bindings_body.cpp``, ``bindings_training.cpp`` and ``bindings_periodicity.cpp`` define the
-schemas, ``bindings_cpu.cpp``, ``bindings_cuda.cpp`` and again the latter three register the kernels of each device::
+``csrc/bindings.cpp``, ``bindings_body.cpp``, ``bindings_training.cpp``, ``bindings_periodicity.cpp`` and
+``bindings_signs.cpp`` define the schemas, ``bindings_cpu.cpp``, ``bindings_cuda.cpp`` and again the latter four
+register the kernels of each device::
 
     npr::conv2d(Tensor images, Tensor weight, Tensor? bias, float[] channel_scale,
                 ScalarType out_dtype, bool channels_last, bool fast, *, str residual="npr") -> Tensor
@@ -24,6 +25,8 @@ schemas, ``bindings_cpu.cpp``, ``bindings_cuda.cpp`` and again the latter three 
     npr::trained_bottleneck_backward(Tensor grad, Tensor x, ... what trained_bottleneck gave and took)
                                      -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)
     npr::coherence(Tensor images) -> Tensor
+    npr::profiles(Tensor images) -> (Tensor, Tensor)
+    npr::textured_cells(Tensor images, int step) -> Tensor
 
 ``images`` is uint8 [N, C, H, W] of any strides. ``weight`` is [O, Q, 3, 3], Q = C for the residuals "npr" and "haar",
 2 C for "npr+haar", and ``channel_scale[q]`` multiplies the integers that its channel q reads: scale / (255 std_c), half
@@ -40,7 +43,8 @@ first of equals, or 9 where ReLU's gate is closed: all that ``stem_backward`` ne
 ``trained_bottleneck`` is the block in training, for the CPU: :mod:`npr_kernels.trained_bottleneck`. ``gamma`` and
 ``beta`` are its batch norms', one after the other, as are the float64 ``mean`` and (biased) ``var`` of the batch; the
 maps that it gives besides are its convolutions' results.
-``coherence`` is for the CPU, and for images of 3 channels: :mod:`npr_kernels.periodicity`.
+``coherence``, ``profiles`` and ``textured_cells`` are for the CPU, and for images of 3 channels:
+:mod:`npr_kernels.periodicity`, :mod:`npr_kernels.resampling` and :mod:`npr_kernels.texture`.
 """
 
 from __future__ import annotations
@@ -236,6 +240,15 @@ def fake_coherence(images):
     return images.new_empty((images.shape[0], *periodicity.SHAPE), dtype=torch.float32)
 
 
+def fake_profiles(images):
+    batch, _, height, width = images.shape
+    return tuple(images.new_empty((batch, side - 2), dtype=torch.float64) for side in (width, height))
+
+
+def fake_textured_cells(images, step):
+    return images.new_empty((images.shape[0],), dtype=torch.int64)
+
+
 def register(prefix: str = "") -> None:
     """Fake kernels and autograd of the ops ``npr::{prefix}conv2d`` and so on, each differentiated by its own kind."""
     op = f"npr::{prefix}{{}}".format
@@ -264,3 +277,5 @@ if native.extension is not None:
     torch.library.register_fake("npr::trained_bottleneck_backward", fake_trained_bottleneck_backward)
     torch.library.register_autograd("npr::trained_bottleneck_backward", refuse_trained_bottleneck_double_backward)
     torch.library.register_fake("npr::coherence", fake_coherence)
+    torch.library.register_fake("npr::profiles", fake_profiles)
+    torch.library.register_fake("npr::textured_cells", fake_textured_cells)

@@ -36,6 +36,8 @@ WITH_EXAMPLES = {
         if is_called(each)
     ),
     "npr_kernels.periodicity.coherence",
+    "npr_kernels.resampling.profiles",
+    "npr_kernels.texture.textured_cells",
     "detector.data.decode.decode",
     "detector.data.delivery.Delivery.parse",
     "detector.data.layouts.find_images",

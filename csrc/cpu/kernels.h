@@ -276,6 +276,24 @@ struct Coherence {
   int64_t units() const { return images.batch; }
 };
 
+// Profiles of second differences, npr_kernels/resampling.py. A unit is an image.
+struct Profiles {
+  Images images;   // of 3 channels
+  double* across;  // [N, W - 2]
+  double* down;    // [N, H - 2]
+
+  int64_t units() const { return images.batch; }
+};
+
+// How many cells of 2x2 pixels have any texture, npr_kernels/texture.py. A unit is an image.
+struct Texture {
+  Images images;  // of 3 channels
+  int64_t step;   // from cell to cell, across and down
+  int64_t* out;   // [N]
+
+  int64_t units() const { return images.batch; }
+};
+
 struct Kernels {
   const char* name;
   void (*conv_forward)(const ConvForward&, int64_t first, int64_t last);
@@ -291,6 +309,8 @@ struct Kernels {
   void (*quantised_bottleneck)(const QuantisedBottleneck&, int64_t first, int64_t last);
   void (*quantise)(const Quantise&, int64_t first, int64_t last);
   void (*coherence)(const Coherence&, int64_t first, int64_t last);
+  void (*profiles)(const Profiles&, int64_t first, int64_t last);
+  void (*texture)(const Texture&, int64_t first, int64_t last);
   int64_t (*multiply_adds)(int64_t steps);  // does so many steps of float's at full speed; returns their number
 };
 

@@ -270,7 +270,6 @@ class Image {
     const int64_t pixels = (region_pairs_ * kPair + 1) * kBlock, planes = kChannels * plane_rows_ * kBlock * stride_;
     planes_ = workspace<int16_t>(planes + kChannels * pixels / 2);
     bytes_ = reinterpret_cast<uint8_t*>(planes_ + planes);
-    row_bytes_ = pixels;
     std::memset(planes_, 0, planes * sizeof(int16_t));  // lanes beyond the image are read, and not counted
     const Scratch<Totals> totals(kScales * kDifferences * kChannels);
     std::memset(static_cast<void*>(totals.get()), 0, kScales * kDifferences * kChannels * sizeof(Totals));
@@ -327,19 +326,11 @@ class Image {
 
   // Splits a row of pixels, from a block on, into the phases of row y of the planes.
   void split(int64_t row, int64_t block, int64_t blocks, int64_t y) {
-    const int64_t pixels = blocks * kBlock + 2, step = images_.stride_w;
-    const uint8_t* from = data_ + row * images_.stride_h + block * kBlock * step;
-    uint8_t* to[kChannels] = {bytes_, bytes_ + row_bytes_, bytes_ + 2 * row_bytes_};
-    if (step == kChannels && images_.stride_c == 1) {
-      deinterleave(from, to, pixels);
-    } else if (step != 1) {
-      for (int c = 0; c < kChannels; ++c) {
-        for (int64_t x = 0; x < pixels; ++x) to[c][x] = from[c * images_.stride_c + x * step];
-      }
-    }
+    const int64_t pixels = blocks * kBlock + 2;
+    const uint8_t* from = data_ + row * images_.stride_h + block * kBlock * images_.stride_w;
+    const ChannelRows channels(images_, from, pixels, bytes_);
     for (int c = 0; c < kChannels; ++c) {
-      int16_t* planes = planes_ + (c * plane_rows_ + y) * kBlock * stride_;
-      split(step == 1 ? from + c * images_.stride_c : to[c], pixels, planes);
+      split(channels.of[c], pixels, planes_ + (c * plane_rows_ + y) * kBlock * stride_);
     }
   }
 
@@ -366,8 +357,7 @@ class Image {
   const int64_t stride_, plane_rows_;         // of planes
   const uint8_t* data_ = nullptr;
   int16_t* planes_ = nullptr;  // [kChannels][plane_rows_][kBlock][stride_]
-  uint8_t* bytes_ = nullptr;   // a row of pixels of each channel
-  int64_t row_bytes_ = 0;
+  uint8_t* bytes_ = nullptr;   // room for a row of pixels of each channel
   Strength strength_;
 };
 

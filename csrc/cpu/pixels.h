@@ -31,6 +31,29 @@ inline void deinterleave(const uint8_t* __restrict from, uint8_t* const* to, int
   }
 }
 
+// A row of pixels of an image of three channels, from the one at `from` on, as three rows of bytes: where they are, if
+// they are side by side there, else copied to `copies`, `pixels` bytes each and one after the other.
+struct ChannelRows {
+  ChannelRows(const Images& images, const uint8_t* from, int64_t pixels, uint8_t* copies) {
+    const int64_t step = images.stride_w, between = images.stride_c;
+    if (step == 1) {
+      for (int c = 0; c < 3; ++c) of[c] = from + c * between;
+      return;
+    }
+    uint8_t* const to[3] = {copies, copies + pixels, copies + 2 * pixels};
+    if (step == 3 && between == 1) {
+      deinterleave(from, to, pixels);
+    } else {
+      for (int c = 0; c < 3; ++c) {
+        for (int64_t x = 0; x < pixels; ++x) to[c][x] = from[c * between + x * step];
+      }
+    }
+    for (int c = 0; c < 3; ++c) of[c] = to[c];
+  }
+
+  const uint8_t* of[3];
+};
+
 // Blocks of 8 bytes, each byte with those of its place in other blocks: 8 blocks to 8 rows of 8.
 inline void transpose_blocks(const uint8_t* __restrict from, uint8_t* __restrict to) {
 #if defined(NPR_SHUFFLE)

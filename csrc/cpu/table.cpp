@@ -16,6 +16,8 @@ void block_end_sums(const BlockEndSums&, int64_t first, int64_t last);
 void quantised_bottleneck(const QuantisedBottleneck&, int64_t first, int64_t last);
 void quantise(const Quantise&, int64_t first, int64_t last);
 void coherence(const Coherence&, int64_t first, int64_t last);
+void profiles(const Profiles&, int64_t first, int64_t last);
+void texture(const Texture&, int64_t first, int64_t last);
 int64_t multiply_adds(int64_t steps);
 
 #define NPR_STRING_(x) #x
@@ -35,6 +37,8 @@ const Kernels table = {NPR_STRING(NPR_ISA),
                        quantised_bottleneck,
                        quantise,
                        coherence,
+                       profiles,
+                       texture,
                        multiply_adds};
 
 }  // namespace npr::cpu::NPR_ISA

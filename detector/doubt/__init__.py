@@ -1,6 +1,6 @@
 """When a verdict is withheld, and why: what the file shows first, then how near the score is to the threshold.
 
-Free of torch, and of any detector but for what it says of itself.
+Free of torch until an image is looked at, and of any detector but for what it says of itself.
 """
 
 from detector.doubt.limits import Limits, limits_of

@@ -6,15 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from detector.doubt.limits import SUPPORT, Limits
 from detector.doubt.resampling import find_period
 from detector.doubt.texture import textured_share
 from detector.verdicts import threshold_text, verdict
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from detector.facts.jpeg import Jpeg
 
 REASONS = {
@@ -42,14 +41,14 @@ class Reason:
         return {"code": self.code, "text": self.text}
 
 
-def reasons_of_image(pixels: NDArray[np.uint8], jpeg: Jpeg | None, limits: Limits) -> tuple[Reason, ...]:
+def reasons_of_image(image: Tensor, jpeg: Jpeg | None, limits: Limits) -> tuple[Reason, ...]:
     """What the file shows, whatever its score.
 
     Args:
-        pixels: uint8 [H, W, 3], RGB, H and W at least 2.
+        image: uint8 [3, H, W], RGB, H and W at least 2.
         jpeg: how the file was compressed; None where it is no JPEG, or does not say.
     """
-    height, width = pixels.shape[:2]
+    _, height, width = image.shape
     found = []
     if min(height, width) < limits.side:
         found.append(Reason("small", f"{width}x{height} pixels, fewer than the {limits.side} a side of its training"))
@@ -59,10 +58,10 @@ def reasons_of_image(pixels: NDArray[np.uint8], jpeg: Jpeg | None, limits: Limit
         quality = f"{'' if jpeg.exact else 'about '}{jpeg.quality}"
         text = f"JPEG of quality {quality}, below {limits.jpeg_quality}, the lowest {limits.jpeg_source}"
         found.append(Reason("jpeg", text))
-    peak = find_period(pixels)
+    peak = find_period(image)
     if peak is not None and peak.strength > limits.strength:
         found.append(Reason("resampled", f"signs of resizing, a period of {peak.period:.2f} pixels"))
-    share = textured_share(pixels)
+    share = textured_share(image)
     if share < limits.textured:
         found.append(Reason("flat", f"hardly any texture, in {100 * share:.1f} % of its cells of 2x2 pixels"))
     return tuple(found)

@@ -13,10 +13,14 @@ So are low ones, which pictures have themselves.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SIDE = 512
 """Pixels a side of the part that is looked at: the centre, or all there is."""
@@ -41,9 +45,6 @@ _AROUND = 10
 # Of the power, far below that of any image's, so that one of a single colour has no peaks.
 _LEAST = 1e-9
 
-# Differences whose product, of as many factors of at most 1 + 4 * 255, a float64 holds: one logarithm for all.
-_FACTORS = 64
-
 
 class Peak(NamedTuple):
     """The strongest of the periods.
@@ -57,53 +58,49 @@ class Peak(NamedTuple):
     period: float
 
 
-def find_period(pixels: NDArray[np.uint8]) -> Peak | None:
+def find_period(image: Tensor) -> Peak | None:
     """The strongest period along rows or columns.
 
     Args:
-        pixels: uint8 [H, W, 3], RGB.
+        image: uint8 [3, H, W], RGB.
 
     Returns:
         None for images smaller than SMALLEST.
     """
-    if min(pixels.shape[:2]) < SMALLEST:
+    if min(image.shape[1:]) < SMALLEST:
         return None
-    luma = _luma(_centre(pixels))
-    return max(_peak(_profile(luma)), _peak(_profile(luma.T)))
+    from npr_kernels.resampling import profiles  # with torch, which who only reads reasons does without
+
+    across, down = profiles(_centre(image)[None])
+    return max(_peak(across[0].numpy()), _peak(down[0].numpy()))
 
 
-def _centre(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _centre(image: Tensor) -> Tensor:
     """At most SIDE pixels a side, a whole number of periods."""
-    height, width = (min(side // _PERIOD * _PERIOD, SIDE) for side in pixels.shape[:2])
-    top, left = ((side - kept) // 2 for side, kept in zip(pixels.shape[:2], (height, width), strict=True))
-    return pixels[top : top + height, left : left + width]
-
-
-def _luma(pixels: NDArray[np.uint8]) -> NDArray[np.int16]:
-    """In whole grey levels, 0..255."""
-    red, green, blue = (pixels[..., channel].astype(np.uint16) for channel in range(3))
-    return ((77 * red + 150 * green + 29 * blue) >> 8).astype(np.int16)
-
-
-def _profile(luma: NDArray[np.int16]) -> NDArray[np.float64]:
-    """[H, W] -> [W - 2]: how large the second differences along the rows are, in each column.
-
-    As the mean of log(1 + d), so that an edge does not outweigh the many small differences that show the period.
-    """
-    luma = np.ascontiguousarray(luma)  # in another layout, products would round otherwise
-    second = luma[:, :-2] + luma[:, 2:] - 2 * luma[:, 1:-1]
-    factors = np.abs(second) + 1.0
-    products = np.multiply.reduceat(factors, np.arange(0, len(factors), _FACTORS), axis=0)
-    return np.log(products).sum(axis=0) / len(factors)
+    for dim in (1, 2):
+        side = image.shape[dim]
+        kept = min(side // _PERIOD * _PERIOD, SIDE)
+        image = image.narrow(dim, (side - kept) // 2, kept)
+    return image
 
 
 def _peak(profile: NDArray[np.float64]) -> Peak:
-    number = len(profile)
-    power = np.abs(np.fft.rfft((profile - profile.mean()) * np.hanning(number))) ** 2 + _LEAST
-    frequency = np.arange(len(power)) / number
-    around = np.lib.stride_tricks.sliding_window_view(np.pad(power, _AROUND, mode="reflect"), 2 * _AROUND + 1)
-    strength = power / np.median(around, axis=1)
-    own = np.rint(frequency * _PERIOD) / _PERIOD
-    strength[(np.abs(frequency - own) * number <= _GUARD) | (frequency < _LOWEST)] = 0
+    window, frequency, excluded = _bins(len(profile))
+    spectrum = np.fft.rfft((profile - profile.mean()) * window)
+    power = spectrum.real**2 + spectrum.imag**2 + _LEAST
+    reflected = np.concatenate([power[_AROUND:0:-1], power, power[-2 : -_AROUND - 2 : -1]])
+    around = np.lib.stride_tricks.sliding_window_view(reflected, 2 * _AROUND + 1)
+    strength = power / np.partition(around, _AROUND, axis=1)[:, _AROUND]  # the median
+    strength[excluded] = 0
     best = int(strength.argmax())
     return Peak(float(strength[best]), float(1 / frequency[best]) if best else 0.0)
+
+
+@functools.lru_cache(maxsize=SIDE)
+def _bins(number: int) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """Of a profile of so many values: a Hann window, and of each bin of the spectrum its frequency and whether it is
+    left out."""
+    frequency = np.arange(number // 2 + 1) / number
+    own = np.rint(frequency * _PERIOD) / _PERIOD
+    excluded = (np.abs(frequency - own) * number <= _GUARD) | (frequency < _LOWEST)
+    return np.hanning(number), frequency, excluded

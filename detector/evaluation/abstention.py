@@ -331,7 +331,7 @@ def _reasons_of_file(
     image = delivery(decode(path), seeded_generator(seed, index))
     with open(path, "rb") as file:
         jpeg = _strongest(read_compression(file), delivery)
-    return _codes(reasons_of_image(image.permute(1, 2, 0).numpy(), jpeg, limits))
+    return _codes(reasons_of_image(image, jpeg, limits))
 
 
 def _strongest(own: Jpeg | None, delivery: Delivery) -> Jpeg | None:

@@ -68,8 +68,11 @@ def estimate_quality(tables: Sequence[tuple[int, ...]]) -> Quality | None:
     Returns:
         None without tables. Of two qualities that are as near, the higher.
     """
-    if not tables:
-        return None
+    return _estimate(tuple(tables)) if tables else None
+
+
+@functools.lru_cache(maxsize=256)  # of a folder's files, many have the same, and comparing them takes a while
+def _estimate(tables: tuple[tuple[int, ...], ...]) -> Quality:
     exact = [
         quality
         for quality in range(100, 0, -1)

@@ -24,6 +24,7 @@ HERE = "tests/npr_kernels"
 TESTS = [
     "test_conv2d_op.py", "test_moments_op.py", "test_stem_op.py", "test_npr_conv2d.py", "test_npr_stem.py",
     "test_bottleneck.py", "test_trained_bottleneck.py", "test_quantised.py", "test_periodicity.py",
+    "test_resampling.py", "test_texture.py",
 ]  # fmt: skip
 # Tests that run on a path of the CPU kernels say so in their names. A reservation of gigabytes is none that
 # AddressSanitizer makes for free.

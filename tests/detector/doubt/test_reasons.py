@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from detector.data import Preprocessing
 from detector.doubt import REASONS, Limits, limits_of, reasons_of_image, reasons_of_score, textured_share
@@ -16,7 +17,7 @@ from detector.models import NPRDetector
 
 
 def noise(rng, height=40, width=50):
-    return rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return torch.from_numpy(rng.integers(0, 256, (3, height, width), dtype=np.uint8))
 
 
 def jpeg(quality, exact=True):
@@ -53,30 +54,29 @@ def test_jpeg_quality(rng):
 
 
 def test_textured_share(rng):
-    pixels = np.full((41, 61, 3), int(rng.integers(256)), dtype=np.uint8)
-    assert textured_share(pixels) == 0
+    image = torch.full((3, 41, 61), int(rng.integers(256)), dtype=torch.uint8)
+    assert textured_share(image) == 0
     cells = rng.choice(20 * 30, 90, replace=False)
     for cell in cells:
         row, column = divmod(int(cell), 30)
-        pixels[2 * row + rng.integers(2), 2 * column + rng.integers(2), rng.integers(3)] ^= 1
-    assert textured_share(pixels) == pytest.approx(90 / 600)
-    pixels[40], pixels[:, 60] = 0, 255  # no cells
-    assert textured_share(pixels) == pytest.approx(90 / 600)
-    assert textured_share(np.asfortranarray(pixels)) == pytest.approx(90 / 600)
-    assert codes(reasons_of_image(pixels, None, Limits(2, textured=0.16))) == ["flat"]
-    assert codes(reasons_of_image(pixels, None, Limits(2, textured=0.14))) == []
+        image[rng.integers(3), 2 * row + rng.integers(2), 2 * column + rng.integers(2)] ^= 1
+    assert textured_share(image) == pytest.approx(90 / 600)
+    image[:, 40], image[:, :, 60] = 0, 255  # no cells
+    assert textured_share(image) == pytest.approx(90 / 600)
+    assert codes(reasons_of_image(image, None, Limits(2, textured=0.16))) == ["flat"]
+    assert codes(reasons_of_image(image, None, Limits(2, textured=0.14))) == []
 
 
 def test_textured_share_of_large_images(rng):
     """A sample of the cells tells it nearly."""
-    large = np.zeros((1500, 2000, 3), np.uint8)
-    assert large.size / 12 > 4 * MAX_CELLS
-    large[: 2 * 300] = rng.integers(0, 256, (600, 2000, 3))
+    large = torch.zeros(3, 1500, 2000, dtype=torch.uint8)
+    assert large.numel() / 12 > 4 * MAX_CELLS
+    large[:, : 2 * 300] = noise(rng, 600, 2000)
     assert textured_share(large) == pytest.approx(0.4, abs=0.01)
 
 
 def test_reasons_come_in_their_order():
-    flat = np.zeros((8, 8, 3), np.uint8)
+    flat = torch.zeros(3, 8, 8, dtype=torch.uint8)
     assert codes(reasons_of_image(flat, jpeg(3), Limits(16))) == ["small", "jpeg", "flat"]
 
 

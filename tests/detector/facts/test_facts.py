@@ -293,6 +293,7 @@ def test_text_that_nearly_is_a_generators_takes_no_time(piece, rng, facts_of):
 
 
 def test_formats_that_are_not_decoded_are_not_opened(rng, facts_of, monkeypatch):
+    Image.init()  # or OPEN has what others needed before
     monkeypatch.setitem(Image.OPEN, "EPS", (lambda *_: pytest.fail("opened"), Image.OPEN["EPS"][1]))
     found = facts_of(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
     assert found.format is None
