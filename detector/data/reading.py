@@ -110,7 +110,8 @@ class _Readers(Generic[Item, Result]):
 
     def __init__(self, load: Load[Item, Result], threads: int, ordered: bool, room: int) -> None:
         self._load, self._ordered, self._room = load, ordered, room
-        self._changed = threading.Condition()  # guards all that follows
+        lock = threading.Lock()  # guards all that follows; each condition wakes those alone whom it concerns
+        self._queued, self._freed, self._done = (threading.Condition(lock) for _ in range(3))
         self._begun: deque[_Work[Item, Result]] = deque()  # and not taken, in the items' order
         self._queue: deque[_Work[Item, Result]] = deque()  # those of them that no thread has
         self._size = 0  # of those of them that were let in
@@ -135,11 +136,12 @@ class _Readers(Generic[Item, Result]):
         self.close()
 
     def close(self) -> None:
-        with self._changed:
+        with self._queued:
             self._closed = True
             self._queue.clear()
             self._begun.clear()
-            self._changed.notify_all()
+            self._queued.notify_all()
+            self._freed.notify_all()
         for thread in self._threads:
             thread.join(SECONDS_TO_END)
 
@@ -150,24 +152,24 @@ class _Readers(Generic[Item, Result]):
 
     def begin(self, item: Item) -> None:
         work: _Work[Item, Result] = _Work(item)
-        with self._changed:
+        with self._queued:
             self._begun.append(work)
             self._queue.append(work)
-            self._changed.notify_all()
+            self._queued.notify()
 
     def ready(self) -> bool:
         """Whether there is one to take that is done."""
-        with self._changed:
+        with self._done:
             return self._next() is not None
 
     def take(self) -> tuple[Item, Result]:
         """The next one, once it is done."""
-        with self._changed:
+        with self._done:
             while (work := self._next()) is None:
-                self._changed.wait()
+                self._done.wait()
             self._begun.remove(work)
             self._size -= work.size
-            self._changed.notify_all()
+            self._freed.notify_all()
         if work.error is not None:
             raise work.error
         return work.item, work.result
@@ -187,8 +189,8 @@ class _Readers(Generic[Item, Result]):
 
     def _loop(self) -> bool:
         """Loads one item; no reference to it outlives the call. False when there will be no more."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._queue)
+        with self._queued:
+            self._queued.wait_for(lambda: self._closed or self._queue)
             if self._closed:
                 return False
             work = self._queue.popleft()
@@ -198,14 +200,15 @@ class _Readers(Generic[Item, Result]):
             return False
         except BaseException as error:
             work.error = error
-        with self._changed:
+        with self._done:
             work.done = True
-            self._changed.notify_all()
+            if self._next() is not None:
+                self._done.notify()
         return True
 
     def _admit(self, work: _Work[Item, Result], size: int) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._begun[0] is work or self._size + size <= self._room)
+        with self._freed:
+            self._freed.wait_for(lambda: self._closed or self._begun[0] is work or self._size + size <= self._room)
             if self._closed:
                 raise _Closed
             self._size += size
