@@ -23,6 +23,8 @@ from tests.npr_kernels import implementations
 SMALL = ["bench", "--device", "cpu", "--batch", "2", "--size", "16"]
 CPU = torch.device("cpu")
 
+of_one_run = pytest.mark.xdist_group("GPU journal")  # tests that share it
+
 
 # ---- The plan -------------------------------------------------------------------------------------------------------
 
@@ -161,6 +163,7 @@ def results(run):
     return json.loads(record.path(machine.cpu_name(), run).read_text())
 
 
+@of_one_run
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device, which the flow expects to miss")
 def test_every_row_has_a_time_or_a_reason(results):
     rows = {name: [r for r in results["results"] if r["implementation"] == name] for name in ("cpu", "cuda")}
@@ -171,6 +174,7 @@ def test_every_row_has_a_time_or_a_reason(results):
     assert all("backend 'cuda' is not available" in row["error"] for row in rows["cuda"])
 
 
+@of_one_run
 def test_results_file(results):
     assert results["sanitizer"] == {"memcheck": "passed"}  # another step's section
     assert all(results["floors_per_second"][kind] > 0 for kind in ("bytes", "written", "read"))
@@ -183,6 +187,7 @@ def test_results_file(results):
     assert "Not measured: cuda" in text
 
 
+@of_one_run
 def test_the_report_is_made_of_the_journal(run, results, tmp_path, capsys):
     (tmp_path / "rows.jsonl").write_bytes((run / "rows.jsonl").read_bytes())
     assert main(["report", "--results", str(tmp_path)]) == 0
@@ -221,6 +226,7 @@ def synthetic():
     return {"ours": "cuda", "floors_per_second": {"bytes": 1e9}, "results": rows}
 
 
+@of_one_run
 def test_the_table_tells_what_is_wrong(results):
     rows = results["results"]
     names = [row["implementation"] for row in rows]
@@ -242,6 +248,7 @@ def test_the_table_tells_what_is_wrong(results):
     assert "| moments | 50.0 | 49.0 to 51.0 | 2000 |" in text
 
 
+@of_one_run
 def test_the_table_prints_again(results, tmp_path):
     file = tmp_path / "results.json"
     file.write_text(json.dumps(results))

@@ -167,6 +167,7 @@ def test_detect_names_file_model_decoder_and_versions(pictures, weights, capsys)
     assert broken.keys() == {"path", "error"}
 
 
+@pytest.mark.slow
 def test_detect_gives_a_file_the_same_bytes_each_time(tmp_path, weights, rng):
     """Alone, twice, among files of its size and of others, in any order, on one thread and on two."""
     for i in range(6):

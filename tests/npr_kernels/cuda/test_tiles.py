@@ -178,6 +178,7 @@ def test_any_number_of_blocks_gives_the_same_moments(rng, multiprocessors, width
     assert torch.equal(patch_moments(images, multiprocessors, residual), reference.patch_moments(images))
 
 
+@pytest.mark.slow
 def test_moments_of_more_outputs_than_int32_counts(reference, residual):
     """A warp has no more outputs than have products of bytes, 255^2 at most, below 2^31: here it would without care."""
     image = torch.zeros(1, 3, 20, 256, dtype=torch.uint8)
