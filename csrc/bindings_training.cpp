@@ -27,6 +27,7 @@ using npr::cpu::TrainedConv;
 using torch::headeronly::MemoryFormat;
 
 float* floats_of(Tensor& tensor) { return static_cast<float*>(tensor.data_ptr()); }
+const uint32_t* gates_of(const Tensor& gate) { return static_cast<const uint32_t*>(gate.data_ptr()); }
 
 Tensor empty_map(const Tensor& like, int64_t channels, int64_t rows, int64_t cols) {
   Tensor map = torch::stable::empty({like.size(0), channels, rows, cols}, ScalarType::Float, std::nullopt,
@@ -136,7 +137,7 @@ Block block_of(const Tensor& x, const Tensor& reduce, const Tensor& spatial, con
   return block;
 }
 
-using Forward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+using Forward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 Forward trained_bottleneck_cpu(const Tensor& x, const Tensor& reduce, const Tensor& spatial, const Tensor& expand,
                                const std::optional<Tensor>& project, const Tensor& gamma, const Tensor& beta,
@@ -165,6 +166,8 @@ Forward trained_bottleneck_cpu(const Tensor& x, const Tensor& reduce, const Tens
   const Tensor projected = block.projects() ? convolve(kProject, x, nullptr)
                                             : torch::stable::empty({0}, ScalarType::Float, std::nullopt, x.device());
   Tensor out = like(expanded);
+  Tensor gate = torch::stable::empty({out.size(0), out.size(2), out.size(3), out.size(1) / npr::cpu::BlockEnd::kGates},
+                                     ScalarType::Int, std::nullopt, x.device());
   npr::cpu::BlockEnd end{};
   end.positions = block.end().out_positions(), end.channels = block.channels[kExpand];
   end.y = floats(expanded), end.scale = norms[kExpand].scale.data(), end.shift = norms[kExpand].shift.data();
@@ -173,7 +176,9 @@ Forward trained_bottleneck_cpu(const Tensor& x, const Tensor& reduce, const Tens
     end.x = floats(projected);
     end.shortcut_scale = norms[kProject].scale.data(), end.shortcut_shift = norms[kProject].shift.data();
   }
-  end.out = floats_of(out);
+  end.out = floats_of(out), end.gate = static_cast<uint32_t*>(gate.data_ptr());
+  end.past_caches = out.numel() * sizeof(float) > npr::cpu::kCacheShare &&
+                    reinterpret_cast<uintptr_t>(out.data_ptr()) % npr::cpu::kStreamAlignment == 0;
   run(end, kernels.block_end);
   std::vector<double> mean, var;
   for (int part = 0; part < block.parts; ++part) {
@@ -181,6 +186,7 @@ Forward trained_bottleneck_cpu(const Tensor& x, const Tensor& reduce, const Tens
     var.insert(var.end(), norms[part].var.begin(), norms[part].var.end());
   }
   return {out,
+          gate,
           reduced,
           middle,
           expanded,
@@ -191,7 +197,7 @@ Forward trained_bottleneck_cpu(const Tensor& x, const Tensor& reduce, const Tens
 
 using Backward = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-Backward trained_bottleneck_backward_cpu(const Tensor& grad, const Tensor& x, const Tensor& out, const Tensor& reduced,
+Backward trained_bottleneck_backward_cpu(const Tensor& grad, const Tensor& x, const Tensor& gate, const Tensor& reduced,
                                          const Tensor& middle, const Tensor& expanded, const Tensor& projected,
                                          const Tensor& reduce, const Tensor& spatial, const Tensor& expand,
                                          const std::optional<Tensor>& project, const Tensor& gamma, const Tensor& beta,
@@ -203,7 +209,9 @@ Backward trained_bottleneck_backward_cpu(const Tensor& grad, const Tensor& x, co
     const TrainedConv& c = block.conv[part];
     check_map(map, c.outputs, c.out_rows(), c.out_cols(), batch, name);
   };
-  result(grad, kExpand, "grad"), result(out, kExpand, "out"), result(expanded, kExpand, "expanded");
+  result(grad, kExpand, "grad"), result(expanded, kExpand, "expanded");
+  STD_TORCH_CHECK(npr::contiguous(gate, ScalarType::Int) && gate.numel() == grad.numel() / npr::cpu::BlockEnd::kGates,
+                  "npr: gate must be int32 and contiguous, a bit for each value of grad");
   result(reduced, kReduce, "reduced"), result(middle, kSpatial, "middle");
   if (block.projects()) result(projected, kProject, "projected");
   check_vector(mean, gamma.size(0), ScalarType::Double, "mean");
@@ -226,7 +234,7 @@ Backward trained_bottleneck_backward_cpu(const Tensor& grad, const Tensor& x, co
   {
     npr::cpu::BlockEndSums p{};
     p.positions = end.out_positions(), p.channels = outputs;
-    p.grad = floats(grad), p.out = floats(out), p.y = floats(expanded);
+    p.grad = floats(grad), p.gate = gates_of(gate), p.y = floats(expanded);
     p.shortcut = block.projects() ? floats(projected) : nullptr;
     std::vector<double> partial(p.units() * 3 * outputs);
     p.sums = partial.data();
@@ -238,14 +246,14 @@ Backward trained_bottleneck_backward_cpu(const Tensor& grad, const Tensor& x, co
 
   Tensor weight_grads[4];
   // The gradients of a convolution's weight and, into dx, of what it reads: of the norm `before` it, or of x itself.
-  const auto convolve = [&](Part part, const Tensor& dz, const Tensor* gate, const Tensor& y, const Tensor& from,
+  const auto convolve = [&](Part part, const Tensor& dz, const Tensor* gate_of_dz, const Tensor& y, const Tensor& from,
                             const Norm* before, Tensor& dx, const Tensor* addend, const Tensor* addend_gate,
                             int64_t addend_stride) {
     npr::cpu::TrainedConvBackward p{};
     static_cast<TrainedConv&>(p) = block.conv[part];
     p.x = floats(from);
     if (before != nullptr) p.scale = before->scale.data(), p.shift = before->shift.data();
-    p.grad = floats(dz), p.gate = gate == nullptr ? nullptr : floats(*gate), p.y = floats(y);
+    p.grad = floats(dz), p.gate = gate_of_dz == nullptr ? nullptr : gates_of(*gate_of_dz), p.y = floats(y);
     p.slope = norms[part].slope.data(), p.slant = norms[part].slant.data(), p.offset = norms[part].offset.data();
     const std::vector<float> weight = panels(*block.weight[part], p, true);
     const int64_t size = p.taps() * p.outputs * p.inputs;
@@ -253,7 +261,7 @@ Backward trained_bottleneck_backward_cpu(const Tensor& grad, const Tensor& x, co
     std::vector<double> sums(before == nullptr ? 0 : p.units() * 2 * p.inputs);
     p.weight = weight.data(), p.dx = floats_of(dx), p.weight_grad = floats_of(partial), p.sums = sums.data();
     p.addend = addend == nullptr ? nullptr : floats(*addend);
-    p.addend_gate = addend_gate == nullptr ? nullptr : floats(*addend_gate);
+    p.addend_gate = addend_gate == nullptr ? nullptr : gates_of(*addend_gate);
     p.addend_stride = addend_stride;
     run(p, kernels.trained_conv_backward);
     // [units][taps][pairs] -> [pairs][taps], the pairs being those of an output and an input.
@@ -276,17 +284,17 @@ Backward trained_bottleneck_backward_cpu(const Tensor& grad, const Tensor& x, co
   };
   Tensor middle_grad = like(middle), reduced_grad = like(reduced), x_grad = like(x);
   std::vector<double> sums =
-      convolve(kExpand, grad, &out, expanded, middle, &norms[kSpatial], middle_grad, nullptr, nullptr, 1);
+      convolve(kExpand, grad, &gate, expanded, middle, &norms[kSpatial], middle_grad, nullptr, nullptr, 1);
   differentiate(kSpatial, sums.data(), sums.data() + block.channels[kSpatial]);
   sums = convolve(kSpatial, middle_grad, nullptr, middle, reduced, &norms[kReduce], reduced_grad, nullptr, nullptr, 1);
   differentiate(kReduce, sums.data(), sums.data() + block.channels[kReduce]);
   if (block.projects()) {
     Tensor shortcut_grad = empty_map(x, x.size(1), end.rows, end.cols);
-    convolve(kProject, grad, &out, projected, x, nullptr, shortcut_grad, nullptr, nullptr, 1);
+    convolve(kProject, grad, &gate, projected, x, nullptr, shortcut_grad, nullptr, nullptr, 1);
     convolve(kReduce, reduced_grad, nullptr, reduced, x, nullptr, x_grad, &shortcut_grad, nullptr, stride);
   } else {
     weight_grads[kProject] = torch::stable::empty({0}, ScalarType::Float, std::nullopt, x.device());
-    convolve(kReduce, reduced_grad, nullptr, reduced, x, nullptr, x_grad, &grad, &out, 1);
+    convolve(kReduce, reduced_grad, nullptr, reduced, x, nullptr, x_grad, &grad, &gate, 1);
   }
   std::vector<double> gamma_grad, beta_grad;
   for (int part = 0; part < block.parts; ++part) {
@@ -307,10 +315,10 @@ Backward trained_bottleneck_backward_cpu(const Tensor& grad, const Tensor& x, co
 STABLE_TORCH_LIBRARY_FRAGMENT(npr, m) {
   m.def(
       "trained_bottleneck(Tensor x, Tensor reduce, Tensor spatial, Tensor expand, Tensor? project, Tensor gamma, "
-      "Tensor beta, int stride, float eps) -> (Tensor out, Tensor reduced, Tensor middle, Tensor expanded, "
-      "Tensor projected, Tensor mean, Tensor var)");
+      "Tensor beta, int stride, float eps) -> (Tensor out, Tensor gate, Tensor reduced, Tensor middle, "
+      "Tensor expanded, Tensor projected, Tensor mean, Tensor var)");
   m.def(
-      "trained_bottleneck_backward(Tensor grad, Tensor x, Tensor out, Tensor reduced, Tensor middle, Tensor expanded, "
+      "trained_bottleneck_backward(Tensor grad, Tensor x, Tensor gate, Tensor reduced, Tensor middle, Tensor expanded, "
       "Tensor projected, Tensor reduce, Tensor spatial, Tensor expand, Tensor? project, Tensor gamma, Tensor beta, "
       "Tensor mean, Tensor var, int stride, float eps) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 }

@@ -20,8 +20,8 @@ register the kernels of each device::
     npr::bottleneck_out(... the same, Tensor(a!) out) -> ()
     npr::trained_bottleneck(Tensor x, Tensor reduce, Tensor spatial, Tensor expand, Tensor? project, Tensor gamma,
                             Tensor beta, int stride, float eps)
-                            -> (Tensor out, Tensor reduced, Tensor middle, Tensor expanded, Tensor projected,
-                                Tensor mean, Tensor var)
+                            -> (Tensor out, Tensor gate, Tensor reduced, Tensor middle, Tensor expanded,
+                                Tensor projected, Tensor mean, Tensor var)
     npr::trained_bottleneck_backward(Tensor grad, Tensor x, ... what trained_bottleneck gave and took)
                                      -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)
     npr::coherence(Tensor images) -> Tensor
@@ -42,7 +42,8 @@ first of equals, or 9 where ReLU's gate is closed: all that ``stem_backward`` ne
 ``bottleneck`` is for inference alone and for the CPU; :mod:`npr_kernels.bottleneck` packs its weights.
 ``trained_bottleneck`` is the block in training, for the CPU: :mod:`npr_kernels.trained_bottleneck`. ``gamma`` and
 ``beta`` are its batch norms', one after the other, as are the float64 ``mean`` and (biased) ``var`` of the batch; the
-maps that it gives besides are its convolutions' results.
+maps that it gives besides are its convolutions' results. ``gate`` is int32 [N, rows, columns, outputs / 32]: bit i of
+an element tells whether the last ReLU is open at the i-th of its 32 channels.
 ``coherence``, ``profiles`` and ``textured_cells`` are for the CPU, and for images of 3 channels:
 :mod:`npr_kernels.periodicity`, :mod:`npr_kernels.resampling` and :mod:`npr_kernels.texture`.
 """
@@ -56,6 +57,7 @@ from torch import Tensor
 
 from npr_kernels import periodicity
 from npr_kernels.backends import native
+from npr_kernels.bottleneck import PANEL
 from npr_kernels.residuals import RESIDUALS, taps
 
 
@@ -202,15 +204,16 @@ def fake_trained_bottleneck(x, reduce, spatial, expand, project, gamma, beta, st
     expanded, out = channels_last(expand.shape[0], halved), channels_last(expand.shape[0], halved)
     projected = x.new_empty((0,)) if project is None else torch.empty_like(expanded)
     mean = gamma.new_empty(gamma.shape, dtype=torch.float64)
-    return out, reduced, middle, expanded, projected, mean, torch.empty_like(mean)
+    gate = x.new_empty((x.shape[0], *halved, expand.shape[0] // PANEL), dtype=torch.int32)
+    return out, gate, reduced, middle, expanded, projected, mean, torch.empty_like(mean)
 
 
 def save_for_trained_bottleneck_backward(ctx, inputs, output):
     x, reduce, spatial, expand, project, gamma, beta, stride, eps = inputs
-    out, *maps, mean, var = output
-    ctx.mark_non_differentiable(*maps, mean, var)
+    _, gate, *maps, mean, var = output
+    ctx.mark_non_differentiable(gate, *maps, mean, var)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(x, out, *maps, reduce, spatial, expand, project, gamma, beta, mean, var)
+    ctx.save_for_backward(x, gate, *maps, reduce, spatial, expand, project, gamma, beta, mean, var)
     ctx.stride, ctx.eps = stride, eps
 
 
@@ -228,7 +231,7 @@ def refuse_trained_bottleneck_double_backward(ctx, *_):
 
 
 def fake_trained_bottleneck_backward(
-    grad, x, out, reduced, middle, expanded, projected, reduce, spatial, expand, project, gamma, beta, mean, var,
+    grad, x, gate, reduced, middle, expanded, projected, reduce, spatial, expand, project, gamma, beta, mean, var,
     stride, eps,
 ):  # fmt: skip
     weights = [torch.empty_like(weight) for weight in (reduce, spatial, expand)]

@@ -62,7 +62,7 @@ def trained_bottleneck(block: Any, x: Tensor) -> Tensor:
     pairs = _pairs(block)
     norms = [norm for _, norm in pairs]
     weights = [conv.weight.contiguous() for conv, _ in pairs]
-    out, *maps, mean, var = torch.ops.npr.trained_bottleneck(
+    out, _, *maps, mean, var = torch.ops.npr.trained_bottleneck(
         x.contiguous(memory_format=torch.channels_last),
         *weights[:3],
         weights[3] if len(weights) == 4 else None,

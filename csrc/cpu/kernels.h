@@ -174,40 +174,45 @@ struct TrainedConvForward : TrainedConv {
 
 // Its gradients, from those of the batch norm after it: dy = slope * dz + slant * y + offset, a value a channel.
 struct TrainedConvBackward : TrainedConv {
-  const float* grad;  // [N, out_rows, out_cols, outputs]
-  const float* gate;  // likewise, or null: dz is grad where gate > 0, or everywhere
-  const float* y;     // likewise
+  const float* grad;     // [N, out_rows, out_cols, outputs]
+  const uint32_t* gate;  // gates of as many, or null: dz is grad where they are open, or everywhere
+  const float* y;        // as grad
   const float *slope, *slant, *offset;
   const float* weight;  // panels of what takes dy to dx: [inputs / kPanel][taps, or 36 points][outputs][kPanel]
   // With `scale`, dx is the gradient of scale * x + shift, 0 where ReLU is closed. Else it is that of x plus, at every
-  // `addend_stride`-th row and column, `addend` where `addend_gate` > 0, or everywhere if that is null.
+  // `addend_stride`-th row and column, `addend` where `addend_gate` is open, or everywhere if that is null.
   // [N, rows, cols, inputs]; of a 1x1 convolution of stride 2 the positions that it reads, [N, out_rows, out_cols,
   // inputs].
   float* dx;
-  const float *addend, *addend_gate;  // null: nothing is added
+  const float* addend;  // null: nothing is added
+  const uint32_t* addend_gate;
   int64_t addend_stride;
   float* weight_grad;  // [units()][taps][outputs][inputs]
   double* sums;        // [units()][2][inputs]: of dx and of dx * x; with `scale` alone
 };
 
 // What ends a residual block: relu(scale * y + shift + shortcut), the shortcut being x or shortcut_scale * x +
-// shortcut_shift. All maps are [positions, channels].
+// shortcut_shift. All maps are [positions, channels]. Where ReLU is open is all that the backward pass reads of the
+// result: gates [positions][channels / kGates], of which bit i is that of the i-th of so many channels.
 struct BlockEnd {
   int64_t positions, channels;
   const float *y, *scale, *shift;
   const float *x, *shortcut_scale, *shortcut_shift;  // both null: x itself
   float* out;
+  uint32_t* gate;
+  bool past_caches;  // writes the result past them
 
-  static constexpr int64_t kUnit = 512;
+  static constexpr int64_t kUnit = 512, kGates = 32;
   int64_t units() const { return (positions + kUnit - 1) / kUnit; }
 };
 
-// Sums over positions of dz, dz * y and, where given, dz * shortcut; dz is grad where out > 0.
+// Sums over positions of dz, dz * y and, where given, dz * shortcut; dz is grad where the gate is open.
 struct BlockEndSums {
   int64_t positions, channels;
-  const float *grad, *out, *y;
-  const float* shortcut;  // or null
-  double* sums;           // [units()][3][channels]
+  const float* grad;
+  const uint32_t* gate;
+  const float *y, *shortcut;  // the latter or null
+  double* sums;               // [units()][3][channels]
 
   static constexpr int64_t kMostUnits = 64;
   int64_t unit() const { return (positions + kMostUnits - 1) / kMostUnits; }

@@ -30,4 +30,7 @@ inline void expect_writes(void* data, size_t bytes) {
 // whole machine's, which is many times as much as a process on it has.
 constexpr size_t kCacheShare = size_t(32) << 20;
 
+// Such a result begins at a multiple of a vector, of the widest one here.
+constexpr uintptr_t kStreamAlignment = 64;
+
 }  // namespace npr::cpu

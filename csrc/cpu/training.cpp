@@ -171,10 +171,12 @@ class Backward {
       for (int64_t col = 0; col < cols; ++col) {
         const int64_t from = ((n * rows + of_image / stride) * cols + col) * p_.inputs;
         float* to = dx + (row * p_.cols + col * stride) * p_.inputs;
-        for (int64_t c = 0; c < p_.inputs; c += kLanes<float>) {
-          Vec<float> value = load(p_.addend + from + c);
-          if (p_.addend_gate != nullptr) value = where_open(p_.addend_gate + from + c, value);
-          store(to + c, load(to + c) + value);
+        for (int64_t c = 0; c < p_.inputs; c += kGates) {
+          const uint32_t gates = p_.addend_gate == nullptr ? ~uint32_t(0) : p_.addend_gate[(from + c) / kGates];
+#pragma GCC unroll 8
+          for (int k = 0; k < kGates; k += kLanes<float>) {
+            store(to + c + k, load(to + c + k) + where_open(gates >> k, load(p_.addend + from + c + k)));
+          }
         }
       }
     }
@@ -276,13 +278,21 @@ void trained_conv_backward(const TrainedConvBackward& p, int64_t first, int64_t 
 void block_end(const BlockEnd& p, int64_t first, int64_t last) {
   const int64_t end = min(last * p.kUnit, p.positions);
   for (int64_t i = first * p.kUnit; i < end; ++i) {
-    for (int64_t c = 0; c < p.channels; c += kLanes<float>) {
-      const int64_t at = i * p.channels + c;
-      Vec<float> shortcut = load(p.x + at);
-      if (p.shortcut_scale != nullptr) shortcut = load(p.shortcut_scale + c) * shortcut + load(p.shortcut_shift + c);
-      store(p.out + at, rectify(load(p.scale + c) * load(p.y + at) + load(p.shift + c) + shortcut));
+    for (int64_t group = 0; group < p.channels; group += kGates) {
+      uint32_t gates = 0;
+#pragma GCC unroll 8
+      for (int k = 0; k < kGates; k += kLanes<float>) {
+        const int64_t c = group + k, at = i * p.channels + c;
+        Vec<float> shortcut = load(p.x + at);
+        if (p.shortcut_scale != nullptr) shortcut = load(p.shortcut_scale + c) * shortcut + load(p.shortcut_shift + c);
+        const Vec<float> out = rectify(load(p.scale + c) * load(p.y + at) + load(p.shift + c) + shortcut);
+        p.past_caches ? stream(p.out + at, out) : store(p.out + at, out);
+        gates |= open_gates(out) << k;
+      }
+      p.gate[(i * p.channels + group) / kGates] = gates;
     }
   }
+  if (p.past_caches) finish_streaming();
 }
 
 void block_end_sums(const BlockEndSums& p, int64_t first, int64_t last) {
@@ -294,8 +304,12 @@ void block_end_sums(const BlockEndSums& p, int64_t first, int64_t last) {
     const int64_t end = min((unit + 1) * p.unit(), p.positions);
     for (int64_t i = unit * p.unit(); i < end; i += kBlock) {
       const int64_t count = min(kBlock, end - i), at = i * p.channels;
-      for (int64_t k = 0; k < count * p.channels; k += kLanes<float>) {
-        store(dz + k, where_open(p.out + at + k, load(p.grad + at + k)));
+      for (int64_t c = 0; c < count * p.channels; c += kGates) {
+        const uint32_t gates = p.gate[(at + c) / kGates];
+#pragma GCC unroll 8
+        for (int k = 0; k < kGates; k += kLanes<float>) {
+          store(dz + c + k, where_open(gates >> k, load(p.grad + at + c + k)));
+        }
       }
       add_sums(dz, p.channels, p.y + at, p.channels, count, p.channels, sums);
       if (p.shortcut != nullptr) add_products(dz, p.shortcut + at, count, p.channels, sums + 2 * p.channels);

@@ -60,6 +60,36 @@ inline Vec<float> where_open(const float* gate, Vec<float> value) {
   return load(gate) <= Vec<float>{} ? Vec<float>{} : value;
 }
 
+// Gates of kGates channels in a row: bit i of the first kLanes<float> is that of lane i.
+constexpr int kGates = BlockEnd::kGates;
+static_assert(kGates == TrainedConv::kPanel && kGates % kLanes<float> == 0, "gates of whole vectors, no channel left");
+
+// A bit for each value that ReLU lets through, which it does with NaN.
+inline uint32_t open_gates(Vec<float> value) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask(value, Vec<float>{}, _CMP_NLE_UQ);
+#elif defined(__AVX__)
+  return uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(value, Vec<float>{}, _CMP_NLE_UQ)));
+#elif defined(__SSE__)
+  return uint32_t(_mm_movemask_ps(_mm_cmpnle_ps(value, Vec<float>{})));
+#else
+  uint32_t gates = 0;
+  for (int i = 0; i < kLanes<float>; ++i) gates |= uint32_t(!(value[i] <= 0)) << i;
+  return gates;
+#endif
+}
+
+// The value where the gate is open, 0 elsewhere; higher bits are ignored.
+inline Vec<float> where_open(uint32_t gates, Vec<float> value) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_mov_ps(__mmask16(gates), value);
+#else
+  Vec<int32_t> bits;
+  for (int i = 0; i < kLanes<float>; ++i) bits[i] = 1 << i;
+  return (Vec<float>)((Vec<int32_t>)value & ((broadcast(int32_t(gates)) & bits) == bits));
+#endif
+}
+
 // What a convolution reads of x: x at every x_step, rectified after its batch norm, or as it is.
 void read_input(const TrainedConv& p, const float* x, int64_t x_step, int64_t positions, float* to, int64_t step) {
   for (int64_t i = 0; i < positions; ++i, x += x_step, to += step) {
@@ -76,12 +106,16 @@ void read_input(const TrainedConv& p, const float* x, int64_t x_step, int64_t po
 // The gradient of y at positions one after the other.
 void read_gradient(const TrainedConvBackward& p, int64_t first, int64_t positions, float* to, int64_t step) {
   const float *grad = p.grad + first * p.outputs, *y = p.y + first * p.outputs;
-  const float* gate = p.gate == nullptr ? nullptr : p.gate + first * p.outputs;
-  for (int64_t i = 0; i < positions; ++i, to += step) {
-    for (int64_t c = 0; c < p.outputs; c += kLanes<float>) {
-      const int64_t at = i * p.outputs + c;
-      const Vec<float> dz = gate == nullptr ? load(grad + at) : where_open(gate + at, load(grad + at));
-      store(to + c, load(p.slope + c) * dz + load(p.slant + c) * load(y + at) + load(p.offset + c));
+  const uint32_t* gate = p.gate == nullptr ? nullptr : p.gate + first * p.outputs / kGates;
+  for (int64_t i = 0; i < positions; ++i, to += step, grad += p.outputs, y += p.outputs) {
+    for (int64_t c = 0; c < p.outputs; c += kGates) {
+      const uint32_t gates = gate == nullptr ? ~uint32_t(0) : *gate++;
+#pragma GCC unroll 8
+      for (int k = 0; k < kGates; k += kLanes<float>) {
+        const Vec<float> dz = where_open(gates >> k, load(grad + c + k));
+        store(to + c + k,
+              load(p.slope + c + k) * dz + load(p.slant + c + k) * load(y + c + k) + load(p.offset + c + k));
+      }
     }
   }
 }

@@ -90,7 +90,7 @@ def gates_of(block: Bottleneck, x: Tensor) -> list[Tensor] | None:
     """Where the op's own ReLUs are open: where rounding decides, one truth is as good as the other. None where it
     depends on how the multiply-add before a ReLU is rounded, once or twice."""
     arguments = arguments_of(block, x)
-    out, reduced, middle, *_, mean, var = torch.ops.npr.trained_bottleneck(*arguments)
+    out, _, reduced, middle, *_, mean, var = torch.ops.npr.trained_bottleneck(*arguments)
     width = reduced.shape[1]
     gates = []
     for i, y in enumerate((reduced, middle)):
@@ -146,6 +146,20 @@ def test_gates_of_the_truth_are_those_of_relu(block):
         plain, gated = train(block, x, weights.double()), train(block, x, weights.double(), gates)
     # A gate that float32's rounding turned changes some gradients a little, and the result hardly.
     assert differences(gated, plain)["result"] < 1e-5
+
+
+@pytest.mark.parametrize("positions", [5, 260], ids=["through the caches", "past them"])
+def test_the_end_of_the_block_and_its_gates(positions, instruction_set):
+    """Of results that are written through the caches and, beyond 32 MiB, past them."""
+    block, x = random_block(128, 32, 1), random_input(2, 128, positions, 131)
+    out, gate, _, _, y, _, mean, var = torch.ops.npr.trained_bottleneck(*arguments_of(block, x))
+    assert (out.numel() * out.element_size() > 2**25) == (positions == 260)
+    factor = block.bn3.weight.detach().double() / (var[64:] + 1e-5).sqrt()
+    shift = block.bn3.bias.detach().double() - factor * mean[64:]
+    expected = (y.double() * factor.view(-1, 1, 1) + shift.view(-1, 1, 1) + x).relu()
+    assert (out - expected).abs().max() < 1e-6 * expected.max()
+    bits = gate.unsqueeze(-1) >> torch.arange(32) & 1
+    assert torch.equal(bits.flatten(3).bool(), out.permute(0, 2, 3, 1) > 0)
 
 
 def test_repeats_bit_for_bit_on_any_number_of_threads(block, instruction_set):
@@ -290,10 +304,10 @@ def test_opcheck(block):
     torch.library.opcheck(torch.ops.npr.trained_bottleneck, tuple(arguments))
     plain = [a.detach() if isinstance(a, Tensor) else a for a in arguments]
     x, *weights, gamma, beta, stride, eps = plain
-    out, *maps, mean, var = torch.ops.npr.trained_bottleneck(*plain)
+    out, gate, *maps, mean, var = torch.ops.npr.trained_bottleneck(*plain)
     torch.library.opcheck(
         torch.ops.npr.trained_bottleneck_backward,
-        (torch.randn_like(out), x, out, *maps, *weights, gamma, beta, mean, var, stride, eps),
+        (torch.randn_like(out), x, gate, *maps, *weights, gamma, beta, mean, var, stride, eps),
     )
 
 
@@ -329,15 +343,17 @@ def test_refuses_what_does_not_fit():
             op(*arguments, stride, eps)
     with pytest.raises(RuntimeError, match="stride must be 1 or 2"):
         op(x, reduce, spatial, expand, project, gamma, beta, 3, eps)
-    out, *maps, mean, var = op(x, reduce, spatial, expand, project, gamma, beta, stride, eps)
+    out, gate, *maps, mean, var = op(x, reduce, spatial, expand, project, gamma, beta, stride, eps)
     back = torch.ops.npr.trained_bottleneck_backward
     rest = (reduce, spatial, expand, project, gamma, beta)
     for arguments, message in [
-        ((out[:1], x, out, *maps, *rest, mean, var), "grad must be"),
-        ((out.contiguous(), x, out, *maps, *rest, mean, var), "grad must be"),
-        ((out, x, out, maps[1], maps[1][:, :, 1:], *maps[2:], *rest, mean, var), "middle must be"),
-        ((out, x, out, *maps, *rest, mean.float(), var), "mean must be"),
-        ((out, x, out, *maps, *rest, mean, var[:1]), "var must be"),
+        ((out[:1], x, gate, *maps, *rest, mean, var), "grad must be"),
+        ((out.contiguous(), x, gate, *maps, *rest, mean, var), "grad must be"),
+        ((out, x, gate, maps[1], maps[1][:, :, 1:], *maps[2:], *rest, mean, var), "middle must be"),
+        ((out, x, out, *maps, *rest, mean, var), "gate must be"),
+        ((out, x, gate[..., 1:], *maps, *rest, mean, var), "gate must be"),
+        ((out, x, gate, *maps, *rest, mean.float(), var), "mean must be"),
+        ((out, x, gate, *maps, *rest, mean, var[:1]), "var must be"),
     ]:
         with pytest.raises(RuntimeError, match=message):
             back(*arguments, stride, eps)

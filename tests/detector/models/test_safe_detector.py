@@ -156,8 +156,9 @@ def test_it_is_another_network_than_npr_on_the_haar_residual(pair):
     _, model = pair
     haar = NPRDetector(SAFEDetector.original_preprocessing, residual="haar")
     haar.load_state_dict(model.state_dict())
-    images = random_images(2, 3, 64, 64)
-    assert (haar.eval()(images) - model(images)).abs().max() > 1e-2
+    # Logits of one image are often within 1e-2 of each other by chance, and the same network's within 1e-5.
+    images = random_images(10, 3, 64, 64)
+    assert (haar.eval()(images) - model(images)).abs().max() > 1e-3
 
 
 def test_empty_batch(pair):
