@@ -71,7 +71,7 @@ def test_equal_logits(pair, size):
     original, model = pair
     images = random_images(2, 3, *size)
     expected = original(normalise_whole(images))
-    assert expected.abs().max() > 1e-3
+    assert expected.abs().max() > 1e-4  # ten times what is allowed below
     torch.testing.assert_close(model(images), expected, rtol=0, atol=1e-5)
     if max(size) > 200:
         return
