@@ -35,17 +35,21 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory, data):
-    """A checkpoint that scores the fakes higher, with a recipe and a card."""
+    """A checkpoint that scores all fakes higher than any real, with a recipe and a card. Of random networks one in ten
+    does neither that nor the opposite."""
     from detector.detection import detect
 
-    torch.manual_seed(int(np.random.default_rng().integers(2**31)))
-    model = NPRDetector(Preprocessing(crop=16)).eval()
-    scores = [
-        np.mean([found.score for found in detect(model, [str(path) for path in sorted((data / name).iterdir())])])
-        for name in ("camera", "set/1_fake")
-    ]
+    def scores(*folders):
+        files = [str(path) for folder in folders for path in sorted((data / folder).iterdir())]
+        return np.array([found.score for found in detect(model, files)])
+
+    sign = 0
+    while sign == 0:
+        torch.manual_seed(int(np.random.default_rng().integers(2**31)))
+        model = NPRDetector(Preprocessing(crop=16)).eval()
+        reals, fakes = scores("camera", "web"), scores("set/1_fake")
+        sign = int(fakes.min() > reals.max()) - int(fakes.max() < reals.min())
     with torch.no_grad():
-        sign = 1 if scores[1] > scores[0] else -1
         model.classifier.weight.mul_(sign * 3)
         model.classifier.bias.mul_(sign * 3)
     path = tmp_path_factory.mktemp("weights") / "w.safetensors"
