@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
+import npr_kernels as nk
 from tests.npr_kernels import implementations, places
 from tests.npr_kernels.inputs import RESIDUALS
 
@@ -37,6 +38,17 @@ def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
     """Runs the test on each path of the CPU kernels, for tests of what public functions compute there."""
     with implementations.instruction_set(request.param):
         yield request.param
+
+
+@pytest.fixture(params=["reference", *implementations.CPU_INSTRUCTION_SETS])
+def path(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Runs the test on the reference and on each path of the CPU kernels, for ops that have no others."""
+    if request.param == "reference":
+        with nk.backend("reference"):
+            yield request.param
+    else:
+        with implementations.instruction_set(request.param):
+            yield request.param
 
 
 @pytest.fixture(params=marked(places.PLACES))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -14,25 +13,12 @@ import npr_kernels as nk
 from npr_kernels import periodicity
 from npr_kernels.periodicity import DIFFERENCES, LOGARITHM, SHAPE, blocks_of, coherence, reference
 from tests import needs
-from tests.npr_kernels import implementations
-from tests.npr_kernels.implementations import CPU_INSTRUCTION_SETS
 
 UNIT = 2.0**-24  # what float32 rounds by, relatively
 FLAT = 1e-6  # energy of a block that is none
 
 SIZES = [(18, 18), (33, 50), (63, 71), (34, 290), (300, 40), (35, 2200)]
 """The last ones have more than a region of each path: across, down, and the widest."""
-
-
-@pytest.fixture(params=["reference", *CPU_INSTRUCTION_SETS])
-def path(request) -> Iterator[str]:
-    """Runs coherence() on the reference or on one of the CPU's paths."""
-    if request.param == "reference":
-        with nk.backend("reference"):
-            yield request.param
-    else:
-        with implementations.instruction_set(request.param):
-            yield request.param
 
 
 # ---- The truth --------------------------------------------------------------------------------------------

@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-import npr_kernels as nk
 from npr_kernels.resampling import profiles, reference
 from tests import needs
-from tests.npr_kernels import implementations
-from tests.npr_kernels.implementations import CPU_INSTRUCTION_SETS
 
 # Strips are of 96 rows, and logarithms of 96 columns.
 SIZES = [(3, 3), (3, 40), (41, 3), (95, 97), (96, 96), (97, 98), (99, 193), (194, 300)]
-
-
-@pytest.fixture(params=["reference", *CPU_INSTRUCTION_SETS])
-def path(request) -> Iterator[str]:
-    """Runs profiles() on the reference or on one of the CPU's paths."""
-    if request.param == "reference":
-        with nk.backend("reference"):
-            yield request.param
-    else:
-        with implementations.instruction_set(request.param):
-            yield request.param
 
 
 def noise(rng: np.random.Generator, *shape: int) -> Tensor:

@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-import npr_kernels as nk
 from npr_kernels.texture import reference, textured_cells
 from tests import needs
-from tests.npr_kernels import implementations
-from tests.npr_kernels.implementations import CPU_INSTRUCTION_SETS
 
 SIZES = [(2, 2), (3, 2), (2, 5), (17, 33), (40, 71), (65, 130)]
-
-
-@pytest.fixture(params=["reference", *CPU_INSTRUCTION_SETS])
-def path(request) -> Iterator[str]:
-    """Runs textured_cells() on the reference or on one of the CPU's paths."""
-    if request.param == "reference":
-        with nk.backend("reference"):
-            yield request.param
-    else:
-        with implementations.instruction_set(request.param):
-            yield request.param
 
 
 def sparse(rng: np.random.Generator, *shape: int) -> Tensor:
