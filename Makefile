@@ -1,5 +1,5 @@
-# make demo | test | needs | docs | fuzz | kills | sanitize | scan | page | lint | bench | weights | wheel: each works
-# from nothing; they share the virtual environment .venv.
+# make demo | test | needs | docs | links | fuzz | kills | sanitize | scan | page | lint | bench | weights | wheel: each
+# works from nothing; they share the virtual environment .venv.
 # make gpu: builds in place and runs with $(PYTHON) as it is, which must have torch and pytest; nothing is downloaded.
 #
 #   PYTHON  the interpreter that makes .venv, that `make install` installs into, that `make gpu` runs   (python3)
@@ -24,7 +24,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*.* csrc/*/*.*)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test needs docs fuzz kills sanitize scan page lint format weights bench wheel gpu gpu-build \
+.PHONY: help install demo test needs docs links fuzz kills sanitize scan page lint format weights bench wheel gpu gpu-build \
 	gpu-smoke gpu-kernels gpu-bench gpu-test gpu-sanitize clean
 .NOTPARALLEL:
 
@@ -33,6 +33,7 @@ help:
 	@echo 'make test      install and run the tests, with SLOW=1 all of them'
 	@echo 'make needs     install what some tests are skipped without, if it is to be had: Ray, and a browser on Debian'
 	@echo 'make docs      make the site in build/docs; warnings are errors'
+	@echo 'make links     follow the links of the site to other sites, which takes a network; a broken one is an error'
 	@echo 'make fuzz      feed damaged image files to the decoder for SECONDS=60, and FILES=1000 to npr detect'
 	@echo 'make kills     kill commands with SIGKILL, KILLS=25 times each, and compare what they come to'
 	@echo 'make sanitize  test the CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer'
@@ -98,6 +99,9 @@ needs: .venv/installed-dev
 docs: .venv/installed-dev
 	$(BIN)/python -m sphinx -W --keep-going -q -b html -c docs . build/docs
 	@echo 'build/docs/index.html'
+
+links: .venv/installed-dev
+	$(BIN)/python -m sphinx -W --keep-going -q -b linkcheck -c docs . build/links
 
 SECONDS ?= 60
 FILES ?= 1000
