@@ -304,7 +304,7 @@ def test_detect_ends_quietly_when_nobody_reads(pictures, weights):
     )
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert done.stdout.strip() in ("0", "141")
-    assert done.stderr == ""
+    assert needs.besides_fallback(done.stderr) == ""
 
 
 def test_eval(tmp_path, weights, capsys):
