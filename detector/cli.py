@@ -19,7 +19,7 @@ from detector.signals import Terminated, as_exceptions, status_of
 
 COMMANDS = {
     "detect": "say of image files whether they are generated",
-    "scan": "the same of millions, on this machine or a cluster, in Parquet",
+    "scan": "say it of millions of files, on this machine or a cluster, in Parquet",
     "train": "train a detector",
     "periodicity": "add to a trained detector what the whole image says",
     "eval": "measure detectors on each generator of a data set",

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Write a detector for ONNX Runtime, OpenVINO or torch's AOTInductor. Decoded images go in as they are, uint8 [batch, 3,
-height, width] of any batch and size; logit and score come out. Normalisation, residual and batch norms are in the
-weights of plain convolutions, so that no engine needs an operator of ours. The file says how images are treated, the
-threshold, its calibration, and which checkpoint it was made of, by SHA-256.
+height, width], any number of any size from 18 pixels a side (from 2 without what the whole image says); logit and score
+come out. Normalisation, residual and batch norms are in the weights of plain convolutions, so that no engine needs an
+operator of ours. The file says how images are treated, the threshold, its calibration, and which checkpoint it was made
+of, by SHA-256.
 
 With --check, image files are scored by the model and by the file just written. Where a logit differs by more than
 0.0001, or a file cannot be read, the exit status is 1. An AOTInductor archive holds code for the machine that it was
