@@ -21,8 +21,6 @@ using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-using torch::stable::Tensor;
-
 inline cpu::Type type_of(ScalarType type) {
   switch (type) {
     case ScalarType::Float: return cpu::Type::f32;

@@ -4,6 +4,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <optional>
 #include <tuple>
 
@@ -38,7 +39,8 @@ Tensor textured_cells_cpu(const Tensor& images, int64_t step) {
   STD_TORCH_CHECK(step >= 1, "npr: step must be at least 1");
   const Images read = images_of(images, 2);
   const Tensor out = npr::empty({read.batch}, ScalarType::Long, images);
-  const npr::cpu::Texture p = {read, step, static_cast<int64_t*>(out.data_ptr())};
+  const int64_t side = std::max(read.height, read.width);  // from here on, all steps are one beyond the image
+  const npr::cpu::Texture p = {read, std::min(step, side), static_cast<int64_t*>(out.data_ptr())};
   const auto kernel = npr::cpu::kernels().texture;
   torch::stable::parallel_for(0, p.units(), 1, [&](int64_t first, int64_t last) { kernel(p, first, last); });
   return out;

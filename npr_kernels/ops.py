@@ -1,8 +1,8 @@
 """The ops ``torch.ops.npr``: fake kernels and autograd of what the extension implements.
 
-``csrc/bindings.cpp``, ``bindings_body.cpp``, ``bindings_training.cpp``, ``bindings_periodicity.cpp`` and
-``bindings_signs.cpp`` define the schemas, ``bindings_cpu.cpp``, ``bindings_cuda.cpp`` and again the latter four
-register the kernels of each device::
+``csrc/bindings.cpp``, ``bindings_body.cpp``, ``bindings_training.cpp``, ``bindings_quantised.cpp``,
+``bindings_periodicity.cpp`` and ``bindings_signs.cpp`` define the schemas, ``bindings_cpu.cpp``, ``bindings_cuda.cpp``
+and again the latter five register the kernels of each device::
 
     npr::conv2d(Tensor images, Tensor weight, Tensor? bias, float[] channel_scale,
                 ScalarType out_dtype, bool channels_last, bool fast, *, str residual="npr") -> Tensor

@@ -21,7 +21,7 @@ def textured_cells(images: Tensor, step: int = 2) -> Tensor:
     Args:
         images: uint8 [N, 3, H, W] of any strides, H and W at least 2.
         step: pixels from a cell to the next one, across and down, at least 1; the first one is the top left one. With 2
-            it is all cells.
+            it is all cells, with the image's longer side and more that one alone.
 
     Returns:
         int64 [N], of ceil((H - 1) / step) * ceil((W - 1) / step) cells each.
@@ -37,7 +37,7 @@ def textured_cells(images: Tensor, step: int = 2) -> Tensor:
         >>> textured_cells(image)
         tensor([4])
     """
-    _check(images, step)
+    step = _check(images, step)
     if backends.cpu_kernels_run(images.device):
         count: Tensor = torch.ops.npr.textured_cells(images, step)
         return count
@@ -46,7 +46,7 @@ def textured_cells(images: Tensor, step: int = 2) -> Tensor:
 
 def reference(images: Tensor, step: int = 2) -> Tensor:
     """The same in plain PyTorch, on any device: the specification."""
-    _check(images, step)
+    step = _check(images, step)
     rows, columns = (side - 1 for side in images.shape[2:])
     first, *others = (
         images[:, :, y : y + rows : step, x : x + columns : step] for y, x in ((0, 0), (0, 1), (1, 0), (1, 1))
@@ -54,7 +54,8 @@ def reference(images: Tensor, step: int = 2) -> Tensor:
     return torch.stack([(first != other).any(dim=1) for other in others]).any(dim=0).sum(dim=(1, 2))
 
 
-def _check(images: Tensor, step: int) -> None:
+def _check(images: Tensor, step: int) -> int:
+    """The step, or a smaller one that reaches no other cell either."""
     if not isinstance(images, Tensor):
         raise TypeError(f"images must be a Tensor, got {type(images).__name__}")
     if images.dtype != torch.uint8:
@@ -63,3 +64,4 @@ def _check(images: Tensor, step: int) -> None:
         raise ValueError(f"images must be [N, 3, H, W] with H and W of at least 2, got {list(images.shape)}")
     if step < 1:
         raise ValueError(f"step must be at least 1, got {step}")
+    return min(step, max(images.shape[2:]))

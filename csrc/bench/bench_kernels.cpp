@@ -219,7 +219,7 @@ void prepare_gradient(Placed& on, const Truth*) { on.grad = upload(on.problem.co
 
 Deviation check_codes(Placed& on, const Truth& t) {
   const std::vector<uint8_t> code = on.code.values<uint8_t>();
-  // Rounding, and ties of 16-bit results, may let another maximum win, of one in a hundred thousand.
+  // Rounding, and ties of 16-bit results, may let another maximum win: far fewer than the thousandth that is allowed.
   int64_t others = 0;
   for (size_t i = 0; i < code.size(); ++i) others += code[i] != t.code[i];
   if (others > int64_t(code.size() / 1000)) return {INFINITY, 0};

@@ -4,6 +4,10 @@
 
 #include "cpu/kernels.h"
 
+#if defined(NPR_X86)
+#include <cpuid.h>
+#endif
+
 namespace npr::cpu {
 
 namespace baseline {
@@ -31,12 +35,20 @@ static const Kernels& avx512_with_vnni() {
 }
 #endif
 
+#if defined(NPR_X86)
+// Not every compiler knows its name. All processors with AVX2 have it, but a hypervisor may hide it.
+static bool has_f16c() {
+  unsigned a, b, c, d;
+  return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
+
 const Supported& supported() {
   static const Supported found = [] {
     Supported list{{&baseline::table}, 1};
 #if defined(NPR_X86)
     __builtin_cpu_init();
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
     if (avx2) list.tables[list.count++] = &avx2::table;
     if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {

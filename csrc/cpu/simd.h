@@ -179,7 +179,7 @@ class Scratch {
   T* data_;
 };
 
-// Memory for so many elements that the thread keeps from call to call, for one user a source file.
+// Memory for so many elements, at least one, that the thread keeps from call to call, for one user a source file.
 template <class T>
 inline T* workspace(int64_t size) {
   static thread_local std::unique_ptr<Scratch<T>> kept;

@@ -26,6 +26,7 @@ inline ImageSource image_source(const Images& images, int wide = 16) {
 // number at most 2^30: a tile's number plus the blocks of a grid, which are no more, is an int.
 struct Tiling {
   static constexpr int64_t kMost = int64_t(1) << 30;
+  static constexpr int64_t kMostSide = int64_t(1) << 28;  // so that a row's bytes, at most 6 of an output, are an int
   ImageSource source;
   int rows, cols;          // outputs of an image
   int down, across;        // tiles of an image
@@ -47,7 +48,7 @@ struct Tiling {
   static Tiling of(const Images& images, int64_t down, int64_t across, int row_step, int col_step, int first_row,
                    int first_col) {
     // Each comparison keeps the products of the next one within 64 bits.
-    const bool countable = images.rows() <= kMost && images.cols() <= kMost && images.batch <= kMost &&
+    const bool countable = images.rows() <= kMostSide && images.cols() <= kMostSide && images.batch <= kMost &&
                            down * across <= kMost && images.batch * down * across <= kMost;
     return {image_source(images),
             int(images.rows()),
@@ -64,6 +65,9 @@ struct Tiling {
   // Whether the tiles of these images could be counted.
   Status check(const Images& images) const {
     if (count > 0 || images.batch == 0) return {};
+    if (images.rows() > kMostSide || images.cols() > kMostSide) {
+      return {"tiling", "the images have more than 2^28 rows or columns of outputs"};
+    }
     return {"tiling", "the images have more than 2^30 tiles of outputs; split the batch"};
   }
 

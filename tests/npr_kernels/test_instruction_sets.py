@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -127,3 +129,12 @@ def test_a_path_that_does_not_run_here_is_refused_in_one_line():
         assert imported[0] == 1
         assert imported[2].splitlines()[-1] == f"ValueError: {expected}"
         assert info == (1, "", f"npr: error: {expected}\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("nm"), reason="needs nm on Linux")
+def test_no_path_shares_a_function_with_another():
+    """What compilers emit of an inline function, the linker keeps once: that of AVX-512 might then run on AVX2."""
+    symbols = subprocess.run(["nm", "-C", native.LIBRARY], capture_output=True, text=True, check=True).stdout
+    if "npr::cpu::" not in symbols:
+        pytest.skip("the library is stripped")
+    assert not re.findall(r"^\w+ [WV] .*\bnpr::.*", symbols, re.MULTILINE)

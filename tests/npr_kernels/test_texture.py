@@ -32,7 +32,7 @@ def truth(images: Tensor, step: int) -> list[int]:
 @pytest.mark.parametrize("size", SIZES)
 def test_every_cell_or_some(path, size, rng):
     images = sparse(rng, 3, 3, *size)
-    for step in (2, 1, 3, 6, 1000):
+    for step in (2, 1, 3, 6, 1000, 2**63 - 1, 2**70):
         found = textured_cells(images, step)
         assert found.dtype == torch.int64
         assert found.tolist() == truth(images, step)
@@ -62,6 +62,7 @@ def test_the_op_runs_unasked(rng, monkeypatch):
     images = sparse(rng, 1, 3, 30, 30)
     monkeypatch.setattr("npr_kernels.texture.reference", None)
     assert textured_cells(images, 4).tolist() == truth(images, 4)
+    assert torch.equal(torch.ops.npr.textured_cells(images, 2**63 - 1), textured_cells(images, 30))
 
 
 @pytest.mark.parametrize("function", [textured_cells, reference])
