@@ -89,7 +89,7 @@ def speak():
 @pytest.mark.parametrize("fault", [escape, two_lines, no_image, speak])
 def test_what_is_planted_is_found_and_kept(fault, monkeypatch, tmp_path, capsys):
     plant(monkeypatch, fault)
-    failed = target.loop(seconds=1.0, seed=3)
+    failed = target.loop(seconds=600, seed=3, count=40)
     kept = [path for path in tmp_path.iterdir() if path.name != "last"]
     assert failed > 0
     assert kept
@@ -115,7 +115,7 @@ def hang(data):
     while True:
         pass
 
-target.FOLDER, target.MAX_SECONDS, target.decode = Path(sys.argv[1]), 0.1, hang
+target.FOLDER, target.MAX_SECONDS, target.decode = Path(sys.argv[1]), 1.0, hang
 target.enable_reports()
 target.loop(seconds=600, seed=3)
 """

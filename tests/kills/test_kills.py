@@ -47,6 +47,7 @@ def half_written(words):
 
 def left_behind(words):
     part = Path(words[0], f".{os.getpid()}.part")
+    part.touch()
     part.write_text(json.dumps([*steps()]))
     part.rename(words[0] + "/result.json")
     return 0

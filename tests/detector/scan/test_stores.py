@@ -1,5 +1,6 @@
 """Scans of an object store, and what becomes of them when it does not answer."""
 
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from urllib.parse import quote, unquote
@@ -81,16 +82,16 @@ def test_a_token_that_has_expired_is_no_row(store):
 def test_a_store_that_does_not_answer_is_no_row(store):
     """Its client tries for some seconds, here side by side."""
     store.answers = 0
-    with serving() as gone:
-        pass
 
     def refused(uri):
         with pytest.raises(locations.StoreError, match=r"^s3://.* cannot be read \("):
             read(uri)
         return uri
 
-    uris = [store.uri("a.png"), gone.uri("a.png")]
-    with ThreadPoolExecutor() as pool:
+    with socket.socket() as nobody, ThreadPoolExecutor() as pool:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        gone = store.uri("a.png").replace(f":{store.server_port}&", f":{nobody.getsockname()[1]}&")
+        uris = [store.uri("a.png"), gone]
         assert list(pool.map(refused, uris)) == uris
 
 

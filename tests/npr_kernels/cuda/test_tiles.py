@@ -147,8 +147,10 @@ def test_a_code_of_every_position(kernels, rng, reference, scale, residual):
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         grad = torch.from_numpy(rng.standard_normal(code.shape)).to(dtype)
         backward = grad, images, code, None, weight, None, torch.zeros(12).double(), torch.ones(12).double(), 0.0, scale
-        for result, truth in zip(kernels.stem_backward(*backward), reference.stem_backward(*backward), strict=True):
-            assert_relative(result, truth, 1e-6)
+        (weights, *vectors), truths = kernels.stem_backward(*backward), reference.stem_backward(*backward)
+        assert_relative(weights, truths[0], 1e-6)
+        for result, truth in zip(vectors, truths[1:], strict=True):
+            assert_relative(result, truth, 4e-6)  # twelve sums of either sign, which may all be small
 
 
 @pytest.mark.parametrize("exponent", [-100, -30, 30, 100])

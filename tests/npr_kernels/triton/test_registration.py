@@ -52,26 +52,28 @@ def test_conv2d_gradients_of_every_order(images, weight, vector):
     out = reference.npr_conv2d(images, *inputs, std=STD, out_dtype=torch.float64)
     first_truth = torch.autograd.grad(out.square().sum(), inputs, create_graph=True)
     second_truth = torch.autograd.grad(first_truth[0].square().sum() + first_truth[1].sum(), inputs)
-    for result, truth in zip((*first, *second), (*first_truth, *second_truth), strict=True):
+    for result, truth in zip(first, first_truth, strict=True):
         close(result.detach(), truth.detach())
+    for result, truth in zip(second, second_truth, strict=True):
+        close(result.detach(), truth.detach(), 1e-5)  # those of the bias are differences, and may all be small
 
 
 def training_stem(images, weight, gamma, beta):
     moments = torch.ops.npr.triton_patch_moments(images)
     out, *_ = torch.ops.npr.triton_stem(
-        images, moments, weight, gamma, beta, None, None, 1e-5, SCALE, torch.float32, True, False
+        images, moments, weight, gamma, beta, None, None, 1e-5, SCALE, torch.float64, True, False
     )
     return out
 
 
 def test_stem_gradients(images, weight, vector):
-    gamma, beta = vector, vector.detach().flip(0).requires_grad_()
-    training_stem(images, weight, gamma, beta).square().sum().backward()
-    truth = [t.detach().double().requires_grad_() for t in (weight, gamma, beta)]
+    """In float64: in float32 one window in some million has its maximum elsewhere, and gradients that are far off."""
+    inputs, truth = ([t.detach().double().requires_grad_() for t in (weight, vector, vector.flip(0))] for _ in range(2))
+    training_stem(images, *inputs).square().sum().backward()
     out = reference.npr_stem(images, *truth, None, None, training=True, std=STD, out_dtype=torch.float64)
     out.square().sum().backward()
-    for result, expected in zip((weight, gamma, beta), truth, strict=True):
-        close(result.grad, expected.grad)
+    for result, expected in zip(inputs, truth, strict=True):
+        close(result.grad, expected.grad, 1e-9)
 
 
 def test_refuses_unknown_residuals(images):
