@@ -1,11 +1,12 @@
 """Linking for an older C library than this machine's: what manylinux_2_28 promises, without a machine of that age.
 
 A library records the version of each symbol that it takes from glibc and libstdc++, and does not load where one is
-missing. Three things are newer here than it need be:
+missing. Four things are newer here than it need be:
 
 - glibc 2.34 moved the threads, dlopen and shared memory from libraries of their own into libc, under new versions, and
   kept the old ones for programs that were linked before. Stubs of these libraries, with the old versions, are linked
   against instead: empty functions that no process ever runs.
+- glibc 2.29 has an exp, log and pow of its own that leave errno alone. The old versions are there too: the same way.
 - Headers of libstdc++ ask glibc 2.32 whether the process has one thread, and call functions that older ones lack to
   throw and to count references to an exception: definitions of our own answer, and a member of the static libstdc++.
 - String streams are compiled in rather than taken from libstdc++, whose own have had functions added to them.
@@ -21,10 +22,12 @@ from pathlib import Path
 
 GLIBC = (2, 28)
 
+# Library of the old versions: the one that has both, and which names.
 _LIBRARIES = {
-    "libdl.so.2": r"dl\w+",
-    "librt.so.1": r"(aio|lio|mq|shm|timer)_\w+",
-    "libpthread.so.0": r"(pthread|sem)_\w+",
+    "libdl.so.2": ("libc.so.6", r"dl\w+"),
+    "librt.so.1": ("libc.so.6", r"(aio|lio|mq|shm|timer)_\w+"),
+    "libpthread.so.0": ("libc.so.6", r"(pthread|sem)_\w+"),
+    "libm.so.6": ("libm.so.6", r"\w+"),
 }
 _STREAMS = """
 #include <istream>
@@ -70,25 +73,25 @@ def flags(compiler: str, folder: Path) -> dict[str, str]:
     _run("ar", "x", "--output", folder, _run(compiler, "-print-file-name=libstdc++.a").strip(), _MEMBER)
     archive.unlink(missing_ok=True)
     _run("ar", "rcs", archive, folder / _MEMBER, compiled)
-    stubs = [_stub(compiler, folder / name, symbols) for name, symbols in _moved(compiler).items()]
+    stubs = [_stub(compiler, folder / name, symbols) for name, symbols in older(compiler).items()]
     link = [archive, "-Wl,--push-state,--as-needed", *stubs, "-Wl,--pop-state"]
     return {"CXXFLAGS": shlex.join(["-include", str(streams)]), "LDFLAGS": shlex.join(map(str, link))}
 
 
-def _moved(compiler: str) -> dict[str, dict[str, list[str]]]:
-    """What moved into libc, by the library that had it and its old version."""
-    libc = _run(compiler, "-print-file-name=libc.so.6").strip()
-    found = re.findall(r" (\w+)(@@?)GLIBC_([\d.]+)$", _run("nm", "-D", "--with-symbol-versions", libc), re.MULTILINE)
-    new = {name for name, default, version in found if default == "@@" and _number(version) > GLIBC}
-    old: dict[str, str] = {}
-    for name, _, version in sorted(found, key=lambda symbol: _number(symbol[2])):
-        if name in new and _number(version) <= GLIBC:
-            old[name] = version
+def older(compiler: str) -> dict[str, dict[str, list[str]]]:
+    """What has a version newer than GLIBC and an old one too: by the library that has or had that, and by version."""
     libraries: dict[str, dict[str, list[str]]] = {}
-    for library, pattern in _LIBRARIES.items():
+    for library, (present, pattern) in _LIBRARIES.items():
+        path = _run(compiler, f"-print-file-name={present}").strip()
+        said = _run("nm", "-D", "--with-symbol-versions", path)
+        found = re.findall(r" (\w+)(@@?)GLIBC_([\d.]+)$", said, re.MULTILINE)
+        new = {name for name, default, version in found if default == "@@" and _number(version) > GLIBC}
+        old: dict[str, str] = {}
+        for name, _, version in sorted(found, key=lambda symbol: _number(symbol[2])):
+            if name in new and _number(version) <= GLIBC and re.fullmatch(pattern, name):
+                old[name] = version
         for name, version in old.items():
-            if re.fullmatch(pattern, name):
-                libraries.setdefault(library, {}).setdefault(f"GLIBC_{version}", []).append(name)
+            libraries.setdefault(library, {}).setdefault(f"GLIBC_{version}", []).append(name)
     return libraries
 
 

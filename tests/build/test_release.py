@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from npr_kernels.backends import native
+from tests import needs
 from tests.build.conftest import ROOT, run
 
 if sys.version_info >= (3, 11):
@@ -32,6 +34,7 @@ needs_compiler = pytest.mark.skipif(
 PROGRAM = """
 #include <dlfcn.h>
 #include <pthread.h>
+#include <cmath>
 #include <exception>
 #include <memory>
 #include <sstream>
@@ -53,7 +56,7 @@ extern "C" int __attribute__((visibility("default"))) answer(int n) {
   } catch (const std::exception& caught) {
     text << caught.what() << n;
   }
-  return std::stoi(text.str()) + int(std::vector<int>(n).size()) - n;
+  return std::stoi(text.str()) + int(std::vector<int>(n).size()) - int(std::lround(std::log(std::exp(double(n)))));
 }
 """
 
@@ -86,6 +89,21 @@ def test_what_is_linked_for_an_older_c_library_runs_on_it_and_here(tmp_path):
     assert asked["GLIBCXX"] <= (3, 4, 25)
     assert asked["CXXABI"] <= (1, 3, 11)
     assert ctypes.CDLL(str(library)).answer(2) == 42
+
+
+@needs_compiler
+@needs.extension
+def test_the_library_asks_for_nothing_newer_than_that_can_replace():
+    said = subprocess.run(
+        ["nm", "-D", "--undefined-only", "--with-symbol-versions", native.LIBRARY], capture_output=True
+    )
+    found = re.findall(r" (\w+)@GLIBC_([\d.]+)$", said.stdout.decode(), re.MULTILINE)
+    assert found
+    newer = {name for name, version in found if tuple(map(int, version.split("."))) > old_glibc.GLIBC}
+    replaced = {
+        name for versions in old_glibc.older(COMPILER).values() for names in versions.values() for name in names
+    }
+    assert newer <= replaced | {"__libc_single_threaded"}
 
 
 @pytest.fixture
