@@ -13,6 +13,13 @@ from PIL import Image
 from detector.cli import main
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Ray takes seconds to start, and processes of its own: `make scan` and CI run what needs it."""
+    for item in items:
+        if "ray_here" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture
 def pictures(tmp_path, rng):
     """A folder with images, one of them large, and files that are none."""
