@@ -66,6 +66,7 @@ def log_of(project, *options):
     return subprocess.run(command, cwd=project, capture_output=True, text=True, env=environment, timeout=600).stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("xdist") is None, reason="needs pytest-xdist")
 def test_a_fault_costs_its_own_test(project):
     of = gpu_tests.summary(log_of(project, "-p", "xdist", "-n", "1", "--dist", "load"))
@@ -82,6 +83,7 @@ def test_without_other_processes_a_fault_is_the_end(project):
     assert "the device is not usable any more: an illegal memory access was encountered" in log
 
 
+@pytest.mark.slow
 def test_a_run_that_is_late_is_ended_with_what_it_started(tmp_path):
     log = tmp_path / "log"
     script = (

@@ -33,7 +33,9 @@ def ranged(make=NPRDetector, images=None):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize(
+    "make", [pytest.param(make, id=name, marks=[pytest.mark.slow] * (name == "cnn")) for name, make in MODELS.items()]
+)
 def test_features_are_near_the_models(make):
     """Roundings add up to some hundredths by the root of squares; a wrong step or order makes it about 1."""
     images = random_images(2, 3, 64, 64)
