@@ -71,8 +71,8 @@ def test_equal_logits(pair, size):
     original, model = pair
     images = random_images(2, 3, *size)
     expected = original(normalise_whole(images))
-    assert expected.abs().max() > 1e-4  # some times what is allowed below
-    torch.testing.assert_close(model(images), expected, rtol=0, atol=3e-5)
+    assert expected.abs().max() > 1e-4  # ten times what is allowed below
+    torch.testing.assert_close(model(images), expected, rtol=0, atol=1e-5)
     if max(size) > 200:
         return
     channels_last = images.to(memory_format=torch.channels_last)
